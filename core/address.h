@@ -1,0 +1,54 @@
+// Numeric socket addresses: "10.0.0.1:443", "[2001:db8::1]:443", "unix:/run/x.sock", "unix:@abstract".
+// A host name is an error that says so: nothing here ever asks a resolver.
+#pragma once
+
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "core/types.h"
+
+namespace hud {
+
+class SocketAddress {
+ public:
+  SocketAddress() = default;  // family() == AF_UNSPEC
+
+  static absl::StatusOr<SocketAddress> Parse(std::string_view text);
+  static SocketAddress FromSockaddr(const sockaddr* address, socklen_t length);
+
+  const sockaddr* data() const { return reinterpret_cast<const sockaddr*>(&storage_); }
+  socklen_t size() const { return size_; }
+  int family() const { return storage_.ss_family; }
+  bool IsUnix() const { return family() == AF_UNIX; }
+  uint16_t port() const;  // 0 for unix sockets
+  std::string ToString() const;
+  // Raw address bytes: 4, 16, or the path.
+  Bytes host_bytes() const;
+  SocketAddress WithPort(uint16_t port) const;
+
+  bool operator==(const SocketAddress& other) const;
+
+ private:
+  sockaddr_storage storage_{};
+  socklen_t size_ = 0;
+};
+
+// "10.0.0.0/8", "2001:db8::/32", "127.0.0.1" (a single host). IPv4-mapped IPv6 addresses match IPv4 ranges.
+class AddressRange {
+ public:
+  static absl::StatusOr<AddressRange> Parse(std::string_view text);
+  bool Contains(const SocketAddress& address) const;
+  std::string ToString() const;
+
+ private:
+  uint8_t bytes_[16] = {};  // IPv4 as ::ffff:a.b.c.d
+  uint8_t prefix_bits_ = 0; // of the 128
+  bool ipv4_ = false;
+};
+
+}  // namespace hud

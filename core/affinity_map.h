@@ -1,0 +1,51 @@
+// Exact tokens (TLS 1.2 session ids, stateful TLS 1.3 identities) and the node that owns each.
+// One writer (the control thread); readers take no lock and never wait: a read that meets a write tries twice, then misses.
+// Fixed capacity, cache-line buckets, at most two buckets a key, no tombstones, no moves. Holds keyed hashes, never tokens.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "core/siphash.h"
+#include "core/types.h"
+
+namespace hud {
+
+class AffinityMap {
+ public:
+  struct Options {
+    size_t capacity = 1'000'000;  // tokens; memory is reserved for it at once
+    SipKey key;                   // random
+  };
+  enum class InsertResult : uint8_t { kInserted, kRefreshed, kReplaced /* owner changed */, kEvictedExpired, kEvictedOverShare, kRejected };
+
+  explicit AffinityMap(const Options& options);
+  ~AffinityMap();
+  AffinityMap(const AffinityMap&) = delete;
+  AffinityMap& operator=(const AffinityMap&) = delete;
+
+  // Any thread.
+  std::optional<NodeRef> Find(Bytes token, Instant now) const;
+
+  // The writer only.
+  InsertResult Insert(Bytes token, NodeRef owner, Instant expiry, Instant now);
+  bool Withdraw(Bytes token, NodeRef owner);  // true if it was there and was this owner's
+  size_t WithdrawAll(NodeRef owner);          // O(capacity): for a node that is gone
+  size_t SweepExpired(Instant now, size_t max_buckets);  // a bounded step; call it from time to time
+
+  struct Stats {
+    size_t capacity, size, bytes;
+    uint64_t inserted, refreshed, replaced, evicted_expired, evicted_over_share, rejected, withdrawn, expired;
+  };
+  Stats stats() const;  // any thread; relaxed
+  size_t CountOf(NodeRef owner) const;  // the writer only
+  const SipKey& key() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace hud

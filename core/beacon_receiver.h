@@ -1,0 +1,56 @@
+// The proxy's half of the beacon protocol, without a socket or a clock: datagrams and time come in, events and answers
+// come out. Owns: freshness (this process's nonce), replay windows, epochs, token numbering and gaps, quotas on noise.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/beacon.h"
+
+namespace hud {
+
+// A message that passed every check, for the Cluster and the affinity map to apply.
+struct BeaconEvent {
+  enum class Kind : uint8_t { kAlive, kStillHere, kDying, kTokens } kind;
+  std::string node;      // by its key
+  uint64_t epoch = 0;    // of the agent's boot
+  NodeReport report;     // kAlive, kStillHere; checked against the key (pools, addresses)
+  std::vector<TokenItem> tokens;  // kTokens
+};
+
+struct BeaconAnswer {
+  std::vector<uint8_t> datagram;  // never larger than the one it answers; empty: silence
+};
+
+struct BeaconStats {
+  uint64_t received = 0, applied = 0;
+  uint64_t malformed = 0, unknown_node = 0, bad_mac = 0, stale_nonce = 0, replayed = 0, second_epoch = 0,
+           refused_pool = 0, refused_address = 0, challenges_sent = 0, syncs_sent = 0, token_gaps = 0, tokens_applied = 0;
+};
+
+class BeaconReceiver {
+ public:
+  // `nonce`: drawn once for each process, from the kernel.
+  explicit BeaconReceiver(uint64_t nonce);
+  ~BeaconReceiver();
+
+  // Reload: keys that stay keep their state; a key that goes takes its node's state along.
+  void SetKeys(std::vector<BeaconKey> keys);
+  // How long an epoch is held to be alive after its last valid beacon (second epochs are refused meanwhile).
+  void SetDeadAfter(Duration dead_after);
+
+  // At most one event and one answer for a datagram. `from` is for rate limits and logs; it proves nothing.
+  bool Handle(Bytes datagram, const SocketAddress& from, Instant now, BeaconEvent* event, BeaconAnswer* answer);
+
+  const BeaconStats& stats() const;
+  // Alarms since the last call, at most a few a second: "node n1: a second agent (epoch …) from …", for the log.
+  std::vector<std::string> TakeAlarms();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace hud

@@ -1,0 +1,55 @@
+// The decisions of one connection: which pool, which node, which other node when the connect failed, and why.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "core/affinity_map.h"
+#include "core/client_hello.h"
+#include "core/node_table.h"
+#include "core/route_table.h"
+#include "core/token_lookup.h"
+
+namespace hud {
+
+struct RouteChoice {
+  PoolIndex pool = PoolIndex::kNone;  // none: answer with the unrecognized_name alert and close
+  uint16_t route = 0xffff;            // 0xffff: the listener's default pool
+};
+// `hello` is null when there is no parsable ClientHello: the default pool, or none.
+RouteChoice ChooseRoute(const ListenerView& listener, const ClientHello* hello);
+
+enum class ChoiceReason : uint8_t {
+  kNone,           // no usable node
+  kExactToken,     // the affinity map knew the owner
+  kTicketPrefix,   // a prefix named the owner
+  kBalance,        // nothing offered, or nothing known
+  kOwnerDown,      // an owner was known but is not usable; by balance
+  kOwnerOverBound, // an owner was known but is at its load bound; by balance
+  kRetry,          // the connect to the first choice failed; by balance
+  kAny,            // no usable node, and the pool says `when_none: any`
+};
+std::string_view ChoiceReasonName(ChoiceReason reason);
+
+struct NodeChoice {
+  NodeRef node;
+  ChoiceReason reason = ChoiceReason::kNone;
+  TokenKind offered = TokenKind::kNone;  // "offered": a PSK, a non-empty ticket, or a session id that is known
+};
+
+struct ChoiceContext {
+  const RouteTable& table;
+  const AffinityMap& affinity;
+  NodeTable& counters;
+  Instant now;
+  uint64_t random;         // fresh for each call
+  uint64_t client_hash = 0;  // of the client's address, for maglev
+};
+
+// `tried`: nodes to which this connection already failed to connect; at most kMaxDialAttempts.
+// Does not change `active`: the caller does, when it dials.
+NodeChoice ChooseNode(const ChoiceContext& context, PoolIndex pool, const ClientHello* hello,
+                      std::span<const NodeIndex> tried);
+
+}  // namespace hud

@@ -1,0 +1,82 @@
+// The control thread's knowledge of pools and nodes: what the configuration says, what agents say, what connects say,
+// what the operator says. Turns all of it into RouteTables. No socket, no clock: a simulated day runs in a second.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "core/beacon_receiver.h"
+#include "core/cluster_config.h"
+#include "core/node_table.h"
+#include "core/route_table.h"
+
+namespace hud {
+
+class Cluster {
+ public:
+  // `counters` outlives the cluster.
+  explicit Cluster(NodeTable* counters);
+  ~Cluster();
+
+  // All or nothing: on an error nothing has changed (ReloadIsAllOrNothing). `now` begins slow starts.
+  absl::Status Apply(const ClusterConfig& config, Instant now);
+
+  // A beacon that passed the receiver. An announced node that the configuration does not know is added to the pools it
+  // names that exist; a static node's address wins. An error says why it changed nothing (unknown pool, table full).
+  absl::Status OnBeacon(const BeaconEvent& event, Instant now);
+  // The owner to use for a token report; none if the node is not known.
+  NodeRef Find(std::string_view node) const;
+
+  // Reachability: an active connect (health check, or the back-off probe of a down node) ended.
+  void OnProbe(NodeRef node, bool connected, Instant now);
+  // The operator's verdict.
+  absl::Status SetOperatorVerdict(std::string_view node, OperatorVerdict verdict, Instant now);
+
+  // Judges silence, death (silent and no active connection), slow starts; reads connect_failures from the counters.
+  // `paused`: how long this process itself was stopped since the last call, counted as heard.
+  void Tick(Instant now, Duration paused);
+
+  // Nodes whose reachability should be probed now (static nodes' health checks; down nodes with back-off).
+  struct ProbeOrder {
+    NodeRef node;
+    SocketAddress address;
+  };
+  std::vector<ProbeOrder> TakeProbes(Instant now);
+  Instant NextDeadline() const;
+
+  // Nodes that are gone since the last call: their tokens are to be withdrawn from the affinity map.
+  std::vector<NodeRef> TakeGone();
+
+  // True if a new RouteTable would differ from the last one built.
+  bool changed() const;
+  std::unique_ptr<const RouteTable> Build(Instant now);
+
+  // For /status.
+  struct NodeStatus {
+    std::string name;
+    NodeRef ref;
+    SocketAddress address;
+    uint16_t weight;
+    bool is_static;
+    NodeVerdicts verdicts;
+    NodeHealth health;
+    bool has_agent = false;
+    std::optional<Instant> last_beacon;
+    size_t prefixes = 0;
+  };
+  std::vector<NodeStatus> StatusOf(PoolIndex pool) const;
+  const ClusterConfig& config() const;
+  std::optional<PoolIndex> FindPool(std::string_view name) const;
+
+  void check_invariants() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace hud

@@ -1,0 +1,85 @@
+// The part of the configuration that a reload may change, as plain values: what control/ reads from YAML and core/ acts on.
+// Defaults are the documented ones. Names are unique within their kind; the reader has checked that.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/address.h"
+#include "core/limits.h"
+#include "core/types.h"
+
+namespace hud {
+
+using namespace std::chrono_literals;
+
+enum class Balance : uint8_t { kPowerOfTwo, kLeastConnections, kRoundRobin, kMaglev };
+enum class WhenNone : uint8_t { kClose, kAny };  // no usable node: close, or try any node of the pool all the same
+enum class ProxyProtocol : uint8_t { kOff, kV2 };
+
+struct NodeConfig {
+  std::string name;
+  SocketAddress address;
+  uint16_t weight = 100;  // 0..1000; 0: no new connections but by affinity
+};
+
+struct PoolConfig {
+  std::string name;
+  Balance balance = Balance::kPowerOfTwo;
+  WhenNone when_none = WhenNone::kClose;
+  ProxyProtocol proxy_protocol = ProxyProtocol::kOff;  // towards the nodes
+  double load_bound = 1.5;        // × weighted mean of active connections; an owner over it is not used
+  uint32_t load_bound_floor = 16; // connections
+  Duration slow_start{0};         // a node that comes up reaches its full weight after this time
+  bool health_check = true;       // active TCP connects to static nodes without an agent
+  Duration health_interval = 5s;
+  std::vector<NodeConfig> nodes;  // static ones; others announce themselves
+};
+
+struct RouteConfig {
+  std::vector<std::string> sni;   // lower case; "*.example.com" matches exactly one more label
+  std::vector<std::string> alpn;  // empty: any; else the client must offer one of these
+  std::string pool;
+};
+
+struct ListenerConfig {
+  std::string name;
+  std::vector<SocketAddress> bind;  // needs a restart to change
+  Duration hello_deadline = 5s;
+  size_t hello_max_bytes = limits::kMaxHelloBytes;
+  std::vector<RouteConfig> routes;
+  std::string default_pool;        // empty: no match gets the unrecognized_name alert
+  int backlog = 4096;
+  bool accept_proxy_protocol = false;  // expect a PROXY v1/v2 header from the client side first
+};
+
+struct Timeouts {
+  Duration connect = 2s;       // all attempts together
+  Duration idle = 10min;
+  Duration half_closed = 1min;
+  Duration drain = 30s;        // SIGTERM: how long connections may go on
+};
+
+struct BeaconConfig {
+  std::vector<SocketAddress> bind;  // needs a restart to change
+  std::string keys_path;
+  Duration dead_after = 3s;   // silence after which a node is `silent`
+};
+
+struct AffinityConfig {
+  size_t capacity = 1'000'000;  // needs a restart to change
+  Duration token_ttl = 1h;
+};
+
+struct ClusterConfig {
+  std::vector<ListenerConfig> listeners;
+  std::vector<PoolConfig> pools;
+  Timeouts timeouts;
+  BeaconConfig beacons;
+  AffinityConfig affinity;
+  uint32_t fall = 3;              // failed connects in a row that take a node down
+  uint32_t dial_attempts = limits::kMaxDialAttempts;
+};
+
+}  // namespace hud

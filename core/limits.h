@@ -1,0 +1,25 @@
+// EverythingIsBounded: the size of every table, queue and loop that is not a matter of configuration.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace hud::limits {
+
+inline constexpr size_t kMaxNodes = 1024;          // slots of the NodeTable
+inline constexpr size_t kMaxPools = 256;
+inline constexpr size_t kMaxListeners = 64;
+inline constexpr size_t kMaxRoutes = 4096;         // of one listener, SNI names counted one by one
+inline constexpr size_t kMaxWorkers = 64;
+inline constexpr size_t kMaxHelloBytes = 32 * 1024;     // default cap; configuration may change it up to the next one
+inline constexpr size_t kMaxConfiguredHelloBytes = 256 * 1024;
+inline constexpr size_t kMaxHelloTokens = 4;       // PSK identities that are looked up (FACTS: lookup order)
+inline constexpr size_t kMaxTokenBytes = 32;       // an exact token, and the most of a ticket that a prefix can name
+inline constexpr size_t kMaxServerNameBytes = 255; // RFC 1035
+inline constexpr size_t kMaxAlpnBytes = 256;       // of the ALPN list kept for routing
+inline constexpr size_t kMaxPrefixesPerNode = 64;
+inline constexpr size_t kMaxDatagramBytes = 1400;  // a beacon fits one Ethernet frame with room for tunnels
+inline constexpr size_t kMaxDialAttempts = 3;      // nodes tried for one connection; configuration may lower it
+inline constexpr size_t kConnectionRecords = 4096; // a worker's queue of finished connections towards the log
+
+}  // namespace hud::limits

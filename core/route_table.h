@@ -1,0 +1,82 @@
+// What a worker needs to send a connection somewhere: an immutable snapshot (SnapshotsAreImmutable), published by the
+// control thread and swapped in between batches. Built by Cluster.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/cluster_config.h"
+#include "core/prefix_store.h"
+#include "core/server_name_router.h"
+#include "core/types.h"
+
+namespace hud {
+
+// What the agent says of its node. Without an agent: kNone.
+enum class AgentVerdict : uint8_t { kNone, kAlive, kNotReady, kSilent, kDying, kDead };
+enum class OperatorVerdict : uint8_t { kOn, kDraining, kOff };
+
+// The three independent verdicts. New connections need all three good; silent nodes come last.
+struct NodeVerdicts {
+  AgentVerdict agent = AgentVerdict::kNone;
+  bool reachable = true;
+  OperatorVerdict by_operator = OperatorVerdict::kOn;
+
+  bool Usable() const {
+    return reachable && by_operator == OperatorVerdict::kOn &&
+           (agent == AgentVerdict::kNone || agent == AgentVerdict::kAlive || agent == AgentVerdict::kSilent);
+  }
+  bool Silent() const { return agent == AgentVerdict::kSilent; }
+  // As /status says it: "up", "silent", "draining" or "down".
+  std::string_view StateName() const;
+};
+
+struct NodeView {
+  std::string name;  // empty: the slot is free
+  SocketAddress address;
+  uint16_t generation = 0;
+  NodeVerdicts verdicts;
+  Instant up_since{};  // for slow start
+};
+
+struct PoolMember {
+  NodeIndex node;
+  uint16_t weight;
+};
+
+struct PoolView {
+  std::string name;  // empty: no such pool (any more)
+  Balance balance = Balance::kPowerOfTwo;
+  WhenNone when_none = WhenNone::kClose;
+  ProxyProtocol proxy_protocol = ProxyProtocol::kOff;
+  double load_bound = 1.5;
+  uint32_t load_bound_floor = 16;
+  Duration slow_start{0};
+  std::vector<PoolMember> members;
+  std::vector<uint16_t> maglev;  // member numbers; empty unless balance is kMaglev
+};
+
+struct ListenerView {
+  std::string name;
+  Duration hello_deadline{};
+  size_t hello_max_bytes = 0;
+  bool accept_proxy_protocol = false;
+  ServerNameRouter router;
+  PoolIndex default_pool = PoolIndex::kNone;
+};
+
+struct RouteTable {
+  uint64_t version = 0;
+  std::vector<NodeView> nodes;          // by NodeIndex
+  std::vector<PoolView> pools;          // by PoolIndex
+  std::vector<ListenerView> listeners;  // by ListenerIndex
+  PrefixStore prefixes;
+  Timeouts timeouts;
+  uint32_t fall = 3;
+  uint32_t dial_attempts = 3;
+};
+
+}  // namespace hud

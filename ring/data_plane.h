@@ -1,0 +1,82 @@
+// The data plane as the control thread sees it: bind the listeners, create the workers, start them, read their counters,
+// drain them. Everything else goes through values in core/: RouteTable, AffinityMap, NodeTable, ConnectionRecord.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "core/affinity_map.h"
+#include "core/cluster_config.h"
+#include "core/connection_record.h"
+#include "core/fd.h"
+#include "core/node_table.h"
+#include "core/route_table.h"
+#include "core/siphash.h"
+#include "core/snapshot_channel.h"
+#include "core/spsc_queue.h"
+#include "core/worker_counters.h"
+
+namespace hud {
+
+enum class RelayMode : uint8_t { kAuto, kSplice, kCopy, kZeroCopy };
+
+struct DataPlaneOptions {
+  unsigned workers = 1;
+  bool pin_workers = true;            // worker i to the i-th core that this process may use
+  RelayMode relay_mode = RelayMode::kAuto;
+  unsigned max_connections = 1000;    // of the whole process; a worker at its share stops accepting until one ends
+  size_t pipe_bytes = 256 * 1024;     // size asked for a pipe; the one granted is read back
+  unsigned pipes_per_worker = 128;    // budget
+  size_t hello_budget_bytes = 64 << 20;  // of a worker, for held hellos
+  bool log_connections = true;        // queue a ConnectionRecord when a connection ends
+  SipKey digest_key;                  // for ConnectionRecord::token_digest
+};
+
+// One listener's sockets: [bind address][worker]. Bound and listening before privileges are dropped.
+struct ListenerSockets {
+  ListenerIndex listener;
+  std::vector<std::vector<Fd>> sockets;
+};
+
+// An address in use by another process (also by a second instance that a plain SO_REUSEPORT bind would let in) is an
+// error that names the address.
+absl::StatusOr<std::vector<ListenerSockets>> BindListeners(const std::vector<ListenerConfig>& listeners,
+                                                           unsigned workers);
+
+// Can this kernel run the data plane? An error is one sentence that says what is missing; the value says, for the log,
+// what was found and what is done without.
+absl::StatusOr<std::string> ProbeKernel();
+
+class DataPlane {
+ public:
+  struct Shared {  // all outlive the data plane
+    SnapshotChannel<RouteTable>* routes;
+    const AffinityMap* affinity;
+    NodeTable* nodes;
+  };
+
+  // Creates the rings (in their threads) and returns when every worker accepts, or with the first error.
+  static absl::StatusOr<std::unique_ptr<DataPlane>> Start(const DataPlaneOptions& options, const Shared& shared,
+                                                          std::vector<ListenerSockets> listeners);
+  ~DataPlane();  // stops at once what still runs
+
+  unsigned workers() const;
+  const WorkerCounters& counters(unsigned worker) const;
+  SpscQueue<ConnectionRecord>& records(unsigned worker);
+
+  // Graceful stop: no more accepts; what is in the middle goes on until it ends or `deadline` from now is over.
+  void Drain(Duration deadline);
+  // A new snapshot is in the channel: workers that sleep need not be woken for it. What shrinks timeouts may call this.
+  void Wake();
+  bool Drained() const;  // every worker has ended
+  void Join();           // waits for that
+
+ private:
+  struct Impl;
+  explicit DataPlane(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace hud
