@@ -6,6 +6,7 @@
 #include <sys/un.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -18,7 +19,9 @@ class SocketAddress {
  public:
   SocketAddress() = default;  // family() == AF_UNSPEC
 
+  // An error is one sentence that quotes the text and says what to write instead. Port 0 is taken: binding may want it.
   static absl::StatusOr<SocketAddress> Parse(std::string_view text);
+  // As the kernel gave it (accept, getsockname). What is neither internet nor unix, or too short, is AF_UNSPEC.
   static SocketAddress FromSockaddr(const sockaddr* address, socklen_t length);
 
   const sockaddr* data() const { return reinterpret_cast<const sockaddr*>(&storage_); }
@@ -27,18 +30,24 @@ class SocketAddress {
   bool IsUnix() const { return family() == AF_UNIX; }
   uint16_t port() const;  // 0 for unix sockets
   std::string ToString() const;
-  // Raw address bytes: 4, 16, or the path.
+  // Raw address bytes: 4, 16, or the path (of an abstract socket, from its leading zero byte on).
   Bytes host_bytes() const;
   SocketAddress WithPort(uint16_t port) const;
+  // What a dual-stack socket shows as ::ffff:a.b.c.d, as the IPv4 address that it is.
+  std::optional<SocketAddress> UnmappedIpv4() const;
 
   bool operator==(const SocketAddress& other) const;
 
  private:
+  static absl::StatusOr<SocketAddress> ParseUnix(std::string_view text);
+  static absl::StatusOr<SocketAddress> ParseInternet(std::string_view text);
+
   sockaddr_storage storage_{};
   socklen_t size_ = 0;
 };
 
-// "10.0.0.0/8", "2001:db8::/32", "127.0.0.1" (a single host). IPv4-mapped IPv6 addresses match IPv4 ranges.
+// "10.0.0.0/8", "2001:db8::/32", "127.0.0.1" (a single host). IPv4-mapped IPv6 addresses match IPv4 ranges,
+// and IPv4 ranges only: "::/0" means every IPv6 address. Bits set behind the prefix are an error.
 class AddressRange {
  public:
   static absl::StatusOr<AddressRange> Parse(std::string_view text);
@@ -46,8 +55,8 @@ class AddressRange {
   std::string ToString() const;
 
  private:
-  uint8_t bytes_[16] = {};  // IPv4 as ::ffff:a.b.c.d
-  uint8_t prefix_bits_ = 0; // of the 128
+  uint8_t bytes_[16] = {};   // IPv4 as ::ffff:a.b.c.d
+  uint8_t prefix_bits_ = 0;  // of the 128
   bool ipv4_ = false;
 };
 
