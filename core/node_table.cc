@@ -1,0 +1,17 @@
+#include "core/node_table.h"
+
+namespace hud {
+
+void NodeCounters::Reset() {
+  active.store(0, std::memory_order_relaxed);
+  connect_failures.store(0, std::memory_order_relaxed);
+  reported_load.store(0, std::memory_order_relaxed);
+  total.store(0, std::memory_order_relaxed);
+  offered.store(0, std::memory_order_relaxed);
+  resumed.store(0, std::memory_order_relaxed);
+  failed_connects.store(0, std::memory_order_relaxed);
+  bytes_in.store(0, std::memory_order_relaxed);
+  bytes_out.store(0, std::memory_order_relaxed);
+}
+
+}  // namespace hud
