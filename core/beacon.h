@@ -5,7 +5,11 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -19,7 +23,11 @@ namespace hud {
 
 struct BeaconSecret {
   std::array<uint8_t, 32> bytes{};
+  bool operator==(const BeaconSecret&) const = default;
 };
+
+// Names of nodes and pools: 1 to 31 of A-Z a-z 0-9 . _ -
+bool IsBeaconName(std::string_view name);
 
 // A line of the proxy's keys file: who may say what.
 //   node=NAME key=HEX64 pools=POOL[,POOL…] addresses=RANGE[,RANGE…]
@@ -73,7 +81,6 @@ struct NodeReport {
   uint16_t weight = 100;
   NodeHealth health;
   std::vector<TicketPrefix> prefixes; // all that are valid now: the set replaces the one before
-  uint64_t tokens_sent = 0;           // number of the last token message, so that a lost one is noticed
 };
 
 struct TokenItem {
@@ -84,10 +91,94 @@ struct TokenItem {
   Bytes span() const { return {bytes.data(), length}; }
 };
 
+// kTokens. Items are numbered from 1 on, for each boot epoch of the agent. Those in [base, first) hold nothing any more
+// (expired, replaced, or forgotten), so a receiver that expects `base` or more may go on with `first`.
 struct TokenReport {
-  uint64_t first = 0;                 // number of the first item; the rest follow on
-  bool resync = false;                // answers a kSync: `first` may be beyond a gap that the agent no longer has
-  std::vector<TokenItem> items;
+  uint64_t base = 1;
+  uint64_t first = 1;            // number of items[0]; the rest follow on
+  std::vector<TokenItem> items;  // an item of length 0 holds nothing any more
 };
+
+// One datagram of a kAlive or kStillHere. A report that does not fit one datagram goes in several: each repeats
+// everything but the pools and prefixes, and has its share of those.
+struct NodeReportPart {
+  uint32_t report_id = 0;  // grows with each change of the content
+  uint8_t part = 0;
+  uint8_t parts = 1;
+  NodeReport report;
+};
+
+// ---- Envelope and codec ---------------------------------------------------------------------------------------------
+
+enum class BeaconDirection : uint8_t { kToProxy = 1, kToAgent = 2 };
+
+inline constexpr size_t kBeaconEnvelopeBytes = 76;
+inline constexpr size_t kBeaconMacBytes = 32;
+inline constexpr size_t kBeaconAnswerBodyBytes = 16;
+// Every answer has this size and every message to a proxy at least this: an answer is never larger than its question.
+inline constexpr size_t kBeaconAnswerBytes = kBeaconEnvelopeBytes + kBeaconAnswerBodyBytes + kBeaconMacBytes;
+inline constexpr size_t kMinBeaconBytes = kBeaconAnswerBytes;
+inline constexpr size_t kMaxBeaconBodyBytes = limits::kMaxDatagramBytes - kBeaconEnvelopeBytes - kBeaconMacBytes;
+
+struct BeaconEnvelope {
+  BeaconDirection direction = BeaconDirection::kToProxy;
+  BeaconType type = BeaconType::kAlive;
+  uint32_t key_id = 0;
+  std::string_view node;    // when read: into the datagram
+  uint64_t epoch = 0;       // of the agent, in both directions
+  uint64_t nonce = 0;       // of the proxy; 0: the agent does not know one yet
+  uint64_t sequence = 0;    // of the sender of this datagram
+  uint64_t sent_micros = 0; // the agent's clock, never compared with another; an answer repeats it
+};
+
+// HMAC-SHA-256 under one node's key, prepared once. Not for use from two threads at a time.
+class BeaconMac {
+ public:
+  explicit BeaconMac(const BeaconSecret& secret);
+  ~BeaconMac();
+  BeaconMac(BeaconMac&&) noexcept;
+  BeaconMac& operator=(BeaconMac&&) noexcept;
+
+  // Names the key without giving it away: the first four bytes of HMAC(key, "hudsucker beacon key id").
+  uint32_t key_id() const { return key_id_; }
+  std::array<uint8_t, kBeaconMacBytes> Compute(Bytes data) const;
+  // Are the last 32 bytes the MAC of all before them? In constant time.
+  bool Verify(Bytes datagram) const;
+
+ private:
+  struct Context;
+  std::unique_ptr<Context> context_;
+  uint32_t key_id_ = 0;
+};
+
+// Looks at length and shape only: nothing read here may be believed before BeaconMac::Verify.
+std::optional<BeaconEnvelope> ReadBeaconEnvelope(Bytes datagram);
+// The bytes between envelope and MAC, of a datagram that ReadBeaconEnvelope accepts.
+Bytes BeaconBody(Bytes datagram);
+// Envelope, body (padded with zeros to the least size) and MAC. The key id is the mac's.
+std::vector<uint8_t> SealBeacon(const BeaconMac& mac, BeaconEnvelope envelope, Bytes body);
+
+// Bodies. Readers ignore what follows the last field (room for later versions) and refuse whatever is out of bounds.
+std::optional<NodeReportPart> ReadReportBody(Bytes body);
+std::optional<TokenReport> ReadTokensBody(Bytes body);
+// A report as one to kMaxReportParts bodies. False if it can never be sent (no pool, too many, a bad name, no port):
+// `why` then says so in a sentence.
+bool WriteReportBodies(const NodeReport& report, uint32_t report_id, std::vector<std::vector<uint8_t>>* bodies,
+                       std::string* why);
+// Takes from `items` as many as fit; returns how many.
+size_t WriteTokensBody(uint64_t base, uint64_t first, std::span<const TokenItem> items, std::vector<uint8_t>* body);
+
+struct ChallengeBody {
+  uint64_t answers_sequence = 0;  // of the datagram that it answers
+  uint64_t held_epoch = 0;        // the proxy takes no epoch lower than this one
+};
+struct SyncBody {
+  uint64_t next_token = 1;        // all items below are known: send from here on
+  uint64_t answers_sequence = 0;
+};
+std::array<uint8_t, kBeaconAnswerBodyBytes> WriteChallengeBody(const ChallengeBody& body);
+std::array<uint8_t, kBeaconAnswerBodyBytes> WriteSyncBody(const SyncBody& body);
+ChallengeBody ReadChallengeBody(Bytes body);  // of at least kBeaconAnswerBodyBytes
+SyncBody ReadSyncBody(Bytes body);
 
 }  // namespace hud

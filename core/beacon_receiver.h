@@ -1,5 +1,9 @@
 // The proxy's half of the beacon protocol, without a socket or a clock: datagrams and time come in, events and answers
 // come out. Owns: freshness (this process's nonce), replay windows, epochs, token numbering and gaps, quotas on noise.
+//
+// The caller applies events in order (reports to the Cluster, tokens to the affinity map), sends answers to where the
+// datagram came from, from the address that it was sent to, and gives its socket room (limits::kMaxTokenFlight datagrams
+// for each agent that may refill at once).
 #pragma once
 
 #include <cstdint>
@@ -13,11 +17,11 @@ namespace hud {
 
 // A message that passed every check, for the Cluster and the affinity map to apply.
 struct BeaconEvent {
-  enum class Kind : uint8_t { kAlive, kStillHere, kDying, kTokens } kind;
+  enum class Kind : uint8_t { kAlive, kStillHere, kDying, kTokens } kind = Kind::kAlive;
   std::string node;      // by its key
   uint64_t epoch = 0;    // of the agent's boot
   NodeReport report;     // kAlive, kStillHere; checked against the key (pools, addresses)
-  std::vector<TokenItem> tokens;  // kTokens
+  std::vector<TokenItem> tokens;  // kTokens: never empty, none of length 0, in the order in which the agent learned them
 };
 
 struct BeaconAnswer {
@@ -25,9 +29,14 @@ struct BeaconAnswer {
 };
 
 struct BeaconStats {
-  uint64_t received = 0, applied = 0;
-  uint64_t malformed = 0, unknown_node = 0, bad_mac = 0, stale_nonce = 0, replayed = 0, second_epoch = 0,
-           refused_pool = 0, refused_address = 0, challenges_sent = 0, syncs_sent = 0, token_gaps = 0, tokens_applied = 0;
+  uint64_t received = 0, applied = 0;  // applied: passed every check, event or not
+  // Refused without an answer.
+  uint64_t malformed = 0, unknown_node = 0, bad_mac = 0, replayed = 0, second_epoch = 0, refused_pool = 0,
+           refused_address = 0, over_quota = 0;
+  uint64_t late = 0;              // overtaken by a newer report, or a report behind its DYING; no event
+  uint64_t stale_nonce = 0;       // valid MAC, another nonce: changes nothing, may be challenged
+  uint64_t challenges_sent = 0, challenges_held_back = 0, syncs_sent = 0, token_gaps = 0, tokens_applied = 0;
+  uint64_t takeovers = 0;         // times a later epoch followed an earlier one
 };
 
 class BeaconReceiver {
@@ -40,8 +49,13 @@ class BeaconReceiver {
   void SetKeys(std::vector<BeaconKey> keys);
   // How long an epoch is held to be alive after its last valid beacon (second epochs are refused meanwhile).
   void SetDeadAfter(Duration dead_after);
+  // This process itself was stopped for so long: counted as time in which every live agent was heard.
+  void OnPause(Duration paused);
+  // The caller no longer has this node's tokens: ask its agent for all of them again. (Done without being asked for a
+  // node that was silent for `dead_after`.)
+  void ForgetTokens(std::string_view node);
 
-  // At most one event and one answer for a datagram. `from` is for rate limits and logs; it proves nothing.
+  // At most one event and one answer for a datagram; true if there is an event. `from` is for alarms; it proves nothing.
   bool Handle(Bytes datagram, const SocketAddress& from, Instant now, BeaconEvent* event, BeaconAnswer* answer);
 
   const BeaconStats& stats() const;

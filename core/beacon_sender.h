@@ -1,5 +1,5 @@
 // The agent's half of the beacon protocol for one node and one proxy, without a socket or a clock.
-// Keeps nonce and sequence for its proxy, paces syncs, and remembers the exact tokens to be able to send them again.
+// Keeps nonce and sequence for its proxy, paces syncs, and sends the exact tokens of a journal.
 #pragma once
 
 #include <cstdint>
@@ -7,36 +7,20 @@
 #include <vector>
 
 #include "core/beacon.h"
+#include "core/token_journal.h"
 
 namespace hud {
 
-// The exact tokens of one node, shared by the senders to all its proxies: numbered, bounded, oldest forgotten first.
-class TokenJournal {
- public:
-  explicit TokenJournal(size_t capacity);  // items kept for syncs
-  ~TokenJournal();
-  // Returns the item's number (from 1). A token that is there already with the same owner is refreshed at most once per
-  // quarter of its time to live: repeats cost nothing.
-  uint64_t Add(Bytes token, Duration ttl, Instant now);
-  uint64_t Withdraw(Bytes token, Instant now);
-  uint64_t last() const;   // number of the newest item
-  uint64_t first() const;  // number of the oldest item still known
-  // Items from `number` on, at most `max`, the expired left out as withdrawn; times to live as of `now`.
-  std::vector<TokenItem> Read(uint64_t number, size_t max, Instant now) const;
-
- private:
-  struct Impl;
-  std::unique_ptr<Impl> impl_;
-};
-
 class BeaconSender {
  public:
-  // `epoch`: of this boot of the agent, growing from boot to boot (wall-clock microseconds at start will do).
+  // `epoch`: of this boot of the agent, growing from boot to boot (wall-clock microseconds at start will do; a clock that
+  // stepped back is made good by the proxy's challenge). `journal` may be null; it outlives the sender.
   BeaconSender(AgentKey key, uint64_t epoch, const TokenJournal* journal, Duration every);
   ~BeaconSender();
 
-  // What the next ALIVE / STILL_HERE says. Until the first call nothing is sent.
-  void SetReport(NodeReport report);
+  // What the next ALIVE / STILL_HERE says; it goes out at once if it says something new beyond load figures. Until the
+  // first call nothing is sent. An error says why this report can never be sent; the one before stays.
+  absl::Status SetReport(NodeReport report);
   // From now on only kDying is sent: three times, then nothing.
   void Die(Instant now);
   bool DoneDying() const;
@@ -44,16 +28,21 @@ class BeaconSender {
   // A datagram from the proxy: kChallenge and kSync. Anything else is ignored and counted.
   void Handle(Bytes datagram, Instant now);
 
-  // Datagrams to send now, at most `max`; call again at NextDeadline(), and after Handle, SetReport and journal changes.
+  // Datagrams to send now, at most `max` (a report's up to kMaxReportParts go together all the same); call again at
+  // NextDeadline(), and after Handle, SetReport and journal changes.
   std::vector<std::vector<uint8_t>> Poll(Instant now, size_t max);
-  Instant NextDeadline() const;
+  Instant NextDeadline() const;  // Instant::max(): nothing is due until something changes
   // Has this proxy been heard (a valid challenge or sync) since `since`?
   bool HeardSince(Instant since) const;
+  // Does the proxy know this node and its report (it answered it)?
+  bool Confirmed() const;
 
   struct Stats {
-    uint64_t sent = 0, challenges = 0, syncs = 0, rejected = 0;
+    uint64_t sent = 0, challenges = 0, syncs = 0, rejected = 0, tokens_sent = 0, rewinds = 0;
   };
   const Stats& stats() const;
+  // Number of the first token item that the proxy has not acknowledged.
+  uint64_t next_unacknowledged() const;
 
  private:
   struct Impl;

@@ -17,9 +17,15 @@ inline constexpr size_t kMaxHelloTokens = 4;       // PSK identities that are lo
 inline constexpr size_t kMaxTokenBytes = 32;       // an exact token, and the most of a ticket that a prefix can name
 inline constexpr size_t kMaxServerNameBytes = 255; // RFC 1035
 inline constexpr size_t kMaxAlpnBytes = 256;       // of the ALPN list kept for routing
-inline constexpr size_t kMaxProxyHeaderBytes = 4096; // a PROXY v2 header from the client side, TLVs included
 inline constexpr size_t kMaxPrefixesPerNode = 64;
 inline constexpr size_t kMaxDatagramBytes = 1400;  // a beacon fits one Ethernet frame with room for tunnels
+inline constexpr size_t kMaxBeaconNameBytes = 31;  // of a node or a pool
+inline constexpr size_t kMaxPoolsPerNode = 16;     // that one agent may announce
+inline constexpr size_t kMaxReportParts = 4;       // datagrams of one ALIVE or STILL_HERE
+inline constexpr size_t kMaxBeaconKeys = 4096;     // lines of the keys file
+inline constexpr size_t kReplayWindow = 1024;      // sequence numbers behind the newest that may still come
+inline constexpr size_t kMaxTokenFlight = 64;      // token datagrams on their way and not acknowledged: about 150 KB of
+                                                   // a proxy's socket buffer
 inline constexpr size_t kMaxDialAttempts = 3;      // nodes tried for one connection; configuration may lower it
 inline constexpr size_t kConnectionRecords = 4096; // a worker's queue of finished connections towards the log
 
