@@ -18,12 +18,12 @@ inline constexpr uint32_t kWeightUnit = 1000;
 // `slow_start`. A weight above 0 never becomes 0.
 uint32_t EffectiveWeight(uint16_t weight, Instant up_since, Instant now, Duration slow_start);
 
-// A member that may take the connection.
+// A member that may take the connection. Left uninitialised on purpose: ChooseNode has an array of them on its stack.
 struct BalanceCandidate {
-  NodeIndex node = NodeIndex::kNone;
-  uint32_t weight = 0;         // effective, above 0
-  int32_t active = 0;          // connections, over all workers
-  uint32_t load_permille = 0;  // as its agent reports; 0: unknown
+  NodeIndex node;
+  uint32_t weight;         // effective, above 0
+  int32_t active;          // connections, over all workers
+  uint32_t load_permille;  // as its agent reports; 0: unknown
 };
 
 // Each returns a position in `candidates`, which must not be empty.

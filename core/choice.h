@@ -27,10 +27,10 @@ enum class ChoiceReason : uint8_t {
   kBalance,        // nothing offered, or nothing known
   kOwnerDown,      // an owner was known but is not usable; by balance
   kOwnerOverBound, // an owner was known but is at its load bound; by balance
-  kRetry,          // the connect to the first choice failed; by balance
+  kRetry,          // the connect to the first choice failed, and no other owner is known; by balance
   kAny,            // no usable node, and the pool says `when_none: any`
 };
-std::string_view ChoiceReasonName(ChoiceReason reason);
+std::string_view ChoiceReasonName(ChoiceReason reason);  // "exact_token", "ticket_prefix", …
 
 struct NodeChoice {
   NodeRef node;
@@ -44,11 +44,17 @@ struct ChoiceContext {
   NodeTable& counters;
   Instant now;
   uint64_t random;         // fresh for each call
-  uint64_t client_hash = 0;  // of the client's address, for maglev
+  uint64_t client_hash = 0;  // of the client's address, for maglev; all 64 bits well mixed
 };
 
 // `tried`: nodes to which this connection already failed to connect; at most kMaxDialAttempts.
-// Does not change `active`: the caller does, when it dials.
+// Changes nothing but the pool's round-robin turn: `active` and all counting are the caller's, when it dials.
+//
+// A node is usable when its three verdicts are good and fewer than `fall` connects in a row have failed to it.
+// An owner is used when it is a usable member of the pool and one more connection keeps it within
+//   max(load_bound_floor, load_bound × its share of the active connections of the pool's usable members),
+// its share being by weight (slow start counted); a client can choose its token, so a token never overrides this.
+// A silent owner is used, after the others of its prefix: that its agent is gone does not take its keys away.
 NodeChoice ChooseNode(const ChoiceContext& context, PoolIndex pool, const ClientHello* hello,
                       std::span<const NodeIndex> tried);
 

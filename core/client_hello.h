@@ -45,14 +45,14 @@ struct ClientHello {
   bool OffersAlpn(std::string_view protocol) const;
 
   uint16_t legacy_version = 0;
-  bool offers_tls13 = false;   // supported_versions lists 0x0304
-  bool early_data = false;     // extension 42
-  bool ech = false;            // extension 0xfe0d, outer
-  bool has_psk = false;        // extension 41 present
-  bool has_ticket = false;     // extension 35 present and not empty
+  bool offers_tls13 = false;  // supported_versions lists 0x0304
+  bool early_data = false;    // extension 42
+  bool ech = false;           // extension 0xfe0d, outer
+  bool has_psk = false;       // extension 41 present
+  bool has_ticket = false;    // extension 35 present and not empty
 
-  OfferedToken session_id;     // full_length 0 if empty
-  OfferedToken ticket;         // extension 35
+  OfferedToken session_id;  // full_length 0 if empty
+  OfferedToken ticket;      // extension 35
   std::array<OfferedToken, limits::kMaxHelloTokens> psk_identities;
   uint8_t psk_identity_count = 0;  // of those kept, at most kMaxHelloTokens
 

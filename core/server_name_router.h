@@ -16,13 +16,15 @@ namespace hud {
 class ServerNameRouter {
  public:
   // `alpn` empty: any. Several routes may name the same host with different ALPN; the first that fits wins, one without
-  // ALPN last. The same name and ALPN twice is an error that names both.
+  // ALPN last. The same name with the same protocol (or twice without) is an error that names both routes.
+  // An error changes nothing.
   absl::Status Add(std::string_view pattern, const std::vector<std::string>& alpn, PoolIndex pool, uint16_t route);
 
   struct Match {
     PoolIndex pool = PoolIndex::kNone;
-    uint16_t route = 0xffff;  // number of the route in its listener's configuration; 0xffff: none
+    uint16_t route = 0xffff;  // number of the route in its listener's configuration, from 0; 0xffff: none
   };
+  // Allocates nothing. A name whose exact routes all want another ALPN goes on to its wildcard.
   Match Find(const ClientHello& hello) const;
 
  private:
@@ -30,11 +32,22 @@ class ServerNameRouter {
     std::vector<std::string> alpn;
     Match match;
   };
-  std::unordered_map<std::string, std::vector<Target>> exact_;
-  std::unordered_map<std::string, std::vector<Target>> wildcard_;  // by the part behind "*."
+  // Looked up by string_view: no std::string is made for it.
+  struct Hash {
+    using is_transparent = void;
+    size_t operator()(std::string_view name) const { return std::hash<std::string_view>{}(name); }
+  };
+  using Targets = std::unordered_map<std::string, std::vector<Target>, Hash, std::equal_to<>>;
+
+  static const Match* FindIn(const Targets& targets, std::string_view name, const ClientHello& hello);
+
+  Targets exact_;
+  Targets wildcard_;  // by the part behind "*."
+  size_t count_ = 0;
 };
 
-// "www.example.com", "*.example.com"; an error says what is wrong with anything else.
+// "www.example.com", "*.example.com", with or without the dot of the root at the end; an error says what is wrong with
+// anything else.
 absl::Status CheckServerNamePattern(std::string_view pattern);
 
 }  // namespace hud

@@ -1,0 +1,124 @@
+// One cache line of the affinity map: four tokens, and the protocol by which one writer changes them under readers that
+// take no lock. A template over the word, so that the model check in the tests explores this very code.
+//
+// Layout (64 bytes):  version | tag+node ×4 | expiry ×4 in two words | generation ×4 in one word
+//
+// What must hold (*a read never returns an owner that its token did not have*): the four parts of an entry lie in three
+// words, so a reader could put together the tag of one token and the generation of another. The version forbids it:
+//  - The writer makes it odd, stores the words with release, and makes it even with release.
+//  - The reader loads the version with acquire, the words with acquire, and the version again; odd or changed: torn.
+//  Proof. Let both loads have given the even version m. (1) No word is older than m: the first load read a release store
+//  that came after every store of update m, so all of them happened before the reader's loads. (2) No word is newer than m:
+//  a word stored in a later update k was stored with release after version k's odd value; the reader's acquire of that
+//  word would order that odd value before its second load of the version, which would then be k's or later, not m.
+//  So every word is the one of version m, and the entry is whole. (2) is why data stores are release and data loads acquire:
+//  it needs no fence, which ThreadSanitizer of g++ 12 does not understand. On x86-64 all of these are plain moves.
+//  - Two changes need no version because they are one word: a cleared tag (the reader sees the entry, whole, or nothing), and
+//    a new expiry (old and new are both this token's: its owner is not touched).
+//  - Not to find a tag needs no version either: a tag is one word and stays in its slot from its insertion to its end.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <type_traits>
+
+#include "core/limits.h"
+#include "core/types.h"
+
+namespace hud {
+
+struct AffinityEntry {
+  static constexpr int kNodeBits = 11;  // index + 1; 0 marks an empty slot
+  static constexpr uint64_t kNodeMask = (1 << kNodeBits) - 1;
+  static_assert(limits::kMaxNodes < kNodeMask);
+
+  uint64_t tag = 0;  // 53 bits
+  NodeRef owner;
+  uint32_t expiry = 0;
+
+  uint64_t TagWord() const { return tag << kNodeBits | (Raw(owner.index) + 1U); }
+};
+
+template <typename Word>
+class alignas(64) AffinityBucket {
+ public:
+  static constexpr int kSlots = 4;
+
+  // ---- Any thread ----
+
+  enum class Outcome : uint8_t { kFound, kAbsent, kTorn };
+  Outcome TryRead(uint64_t tag, AffinityEntry& entry) const {
+    const uint64_t version = version_.load(std::memory_order_acquire);
+    for (int slot = 0; slot < kSlots; ++slot) {
+      const uint64_t word = tags_[slot].load(std::memory_order_acquire);
+      if (word >> AffinityEntry::kNodeBits != tag || (word & AffinityEntry::kNodeMask) == 0) continue;
+      entry = Decode(slot, word);
+      if (version % 2 == 1 || version_.load(std::memory_order_relaxed) != version) return Outcome::kTorn;
+      return Outcome::kFound;
+    }
+    return Outcome::kAbsent;
+  }
+
+  // Two tries, then a miss: never waits for a writer that was put to sleep in the middle.
+  bool Read(uint64_t tag, AffinityEntry& entry) const {
+    Outcome outcome = TryRead(tag, entry);
+    if (outcome == Outcome::kTorn) [[unlikely]] outcome = TryRead(tag, entry);
+    return outcome == Outcome::kFound;
+  }
+
+  // ---- The writer only ----
+
+  // False if the slot is empty.
+  bool Get(int slot, AffinityEntry& entry) const {
+    const uint64_t word = tags_[slot].load(std::memory_order_relaxed);
+    if ((word & AffinityEntry::kNodeMask) == 0) return false;
+    entry = Decode(slot, word);
+    return true;
+  }
+
+  int FindSlot(uint64_t tag) const {  // -1: not there
+    AffinityEntry entry;
+    for (int slot = 0; slot < kSlots; ++slot) {
+      if (Get(slot, entry) && entry.tag == tag) return slot;
+    }
+    return -1;
+  }
+
+  void Set(int slot, const AffinityEntry& entry) {
+    const uint64_t version = version_.load(std::memory_order_relaxed);
+    version_.store(version + 1, std::memory_order_relaxed);
+    StorePart(generations_, 16 * slot, 0xffff, entry.owner.generation);
+    SetExpiry(slot, entry.expiry);
+    tags_[slot].store(entry.TagWord(), std::memory_order_release);
+    version_.store(version + 2, std::memory_order_release);
+  }
+
+  void SetExpiry(int slot, uint32_t expiry) { StorePart(expiries_[slot / 2], 32 * (slot % 2), 0xffffffff, expiry); }
+  void Clear(int slot) { tags_[slot].store(0, std::memory_order_release); }
+
+ private:
+  AffinityEntry Decode(int slot, uint64_t tag_word) const {
+    const uint64_t generations = generations_.load(std::memory_order_acquire);
+    const uint64_t expiries = expiries_[slot / 2].load(std::memory_order_acquire);
+    AffinityEntry entry;
+    entry.tag = tag_word >> AffinityEntry::kNodeBits;
+    entry.owner.index = static_cast<NodeIndex>((tag_word & AffinityEntry::kNodeMask) - 1);
+    entry.owner.generation = static_cast<uint16_t>(generations >> (16 * slot));
+    entry.expiry = static_cast<uint32_t>(expiries >> (32 * (slot % 2)));
+    return entry;
+  }
+
+  static void StorePart(Word& word, int shift, uint64_t mask, uint64_t part) {
+    const uint64_t rest = word.load(std::memory_order_relaxed) & ~(mask << shift);
+    word.store(rest | part << shift, std::memory_order_release);
+  }
+
+  Word version_{};
+  Word tags_[kSlots]{};
+  Word expiries_[kSlots / 2]{};
+  Word generations_{};
+};
+
+static_assert(sizeof(AffinityBucket<std::atomic<uint64_t>>) == 64);
+
+}  // namespace hud

@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+"""Who may include whom. The folders are the architecture (ARCHITECTURE.md); this test keeps them so.
+
+ring -> core; control -> ring, core; agentd -> core, control/yaml; tests, perf -> all; never the other way.
+Run without arguments: checks the repository it lies in, then checks itself on sources that break each rule.
+"""
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# From the most specific folder to the least. control/yaml is its own small target.
+MAY_INCLUDE = {
+    "core": {"core"},
+    "ring": {"core", "ring"},
+    "control/yaml": {"core", "control/yaml"},
+    "control": {"core", "ring", "control", "control/yaml"},
+    "agentd": {"core", "control/yaml", "agentd"},
+    "tests": {"core", "ring", "control", "control/yaml", "agentd", "tests", "perf"},
+    "perf": {"core", "ring", "control", "control/yaml", "agentd", "tests", "perf"},
+}
+
+# A header (or a family of them) and the only folders that may include it.
+ONLY_IN = [
+    (r"liburing(\.h|/)", {"ring"}, "io_uring is ring's alone"),
+    (r"linux/io_uring\.h", {"ring"}, "io_uring is ring's alone"),
+    (r"openssl/(ssl|bio|x509|x509v3|ssl3|tls1)\.h", {"agentd", "tests", "perf"}, "libssl is for agentd; the proxy never decrypts"),
+    (r"simdjson", {"control", "tests", "perf"}, "JSON is parsed in control"),
+    (r"yaml-cpp/", {"control/yaml"}, "YAML is read in control/yaml"),
+    (r"absl/log/", set(), "Debian's Abseil has no usable absl/log; spdlog in control and agentd, HUD_CHECK for bugs"),
+    (r"spdlog/", {"control", "agentd", "tests", "perf"}, "logging belongs to control and agentd"),
+    (r"CLI/", {"control", "agentd", "tests", "perf"}, "options belong to the programs"),
+]
+
+# core/ is pure: no system calls, clocks, threads or logging. What it may take from the system is named here, file by file.
+CORE_FORBIDDEN = re.compile(
+    r"^(unistd\.h|fcntl\.h|poll\.h|signal\.h|csignal|time\.h|ctime|pthread\.h|thread|mutex|shared_mutex|condition_variable"
+    r"|future|semaphore|latch|barrier|stop_token|fstream|iostream|cstdio|stdio\.h|filesystem|netdb\.h|dirent\.h"
+    r"|sys/.*|linux/.*|net/.*|absl/synchronization/.*|absl/time/.*|spdlog/.*)$")
+CORE_ALLOWED = {
+    "core/fd.h": {"unistd.h"},                       # close: the one system call of core/
+    "core/check.h": {"cstdio"},                      # says what failed, then aborts
+    "core/check.cc": {"cstdio"},
+    "core/address.h": {"sys/socket.h", "sys/un.h"},  # the types of addresses; no call is made
+    "core/address.cc": {"sys/socket.h", "sys/un.h"},
+}
+
+THIRD_PARTY = re.compile(r"(absl|benchmark|boost|CLI|gmock|gtest|nlohmann|openssl|prometheus|spdlog|systemd|yaml-cpp)/"
+                         r"|simdjson\.h|liburing\.h")
+INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]')
+
+
+def folder_of(path):
+    """The layer that a path from the root belongs to, or None."""
+    for folder in sorted(MAY_INCLUDE, key=len, reverse=True):
+        if path.startswith(folder + "/"):
+            return folder
+    return None
+
+
+def faults_in(path, text):
+    """Every broken rule of one file, as sentences with file and line."""
+    folder = folder_of(path)
+    for number, line in enumerate(text.splitlines(), 1):
+        match = INCLUDE.match(line)
+        if not match:
+            continue
+        quoted, header = match.group(1) == '"', match.group(2)
+        where = f"{path}:{number}"
+        target = folder_of(header)
+        if quoted and target is None and not THIRD_PARTY.match(header):
+            yield f'{where}: "{header}" is not written from the root of the repository'
+        elif target and target not in MAY_INCLUDE[folder]:
+            yield f"{where}: {folder} may not include {target} ({header})"
+        for pattern, folders, reason in ONLY_IN:
+            if re.match(pattern, header) and folder not in folders:
+                yield f"{where}: {header}: {reason}"
+        if folder == "core" and not quoted and CORE_FORBIDDEN.match(header):
+            if header not in CORE_ALLOWED.get(path, set()):
+                yield f"{where}: core/ is pure and may not include <{header}>"
+
+
+def sources():
+    for folder in sorted({name.split("/")[0] for name in MAY_INCLUDE}):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in (".h", ".cc"):
+                yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+
+
+# The test's own test: a source that breaks a rule, and words that must be in the complaint (None: no complaint).
+SELF_TEST = [
+    ("core includes ring", "core/a.cc", '#include "ring/worker.h"', "core may not include ring"),
+    ("core includes control", "core/a.h", '#include "control/status.h"', "core may not include control"),
+    ("ring includes control", "ring/a.cc", '#include "control/yaml/reader.h"', "ring may not include control/yaml"),
+    ("agentd includes ring", "agentd/a.cc", '#include "ring/data_plane.h"', "agentd may not include ring"),
+    ("agentd includes control", "agentd/a.cc", '#include "control/status.h"', "agentd may not include control"),
+    ("agentd may read YAML", "agentd/a.cc", '#include "control/yaml/reader.h"', None),
+    ("control/yaml includes control", "control/yaml/a.cc", '#include "control/status.h"', "may not include control"),
+    ("control may include ring", "control/a.cc", '#include "ring/data_plane.h"', None),
+    ("control includes liburing", "control/a.cc", "#include <liburing.h>", "io_uring is ring's alone"),
+    ("control includes libssl", "control/a.cc", "#include <openssl/ssl.h>", "never decrypts"),
+    ("core may use HMAC", "core/a.cc", "#include <openssl/hmac.h>", None),
+    ("agentd parses JSON", "agentd/a.cc", "#include <simdjson.h>", "JSON is parsed in control"),
+    ("core starts a thread", "core/a.cc", "#include <thread>", "core/ is pure"),
+    ("core reads a file", "core/a.cc", "#include <fstream>", "core/ is pure"),
+    ("core makes a system call", "core/a.cc", "# include <sys/socket.h>", "core/ is pure"),
+    ("the owner of a descriptor may close it", "core/fd.h", "#include <unistd.h>", None),
+    ("ring logs", "ring/a.cc", "#include <spdlog/spdlog.h>", "logging belongs to"),
+    ("a path that is not from the root", "core/a.cc", '#include "types.h"', "not written from the root"),
+]
+
+
+def main():
+    failed = 0
+    for name, path, text, words in SELF_TEST:
+        faults = list(faults_in(path, text))
+        if (words is None and faults) or (words is not None and not any(words in fault for fault in faults)):
+            print(f"layering_test: its own test failed: {name}: {faults}")
+            failed += 1
+    count = 0
+    for path, text in sources():
+        count += 1
+        for fault in faults_in(path, text):
+            print(fault)
+            failed += 1
+    if count < 10:
+        print(f"layering_test: only {count} sources found under {ROOT}")
+        failed += 1
+    print(f"layering_test: {count} sources, {failed} faults")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

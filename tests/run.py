@@ -1,0 +1,254 @@
+#!/usr/bin/env python3
+"""Builds and tests Hudsucker, and counts. Called by tests/run, which installs the packages first.
+
+    tests/run.py [--all] [--only STEP[,STEP...]] [--jobs N]
+
+Steps: units (CTest, with the layering test), e2e, unprivileged; with --all also asan, tsan, fuzz, servers.
+The logs are in build/test-logs. The last line is "N passed, N failed", over CTest cases, end-to-end cases, fuzz targets.
+"""
+import argparse
+import concurrent.futures
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+LOGS = ROOT / "build/test-logs"
+E2E = ROOT / "tests/e2e"
+
+# Under a sanitizer: the parts where a race or a stray byte would hide, made smaller by HUD_REDUCED.
+SANITIZED_SUITES = ["relay_test.py", "reload_test.py", "beacon_test.py"]
+# Only on --all: the slow one that needs all the other servers.
+SERVER_SUITE = "servers_test.py"
+# As an ordinary user: the rings, and a run through the whole proxy.
+UNPRIVILEGED_SUITES = ["affinity_test.py"]
+SUITE_SECONDS = 900
+FUZZ_SECONDS = 60
+SANITIZER_OPTIONS = {
+    "ASAN_OPTIONS": "detect_stack_use_after_return=1:strict_string_checks=1:abort_on_error=0:exitcode=99",
+    "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+    "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1:exitcode=99",
+}
+
+
+class Count:
+    def __init__(self):
+        self.passed, self.failed, self.skipped, self.failures = 0, 0, 0, []
+
+    def add(self, name, verdict):
+        if verdict == "ok":
+            self.passed += 1
+        elif verdict == "skip":
+            self.skipped += 1
+        else:
+            self.failed += 1
+            self.failures.append(name)
+
+
+count = Count()
+
+
+def say(text):
+    print(f"== {text}", flush=True)
+
+
+def tail(path, lines=30):
+    text = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join("    " + line for line in text[-lines:])
+
+
+def run(name, arguments, *, seconds=3600, env=None, cwd=ROOT, echo=False):
+    """Runs to the end with its output in build/test-logs/NAME.log; its exit code, or None when its time was up."""
+    path = LOGS / f"{name}.log"
+    with open(path, "wb") as log:
+        child = subprocess.Popen([str(a) for a in arguments], cwd=cwd, env={**os.environ, **(env or {})},
+                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if echo else log, stderr=subprocess.STDOUT,
+                                 start_new_session=True)
+        deadline = time.monotonic() + seconds
+        try:
+            if echo:
+                for line in child.stdout:
+                    log.write(line)
+                    log.flush()
+                    sys.stdout.buffer.write(line)
+                    sys.stdout.flush()
+            return child.wait(max(1, deadline - time.monotonic()))
+        except (subprocess.TimeoutExpired, KeyboardInterrupt) as why:
+            os.killpg(child.pid, signal.SIGKILL)  # its own session: only what it started
+            child.wait()
+            if isinstance(why, KeyboardInterrupt):
+                raise
+            return None
+
+
+def build(preset, targets, jobs):
+    """Configures and builds; a failure counts once and ends the preset's steps."""
+    say(f"build {preset}")
+    started = time.monotonic()
+    steps = [("configure", ["cmake", "--preset", preset]),
+             ("build", ["cmake", "--build", "--preset", preset, "-j", jobs, *(["--target", *targets] if targets else [])])]
+    for step, arguments in steps:
+        name = f"{step}-{preset}"
+        if run(name, arguments) != 0:
+            print(tail(LOGS / f"{name}.log", 60))
+            print(f"FAIL {name}: see {LOGS / name}.log")
+            count.add(name, "FAIL")
+            return False
+    print(f"built in {time.monotonic() - started:.0f} s", flush=True)
+    return True
+
+
+def units(preset, jobs, env=None):
+    say(f"unit tests, {preset}")
+    junit = LOGS / f"ctest-{preset}.xml"
+    junit.unlink(missing_ok=True)
+    code = run(f"ctest-{preset}", ["ctest", "--preset", preset, "-j", jobs, "--output-junit", junit, "--timeout", "300"],
+               env=env, seconds=1800)
+    if not junit.exists():
+        print(tail(LOGS / f"ctest-{preset}.log"))
+        count.add(f"ctest-{preset}", "FAIL")
+        return
+    cases = xml.etree.ElementTree.parse(junit).getroot().findall("testcase")
+    failed = 0
+    for case in cases:
+        status = case.get("status")
+        verdict = "ok" if status == "run" else "skip" if status in ("notrun", "disabled") and case.find("skipped") is not None else "FAIL"
+        count.add(f"{preset}: {case.get('name')}", verdict)
+        if verdict == "FAIL":
+            failed += 1
+            print(f"FAIL {case.get('name')}")
+            output = (case.findtext("system-out") or "").splitlines()[-30:]
+            print("\n".join("    " + line for line in output))
+    if not cases or (code != 0 and failed == 0):
+        print(tail(LOGS / f"ctest-{preset}.log"))
+        count.add(f"ctest-{preset} with no or unexplained results", "FAIL")
+    print(f"{len(cases) - failed} of {len(cases)} passed", flush=True)
+
+
+def suite(name, *, label="", env=None, e2e=E2E, prefix=(), words=()):
+    """One end-to-end suite, in a process of its own; what it reports is counted, and so is its dying without a word."""
+    label = f"{label}{name.removesuffix('.py')}"
+    say(label)
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="hud-suite-"))
+    folder.chmod(0o777)
+    report = folder / "report.json"
+    env = {"HUD_TEST_LOGS": str(LOGS) if not prefix else "", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
+    code = run(label.replace(" ", "-"), [*prefix, sys.executable, e2e / name, "--report", report, *words], env=env, cwd=e2e,
+               seconds=SUITE_SECONDS, echo=True)
+    results = json.loads(report.read_text()) if report.exists() else []
+    shutil.rmtree(folder, ignore_errors=True)
+    for result in results:
+        count.add(f"{label}: {result['name']}", result["verdict"])
+    failed = any(result["verdict"] == "FAIL" for result in results)
+    if not results or (code != 0 and not failed):
+        print(f"FAIL {label} ended with {code} without saying why", flush=True)
+        count.add(f"{label}: the suite itself", "FAIL")
+
+
+def suites():
+    return sorted(path.name for path in E2E.glob("*_test.py") if path.name != SERVER_SUITE)
+
+
+def unprivileged():
+    """Copies what is needed to where an ordinary user can read it (a clone may lie in a folder that is not his)."""
+    if os.geteuid() != 0 or not shutil.which("setpriv"):
+        return  # then the steps before have been unprivileged
+    say("as an ordinary user")
+    with tempfile.TemporaryDirectory(prefix="hud-unprivileged-") as folder:
+        folder = pathlib.Path(folder)
+        folder.chmod(0o755)
+        shutil.copytree(E2E, folder / "tests/e2e", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "build/release/bin", folder / "bin")
+        scratch = folder / "tmp"
+        scratch.mkdir()
+        scratch.chmod(0o777)
+        # A throw-away id that no account has.
+        prefix = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups", "--no-new-privs"]
+        env = {"HUD_PROGRAMS": str(folder / "bin"), "HUD_TOOLS": str(folder / "bin"), "TMPDIR": str(scratch), "HOME": str(scratch)}
+        if (folder / "bin/ring_tests").exists():
+            code = run("ring_tests-unprivileged", [*prefix, folder / "bin/ring_tests"], env=env, seconds=600, cwd=scratch)
+            count.add("ring_tests as an ordinary user", "ok" if code == 0 else "FAIL")
+            print("ok ring_tests" if code == 0 else "FAIL ring_tests\n" + tail(LOGS / "ring_tests-unprivileged.log"), flush=True)
+        for name in UNPRIVILEGED_SUITES:
+            suite(name, label="as an ordinary user: ", env=env, e2e=folder / "tests/e2e", prefix=prefix)
+
+
+def sanitized(preset, jobs):
+    tests = [f"{folder}_tests" for folder in ("core", "ring", "control", "agent")
+             if list((ROOT / "tests/unit").glob(f"{folder}_*_test.cc"))]
+    if not build(preset, [*tests, "hudsucker", "hud-agentd"], jobs):
+        return
+    units(preset, jobs, SANITIZER_OPTIONS)
+    env = {**SANITIZER_OPTIONS, "HUD_PROGRAMS": str(ROOT / f"build/{preset}/bin"), "HUD_REDUCED": "1"}
+    for name in SANITIZED_SUITES:
+        suite(name, label=f"{preset}: ", env=env)
+
+
+def fuzz(jobs):
+    names = sorted(path.stem for path in (ROOT / "tests/fuzz").glob("*.cc"))
+    if not build("fuzz", [f"fuzz_{name}" for name in names], jobs):
+        return
+    say(f"fuzz, {FUZZ_SECONDS} s each")
+
+    def one(name):
+        found, corpus = LOGS / f"fuzz-{name}", ROOT / "tests/fuzz/corpus" / name
+        shutil.rmtree(found, ignore_errors=True)
+        found.mkdir()
+        arguments = [ROOT / f"build/fuzz/bin/fuzz_{name}", f"-max_total_time={FUZZ_SECONDS}", "-timeout=10", "-rss_limit_mb=2048",
+                     f"-artifact_prefix={found}/", "-print_final_stats=1", found]
+        if corpus.is_dir():
+            arguments.append(corpus)
+        return name, run(f"fuzz-{name}", arguments, env=SANITIZER_OPTIONS, seconds=FUZZ_SECONDS * 3)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for name, code in pool.map(one, names):
+            count.add(f"fuzz {name}", "ok" if code == 0 else "FAIL")
+            print(f"ok fuzz {name}" if code == 0 else f"FAIL fuzz {name}\n{tail(LOGS / f'fuzz-{name}.log')}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--all", action="store_true", help="also the sanitizers, the fuzz targets and the server table")
+    parser.add_argument("--only", default="", help="only these steps, separated by commas")
+    parser.add_argument("--jobs", default=str(os.cpu_count() or 2))
+    options = parser.parse_args()
+    steps = ["units", "e2e", "unprivileged"] + (["asan", "tsan", "fuzz", "servers"] if options.all else [])
+    if options.only:
+        steps = options.only.split(",")
+    LOGS.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+
+    if build("release", [], options.jobs):
+        if "units" in steps:
+            units("release", options.jobs)
+        if "e2e" in steps:
+            for name in suites():
+                suite(name)
+        if "unprivileged" in steps:
+            unprivileged()
+        for preset in ("asan", "tsan"):
+            if preset in steps:
+                sanitized(preset, options.jobs)
+        if "fuzz" in steps:
+            fuzz(options.jobs)
+        if "servers" in steps:
+            suite(SERVER_SUITE)
+
+    say(f"{(time.monotonic() - started) / 60:.1f} minutes; logs in build/test-logs")
+    for name in count.failures:
+        print(f"FAILED: {name}")
+    if count.skipped:
+        print(f"{count.skipped} skipped")
+    print(f"{count.passed} passed, {count.failed} failed", flush=True)
+    return 1 if count.failed or not count.passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
