@@ -1,0 +1,42 @@
+// One line for each finished connection. A thread of its own empties the workers' queues, formats and samples, so that
+// neither the workers nor the beacons ever wait for it; what a full queue refuses is counted by the worker.
+#pragma once
+
+#include <atomic>
+#include <thread>
+#include <vector>
+
+#include "control/log.h"
+#include "control/status_snapshot.h"
+#include "core/connection_record.h"
+#include "core/spsc_queue.h"
+
+namespace hud {
+
+// "error" as an operator means it: something of ours or of a node's went wrong, or somebody sent what nobody should.
+bool IsUnusualClose(CloseReason reason);
+
+// Names are looked up in `names` by index, and keep their index across reloads.
+LogLine FormatConnection(const ConnectionRecord& record, const StatusSnapshot& names, LogFormat format);
+
+class AccessLog {
+ public:
+  // Everything outlives the access log. `one_of`: of the connections that ended as usual, one of so many is logged; the
+  // others always are. The queues have no other consumer.
+  AccessLog(std::vector<SpscQueue<ConnectionRecord>*> queues, const Log* log, const StatusBoard* board, uint32_t one_of);
+  ~AccessLog();  // logs what is still queued
+
+ private:
+  void Run();
+  size_t Drain(SpscQueue<ConnectionRecord>& queue);
+
+  std::vector<SpscQueue<ConnectionRecord>*> queues_;
+  const Log* log_;
+  const StatusBoard* board_;
+  const uint32_t one_of_;
+  uint64_t usual_ = 0;
+  std::atomic<bool> stopping_{false};
+  std::thread thread_;
+};
+
+}  // namespace hud

@@ -1,0 +1,49 @@
+// The process's log: structured lines through spdlog into a LogWriter, so that logging never waits for the sink.
+#pragma once
+
+#include <initializer_list>
+#include <memory>
+#include <string_view>
+#include <variant>
+
+#include "control/log_line.h"
+#include "control/log_writer.h"
+
+namespace hud {
+
+enum class LogLevel : uint8_t { kDebug, kInfo, kWarning, kError };
+
+struct LogField {
+  std::string_view key;
+  std::variant<std::string_view, int64_t> value;
+};
+
+class Log {
+ public:
+  // `writer` outlives the log.
+  Log(LogWriter* writer, LogFormat format, LogLevel level);
+  ~Log();
+  Log(const Log&) = delete;
+  Log& operator=(const Log&) = delete;
+
+  // Any thread.
+  void Debug(std::string_view message, std::initializer_list<LogField> fields = {}) const;
+  void Info(std::string_view message, std::initializer_list<LogField> fields = {}) const;
+  void Warning(std::string_view message, std::initializer_list<LogField> fields = {}) const;
+  void Error(std::string_view message, std::initializer_list<LogField> fields = {}) const;
+  void Write(LogLevel level, const LogLine& line) const;
+
+  LogFormat format() const { return format_; }
+  uint64_t dropped() const { return writer_->dropped(); }
+
+ private:
+  void Write(LogLevel level, std::string_view message, std::initializer_list<LogField> fields) const;
+
+  struct Impl;
+  LogWriter* writer_;
+  LogFormat format_;
+  LogLevel level_;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace hud

@@ -1,0 +1,141 @@
+#include "control/log_writer.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <string>
+
+namespace hud {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr auto kLastFlush = std::chrono::milliseconds(500);
+
+// poll() says of a pipe that it takes at least PIPE_BUF bytes; a larger write could wait. The sink may be shared with
+// other processes, so its O_NONBLOCK is not ours to set.
+constexpr size_t kPipeChunk = 4096;
+constexpr size_t kFileChunk = 1 << 20;
+
+}  // namespace
+
+struct LogWriter::State {
+  Fd sink;
+  bool is_socket = false;
+  size_t chunk = kPipeChunk;
+
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::string filling;
+  bool stopping = false;
+  bool done = false;
+  Clock::time_point give_up{};
+
+  std::atomic<uint64_t> dropped{0};
+  bool torn = false;  // the last thing written was a part of a line
+
+  void Run();
+  void WriteAll(const std::string& text);
+  bool MayWait();
+  ssize_t WriteSome(const char* data, size_t size);
+};
+
+ssize_t LogWriter::State::WriteSome(const char* data, size_t size) {
+  size = std::min(size, chunk);
+  if (is_socket) return ::send(sink.get(), data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+  return ::write(sink.get(), data, size);
+}
+
+bool LogWriter::State::MayWait() {
+  std::lock_guard lock(mutex);
+  return !stopping || Clock::now() < give_up;
+}
+
+void LogWriter::State::WriteAll(const std::string& text) {
+  size_t offset = 0;
+  if (torn) torn = WriteSome("\n", 1) != 1;
+  while (offset < text.size()) {
+    pollfd ready{sink.get(), POLLOUT, 0};
+    const int n = ::poll(&ready, 1, 100);
+    if (n == 0) {
+      if (MayWait()) continue;
+      break;
+    }
+    const ssize_t written = WriteSome(text.data() + offset, text.size() - offset);
+    if (written > 0) {
+      offset += static_cast<size_t>(written);
+    } else if (written < 0 && errno != EINTR && errno != EAGAIN) {
+      break;  // EPIPE, ENOSPC, EIO: these lines are lost; the next ones try again
+    }
+  }
+  if (offset == text.size()) return;
+  if (offset > 0) torn = text[offset - 1] != '\n';
+  const auto lost = std::count(text.begin() + static_cast<ptrdiff_t>(offset), text.end(), '\n');
+  dropped.fetch_add(static_cast<uint64_t>(lost), std::memory_order_relaxed);
+}
+
+void LogWriter::State::Run() {
+  std::string writing;
+  std::unique_lock lock(mutex);
+  while (true) {
+    changed.wait(lock, [this] { return stopping || !filling.empty(); });
+    if (filling.empty()) break;
+    writing.clear();
+    std::swap(writing, filling);
+    lock.unlock();
+    WriteAll(writing);
+    lock.lock();
+  }
+  done = true;
+  changed.notify_all();
+}
+
+LogWriter::LogWriter(Fd sink) : state_(std::make_shared<State>()) {
+  struct stat info {};
+  if (::fstat(sink.get(), &info) == 0) {
+    state_->is_socket = S_ISSOCK(info.st_mode);
+    if (S_ISREG(info.st_mode)) state_->chunk = kFileChunk;
+  }
+  state_->sink = std::move(sink);
+  thread_ = std::thread([state = state_] { state->Run(); });
+}
+
+LogWriter::~LogWriter() {
+  bool done = false;
+  {
+    std::unique_lock lock(state_->mutex);
+    state_->stopping = true;
+    state_->give_up = Clock::now() + kLastFlush;
+    state_->changed.notify_all();
+    // A little longer than the thread itself is given: it ends by itself unless it hangs in a write.
+    done = state_->changed.wait_for(lock, 2 * kLastFlush, [this] { return state_->done; });
+  }
+  if (done) {
+    thread_.join();
+  } else {
+    thread_.detach();
+  }
+}
+
+bool LogWriter::Append(std::string_view line) {
+  std::lock_guard lock(state_->mutex);
+  if (state_->filling.size() + line.size() > kBufferBytes) {
+    state_->dropped.fetch_add(1, std::memory_order_relaxed);
+    return false;
+  }
+  const bool was_empty = state_->filling.empty();
+  state_->filling.append(line);
+  if (was_empty) state_->changed.notify_one();
+  return true;
+}
+
+uint64_t LogWriter::dropped() const { return state_->dropped.load(std::memory_order_relaxed); }
+
+}  // namespace hud

@@ -1,0 +1,306 @@
+#include "control/status_server.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <boost/asio/buffer.hpp>
+#include <boost/beast/http/empty_body.hpp>
+#include <boost/beast/http/parser.hpp>
+#include <boost/beast/http/serializer.hpp>
+#include <boost/beast/http/string_body.hpp>
+#include <boost/beast/http/write.hpp>
+#include <cerrno>
+#include <cstring>
+#include <list>
+#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "control/event_loop.h"
+
+namespace hud {
+namespace {
+
+namespace http = boost::beast::http;
+
+Instant Now() { return std::chrono::steady_clock::now(); }
+
+absl::Status Failure(std::string_view what, const SocketAddress& address) {
+  return absl::UnavailableError(absl::StrCat("status.bind: cannot ", absl::string_view(what.data(), what.size()), " ",
+                                             address.ToString(), ": ", std::strerror(errno),
+                                             errno == EADDRINUSE ? "; is another instance running?" : ""));
+}
+
+// A socket file that nobody answers at was left behind by a process that was killed.
+void RemoveDeadSocketFile(const SocketAddress& address) {
+  const Bytes path = address.host_bytes();
+  if (path.empty() || path[0] == 0) return;
+  Fd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!probe || ::connect(probe.get(), address.data(), address.size()) == 0 || errno != ECONNREFUSED) return;
+  ::unlink(std::string(path.begin(), path.end()).c_str());
+}
+
+// Enough for one header and for a parser that never sees a body.
+using RequestParser = http::request_parser<http::empty_body>;
+
+}  // namespace
+
+// ---- The answers ----------------------------------------------------------------------------------------------------
+
+std::string StatusServer::Respond(const std::vector<Page>& pages, std::string_view method, std::string_view target) {
+  const std::string_view path = target.substr(0, target.find('?'));
+  const auto page = std::find_if(pages.begin(), pages.end(), [&](const Page& p) { return p.path == path; });
+
+  http::response<http::string_body> response;
+  response.version(11);
+  response.set(http::field::content_type, "text/plain; charset=utf-8");
+  if (method != "GET" && method != "HEAD") {
+    response.result(http::status::method_not_allowed);
+    response.set(http::field::allow, "GET, HEAD");
+    response.body() = "Only GET is served here.\n";
+  } else if (page == pages.end()) {
+    response.result(http::status::not_found);
+    response.body() = "There are /, /status and /metrics here.\n";
+  } else {
+    response.result(http::status::ok);
+    response.set(http::field::content_type, page->content_type);
+    response.body() = page->body();
+  }
+  response.set(http::field::connection, "close");
+  response.set(http::field::cache_control, "no-store");
+  response.set("X-Content-Type-Options", "nosniff");
+  response.set("Content-Security-Policy", "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+                                          "connect-src 'self'; frame-ancestors 'none'");
+  response.prepare_payload();
+  std::ostringstream out;
+  out << response.base();
+  if (method != "HEAD") out << response.body();
+  return std::move(out).str();
+}
+
+// ---- The sockets ----------------------------------------------------------------------------------------------------
+
+struct StatusServer::Impl {
+  struct Client {
+    Fd fd;
+    EventLoop::Id watch = EventLoop::Id::kNone;
+    Instant deadline;
+    RequestParser parser;
+    std::string received;   // what the parser has not consumed
+    std::string response;
+    size_t sent = 0;
+    bool answering = false;
+    bool lingering = false;  // all is sent; what the client still says is read and thrown away, so that no reset eats it
+  };
+  using Clients = std::list<Client>;
+
+  std::unique_ptr<EventLoop> loop;
+  Fd listener;
+  EventLoop::Id accepting = EventLoop::Id::kNone;
+  Instant accept_again = Instant::min();  // after an error that even the reserve did not help with
+  Fd stop;
+  std::atomic<bool> stopping{false};
+  std::vector<Page> pages;
+  Clients clients;  // the oldest first
+  std::vector<Fd> reserve;
+
+  void Run();
+  void FillReserve();
+  Fd AcceptOne(bool* again);
+  void Accept();
+  void Admit(Fd fd);
+  void Ready(Clients::iterator client);
+  bool Read(Client& client);
+  bool Parse(Client& client);
+  bool Write(Client& client);
+  void StartAnswer(Client& client, std::string response);
+  void Close(Clients::iterator client);
+  Duration UntilNextDeadline() const;
+  void CloseLate();
+};
+
+absl::StatusOr<Fd> StatusServer::Bind(const SocketAddress& address) {
+  Fd fd(::socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!fd) return Failure("make a socket for", address);
+  const int on = 1;
+  ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  if (address.IsUnix()) RemoveDeadSocketFile(address);
+  if (::bind(fd.get(), address.data(), address.size()) != 0) return Failure("bind", address);
+  if (::listen(fd.get(), 64) != 0) return Failure("listen on", address);
+  return fd;
+}
+
+absl::StatusOr<std::unique_ptr<StatusServer>> StatusServer::Start(Fd listener, std::vector<Page> pages) {
+  auto impl = std::make_unique<Impl>();
+  absl::StatusOr<std::unique_ptr<EventLoop>> loop = EventLoop::Create();
+  if (!loop.ok()) return loop.status();
+  impl->loop = *std::move(loop);
+  impl->stop = Fd(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+  if (!impl->stop) return absl::InternalError(absl::StrCat("cannot create an eventfd: ", std::strerror(errno)));
+  impl->listener = std::move(listener);
+  impl->pages = std::move(pages);
+  impl->FillReserve();
+  Impl* raw = impl.get();
+  raw->accepting = raw->loop->Add(raw->listener.get(), EPOLLIN, [raw](uint32_t) { raw->Accept(); });
+  const EventLoop::Id stop = raw->loop->Add(raw->stop.get(), EPOLLIN, [](uint32_t) {});
+  if (raw->accepting == EventLoop::Id::kNone || stop == EventLoop::Id::kNone) {
+    return absl::InternalError(absl::StrCat("cannot watch the status socket: ", std::strerror(errno)));
+  }
+  auto server = std::unique_ptr<StatusServer>(new StatusServer(std::move(impl)));
+  server->thread_ = std::thread([raw] { raw->Run(); });
+  return server;
+}
+
+StatusServer::StatusServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+StatusServer::~StatusServer() {
+  if (!thread_.joinable()) return;
+  impl_->stopping.store(true);
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t n = ::write(impl_->stop.get(), &one, sizeof one);
+  thread_.join();
+}
+
+void StatusServer::Impl::Run() {
+  while (!stopping.load()) {
+    loop->RunOnce(UntilNextDeadline());
+    CloseLate();
+    if (accept_again != Instant::min() && Now() >= accept_again) {
+      accept_again = Instant::min();
+      loop->Change(accepting, EPOLLIN);
+    }
+  }
+}
+
+void StatusServer::Impl::FillReserve() {
+  while (reserve.size() < kReserveDescriptors) {
+    Fd fd(::fcntl(listener.get(), F_DUPFD_CLOEXEC, 0));
+    if (!fd) return;
+    reserve.push_back(std::move(fd));
+  }
+}
+
+// With no descriptor left, one of the reserve makes room; when that client ends, the reserve is filled again first.
+Fd StatusServer::Impl::AcceptOne(bool* again) {
+  while (true) {
+    Fd fd(::accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    *again = static_cast<bool>(fd) || errno == ECONNABORTED || errno == EINTR;
+    if (fd || (errno != EMFILE && errno != ENFILE) || reserve.empty()) return fd;
+    reserve.pop_back();
+  }
+}
+
+void StatusServer::Impl::Accept() {
+  bool again = true;
+  for (size_t turn = 0; again && turn < kMaxClients; ++turn) {
+    Fd fd = AcceptOne(&again);
+    if (fd) {
+      Admit(std::move(fd));
+    } else if (!again && errno != EAGAIN) {
+      // Out of memory, or of descriptors and reserve: a level-triggered retry at once would spin.
+      accept_again = Now() + std::chrono::milliseconds(100);
+      loop->Change(accepting, 0);
+    }
+  }
+}
+
+// When all places are taken the oldest client goes: those who hold on to a place without using it lose it.
+void StatusServer::Impl::Admit(Fd fd) {
+  if (clients.size() >= kMaxClients) Close(clients.begin());
+  const auto client = clients.emplace(clients.end());
+  client->fd = std::move(fd);
+  client->deadline = Now() + kRequestTime;
+  client->parser.header_limit(kMaxRequestBytes);
+  client->parser.body_limit(0);
+  client->watch = loop->Add(client->fd.get(), EPOLLIN, [this, client](uint32_t) { Ready(client); });
+  if (client->watch == EventLoop::Id::kNone) Close(client);
+}
+
+void StatusServer::Impl::Close(Clients::iterator client) {
+  loop->Remove(client->watch);
+  clients.erase(client);
+  FillReserve();
+}
+
+void StatusServer::Impl::Ready(Clients::iterator client) {
+  const bool goes_on = client->answering && !client->lingering ? Write(*client) : Read(*client);
+  if (!goes_on) Close(client);
+}
+
+// One piece a turn: a client that sends without end shares the loop with the others. False: it is done with.
+bool StatusServer::Impl::Read(Client& client) {
+  char buffer[4096];
+  const ssize_t n = ::recv(client.fd.get(), buffer, sizeof buffer, 0);
+  if (n < 0) return errno == EAGAIN || errno == EINTR;
+  if (n == 0) return false;
+  if (client.lingering) return true;
+  client.received.append(buffer, static_cast<size_t>(n));
+  return Parse(client);
+}
+
+bool StatusServer::Impl::Parse(Client& client) {
+  boost::system::error_code error;
+  const size_t used = client.parser.put(boost::asio::buffer(client.received), error);
+  client.received.erase(0, used);
+  if (error == http::error::need_more) {
+    if (client.received.size() <= kMaxRequestBytes) return true;
+    error = http::error::header_limit;
+  }
+  if (error && error != http::error::body_limit) {
+    StartAnswer(client, "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+  } else if (error || client.parser.is_header_done()) {
+    const auto& request = client.parser.get();
+    const auto method = request.method_string();
+    const auto target = request.target();
+    StartAnswer(client, Respond(pages, {method.data(), method.size()}, {target.data(), target.size()}));
+  } else {
+    return true;
+  }
+  return Write(client);
+}
+
+void StatusServer::Impl::StartAnswer(Client& client, std::string response) {
+  client.response = std::move(response);
+  client.answering = true;
+  client.deadline = Now() + kResponseTime;
+}
+
+bool StatusServer::Impl::Write(Client& client) {
+  const ssize_t n = ::send(client.fd.get(), client.response.data() + client.sent, client.response.size() - client.sent,
+                           MSG_NOSIGNAL);
+  if (n < 0 && errno != EAGAIN && errno != EINTR) return false;
+  if (n > 0) client.sent += static_cast<size_t>(n);
+  if (client.sent < client.response.size()) {
+    loop->Change(client.watch, EPOLLOUT);
+    return true;
+  }
+  // A close with unread bytes would be a reset, and a reset may overtake the answer.
+  client.lingering = true;
+  client.response = {};
+  client.deadline = std::min(client.deadline, Now() + std::chrono::seconds(1));
+  ::shutdown(client.fd.get(), SHUT_WR);
+  loop->Change(client.watch, EPOLLIN);
+  return true;
+}
+
+Duration StatusServer::Impl::UntilNextDeadline() const {
+  Instant next = accept_again != Instant::min() ? accept_again : Instant::max();
+  for (const Client& client : clients) next = std::min(next, client.deadline);
+  if (next == Instant::max()) return std::chrono::seconds(60);
+  return std::max(Duration(0), Duration(next - Now()));
+}
+
+void StatusServer::Impl::CloseLate() {
+  const Instant now = Now();
+  for (auto client = clients.begin(); client != clients.end();) {
+    const auto next = std::next(client);
+    if (client->deadline <= now) Close(client);
+    client = next;
+  }
+}
+
+}  // namespace hud

@@ -1,0 +1,69 @@
+// What the control thread knows, as plain values for those who show it: the status server and the access log.
+// Immutable once published (SnapshotsAreImmutable). What changes with every connection is not in it: that is read from
+// the counters, which are atomics.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/beacon_receiver.h"
+#include "core/cluster.h"
+
+namespace hud {
+
+struct PoolSnapshot {
+  PoolIndex index = PoolIndex::kNone;
+  std::string name;  // empty: no such pool (any more)
+  Balance balance = Balance::kPowerOfTwo;
+  std::vector<Cluster::NodeStatus> nodes;
+};
+
+struct BeaconSocketStats {
+  uint64_t dropped = 0;        // by the kernel: the receive buffer was full
+  uint64_t answers_failed = 0; // that the kernel would not send
+};
+
+struct ReloadStats {
+  uint64_t ok = 0;
+  uint64_t failed = 0;
+  std::string last_error;  // empty if the last one was good
+};
+
+struct StatusSnapshot {
+  Instant taken{};
+  uint64_t route_table_version = 0;
+  size_t prefixes = 0;
+  bool draining = false;
+  std::vector<std::string> listeners;  // names, by ListenerIndex
+  std::vector<PoolSnapshot> pools;     // by PoolIndex
+  size_t beacon_keys = 0;
+  BeaconStats beacons;
+  BeaconSocketStats beacon_sockets;
+  uint64_t beacons_refused = 0;   // by the cluster: no such pool, table full
+  uint64_t tokens_unowned = 0;    // of nodes that are in no pool
+  ReloadStats reloads;
+};
+
+// Where the newest one hangs. The lock is held for the copy of a pointer, never for work.
+class StatusBoard {
+ public:
+  void Publish(std::shared_ptr<const StatusSnapshot> snapshot) {
+    {
+      std::lock_guard lock(mutex_);
+      std::swap(latest_, snapshot);
+    }  // the old one, if this was its last owner, ends outside the lock
+  }
+  std::shared_ptr<const StatusSnapshot> Latest() const {
+    std::lock_guard lock(mutex_);
+    return latest_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::shared_ptr<const StatusSnapshot> latest_ = std::make_shared<StatusSnapshot>();
+};
+
+}  // namespace hud
