@@ -19,6 +19,7 @@
 #pragma once
 
 #include <atomic>
+#include <bit>
 #include <cstdint>
 #include <type_traits>
 
@@ -46,35 +47,36 @@ class alignas(64) AffinityBucket {
 
   // ---- Any thread ----
 
+  // A token is in one of its two buckets (which may be the same one). Both are compared without a branch: which slot holds
+  // a token is random, and a wrong guess of the processor would cost as much as the comparisons.
   enum class Outcome : uint8_t { kFound, kAbsent, kTorn };
-  Outcome TryRead(uint64_t tag, AffinityEntry& entry) const {
-    const uint64_t version = version_.load(std::memory_order_acquire);
-    for (int slot = 0; slot < kSlots; ++slot) {
-      const uint64_t word = tags_[slot].load(std::memory_order_acquire);
-      if (word >> AffinityEntry::kNodeBits != tag || (word & AffinityEntry::kNodeMask) == 0) continue;
-      entry = Decode(slot, word);
-      if (version % 2 == 1 || version_.load(std::memory_order_relaxed) != version) return Outcome::kTorn;
-      return Outcome::kFound;
+  static Outcome TryRead(const AffinityBucket& first, const AffinityBucket& second, uint64_t tag, AffinityEntry& entry) {
+    const AffinityBucket* const buckets[] = {&first, &second};
+    const uint64_t versions[] = {first.version_.load(std::memory_order_acquire),
+                                 second.version_.load(std::memory_order_acquire)};
+    const unsigned matches = first.Matches(tag) | second.Matches(tag) << kSlots;
+    if (matches == 0) return Outcome::kAbsent;
+    const int place = std::countr_zero(matches);
+    const AffinityBucket& bucket = *buckets[place / kSlots];
+    const uint64_t version = versions[place / kSlots];
+    const bool whole = bucket.Load(place % kSlots, entry) && entry.tag == tag;
+    if (!whole || version % 2 == 1 || bucket.version_.load(std::memory_order_relaxed) != version) [[unlikely]] {
+      return Outcome::kTorn;
     }
-    return Outcome::kAbsent;
+    return Outcome::kFound;
   }
 
   // Two tries, then a miss: never waits for a writer that was put to sleep in the middle.
-  bool Read(uint64_t tag, AffinityEntry& entry) const {
-    Outcome outcome = TryRead(tag, entry);
-    if (outcome == Outcome::kTorn) [[unlikely]] outcome = TryRead(tag, entry);
+  static bool Read(const AffinityBucket& first, const AffinityBucket& second, uint64_t tag, AffinityEntry& entry) {
+    Outcome outcome = TryRead(first, second, tag, entry);
+    if (outcome == Outcome::kTorn) [[unlikely]] outcome = TryRead(first, second, tag, entry);
     return outcome == Outcome::kFound;
   }
 
   // ---- The writer only ----
 
   // False if the slot is empty.
-  bool Get(int slot, AffinityEntry& entry) const {
-    const uint64_t word = tags_[slot].load(std::memory_order_relaxed);
-    if ((word & AffinityEntry::kNodeMask) == 0) return false;
-    entry = Decode(slot, word);
-    return true;
-  }
+  bool Get(int slot, AffinityEntry& entry) const { return Load(slot, entry); }
 
   int FindSlot(uint64_t tag) const {  // -1: not there
     AffinityEntry entry;
@@ -97,15 +99,26 @@ class alignas(64) AffinityBucket {
   void Clear(int slot) { tags_[slot].store(0, std::memory_order_release); }
 
  private:
-  AffinityEntry Decode(int slot, uint64_t tag_word) const {
+  // A bit for each slot that holds `tag`: at most one is set.
+  unsigned Matches(uint64_t tag) const {
+    unsigned matches = 0;
+    for (int slot = 0; slot < kSlots; ++slot) {
+      // The tags are equal and the node is not 0, in one comparison.
+      const uint64_t node = tags_[slot].load(std::memory_order_acquire) ^ tag << AffinityEntry::kNodeBits;
+      matches |= (node - 1 < AffinityEntry::kNodeMask ? 1U : 0U) << slot;
+    }
+    return matches;
+  }
+
+  bool Load(int slot, AffinityEntry& entry) const {
+    const uint64_t word = tags_[slot].load(std::memory_order_acquire);
     const uint64_t generations = generations_.load(std::memory_order_acquire);
     const uint64_t expiries = expiries_[slot / 2].load(std::memory_order_acquire);
-    AffinityEntry entry;
-    entry.tag = tag_word >> AffinityEntry::kNodeBits;
-    entry.owner.index = static_cast<NodeIndex>((tag_word & AffinityEntry::kNodeMask) - 1);
+    entry.tag = word >> AffinityEntry::kNodeBits;
+    entry.owner.index = static_cast<NodeIndex>((word & AffinityEntry::kNodeMask) - 1);
     entry.owner.generation = static_cast<uint16_t>(generations >> (16 * slot));
     entry.expiry = static_cast<uint32_t>(expiries >> (32 * (slot % 2)));
-    return entry;
+    return (word & AffinityEntry::kNodeMask) != 0;
   }
 
   static void StorePart(Word& word, int shift, uint64_t mask, uint64_t part) {

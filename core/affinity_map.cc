@@ -103,7 +103,8 @@ struct AffinityMap::Impl {
   Place PlaceOf(Bytes token) const {
     const Hash128 hash = SipHash128(options.key, token);
     const size_t count = buckets.count();
-    return {hash.low >> AffinityEntry::kNodeBits, (hash.high >> 32) * count >> 32, (hash.high & 0xffffffff) * count >> 32};
+    // `low` is known some rounds before `high`, so it says where to look: memory is on its way while the tag is made.
+    return {hash.high >> AffinityEntry::kNodeBits, (hash.low >> 32) * count >> 32, (hash.low & 0xffffffff) * count >> 32};
   }
 
   Owner& OwnerOf(NodeRef owner) { return owners[Raw(owner.index)]; }
@@ -230,8 +231,7 @@ std::optional<NodeRef> AffinityMap::Find(Bytes token, Instant now) const {
   __builtin_prefetch(&first);
   __builtin_prefetch(&second);
   AffinityEntry entry;
-  if (!first.Read(place.tag, entry) && !second.Read(place.tag, entry)) return std::nullopt;
-  if (entry.expiry <= NowTick(now)) return std::nullopt;
+  if (!Bucket::Read(first, second, place.tag, entry) || entry.expiry <= NowTick(now)) return std::nullopt;
   return entry.owner;
 }
 
