@@ -68,6 +68,7 @@ class PyAgent:
         self.pools, self.prefixes, self.health, self.every = list(pools), list(prefixes), health, every
         self.epoch = epoch or int(time.time() * 1e6)
         self.nonce, self.sequence, self.next_token, self.report_id = 0, 0, 1, 1
+        self.last_tokens = 0
         self.journal, self.answers, self.recorded = [], [], []
         self.muted = False
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -116,6 +117,7 @@ class PyAgent:
             if not batch:
                 return
             self.send(TOKENS, tokens(self.next_token, batch))
+            self.last_tokens = self.sequence
             self.next_token += len(batch)
 
     def _run(self):
@@ -142,11 +144,13 @@ class PyAgent:
         self.answers.append(kind)
         del self.answers[:-1000]
         if kind == CHALLENGE and nonce != self.nonce:
-            self.nonce, self.sequence, self.next_token = nonce, 0, 1
+            self.nonce, self.sequence, self.next_token, self.last_tokens = nonce, 0, 1, 0
             if not self.muted:
                 self.beat()
         elif kind == SYNC:
-            self.next_token = min(self.next_token, struct.unpack("!Q", body[:8])[0])
+            next_token, answered = struct.unpack("!QQ", body[:16])
+            if answered >= self.last_tokens:  # else tokens are under way that it could not know of
+                self.next_token = min(self.next_token, next_token)
 
     def close(self):
         self._stopping.set()
