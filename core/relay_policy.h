@@ -1,0 +1,43 @@
+// The hybrid rule: when a direction of a relay goes from copying small messages to bulk transfer, and back.
+// Pure: the pump tells what it saw, the policy says which engine comes next.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+namespace hud {
+
+class RelayPolicy {
+ public:
+  // One full buffer happens to any message of that size; two in a row mean that more is waiting than one turn can
+  // move. Four small transfers in a row: the pipe costs more than it saves (FACTS 4: below 16 KB copying is cheaper).
+  static constexpr int kFullBuffersToEnterBulk = 2;
+  static constexpr int kSmallTransfersToLeaveBulk = 4;
+  static constexpr size_t kSmallTransfer = 16 * 1024;
+
+  // A receive by copy ended. True: the next bytes should go in bulk.
+  bool SawReceive(size_t bytes, size_t buffer_size) {
+    run_ = bytes == buffer_size ? std::min(run_ + 1, 100) : 0;
+    return run_ >= kFullBuffersToEnterBulk;
+  }
+  // A bulk transfer ended. True: go back to copying.
+  bool SawBulkTransfer(size_t bytes) {
+    run_ = bytes < kSmallTransfer ? std::min(run_ + 1, 100) : 0;
+    return run_ >= kSmallTransfersToLeaveBulk;
+  }
+  void EngineChanged() { run_ = 0; }
+
+ private:
+  int run_ = 0;
+};
+
+// How many bytes to splice in: no more than the sink can take now, so that what a stalled sink leaves behind stays
+// small; never so little that progress costs a system call per kilobyte.
+inline size_t SpliceChunk(size_t pipe_capacity, int64_t sink_send_buffer, int64_t sink_queued) {
+  constexpr int64_t kLeast = 16 * 1024;
+  const int64_t room = std::max<int64_t>(sink_send_buffer - sink_queued, kLeast);
+  return std::min<size_t>(pipe_capacity, static_cast<size_t>(room));
+}
+
+}  // namespace hud

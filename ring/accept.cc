@@ -1,0 +1,114 @@
+#include <sys/socket.h>
+
+#include <cerrno>
+
+#include "ring/worker.h"
+
+namespace hud {
+namespace {
+
+// Multishot accept takes whatever the backlog holds in one go; near the limit connections are taken one by one instead,
+// so that what does not fit waits in the backlog and is not refused.
+constexpr size_t kMultishotHeadroom = 1024;
+constexpr int kAcceptsPerTurn = 32;
+// After EMFILE and its like. An immediate re-arm spins: 1.3 million times in two seconds (FACTS 4).
+constexpr Duration kAcceptBackoff = std::chrono::milliseconds(75);
+
+bool IsTransient(int error) {  // of one connection, not of the listener
+  return error == ECONNABORTED || error == EAGAIN || error == EINTR || error == EPROTO || error == ECANCELED ||
+         error == ENETDOWN || error == EHOSTUNREACH || error == ENETUNREACH || error == EPERM;
+}
+
+}  // namespace
+
+void Worker::ArmAcceptors() {
+  if (!accepting_) return;
+  const size_t used = connections_.used();
+  at_limit_ = used >= options_.max_connections;
+  const size_t headroom = at_limit_ ? 0 : options_.max_connections - used;
+  for (uint32_t i = 0; i < acceptors_.size(); ++i) {
+    Acceptor& a = acceptors_[i];
+    const Tag tag{.slot = i, .op = Op::kAccept};
+    if (a.armed) {
+      if (!a.cancelling && (at_limit_ || (a.multishot && headroom < kMultishotHeadroom))) {
+        ring_->Cancel(tag.Pack());
+        a.cancelling = true;
+      }
+      continue;
+    }
+    if (at_limit_ || Now() < a.retry_at) continue;
+    a.multishot = headroom >= kMultishotHeadroom;
+    if (a.multishot) {
+      ring_->AcceptMultishot(a.socket.fd.get(), tag.Pack());
+    } else {
+      ring_->AcceptOne(a.socket.fd.get(), tag.Pack());
+    }
+    a.armed = true;
+    a.cancelling = false;
+  }
+}
+
+void Worker::OnAccept(uint32_t acceptor, const Completion& completion) {
+  Acceptor& a = acceptors_[acceptor];
+  if (!completion.more) a.armed = false;
+  if (completion.result >= 0) {
+    Admit(Fd(completion.result), a.socket.listener);
+    if (!a.multishot) TakeMore(a);
+    return;
+  }
+  if (!IsTransient(-completion.result)) BackOff(a);
+}
+
+// One-by-one mode: what else is in the backlog, as long as there is room.
+void Worker::TakeMore(Acceptor& a) {
+  for (int i = 0; i < kAcceptsPerTurn && connections_.used() < options_.max_connections; ++i) {
+    Fd client(accept4(a.socket.fd.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (!client) {
+      if (!IsTransient(errno)) BackOff(a);
+      return;
+    }
+    Admit(std::move(client), a.socket.listener);
+  }
+}
+
+void Worker::BackOff(Acceptor& a) {
+  a.retry_at = now_ + kAcceptBackoff;
+  counters_.accept_backoffs.Add();
+}
+
+void Worker::StopAccepting() {
+  if (!accepting_) return;
+  accepting_ = false;
+  for (uint32_t i = 0; i < acceptors_.size(); ++i) {
+    if (acceptors_[i].armed) ring_->Cancel(Tag{.slot = i, .op = Op::kAccept}.Pack());
+  }
+}
+
+// Clients that have finished the TCP handshake are served, not reset, when a drain begins. Then the listener closes;
+// closing it while the cancelled accept is on its way is harmless: the request holds the file.
+void Worker::TakeBacklog() {
+  for (Acceptor& a : acceptors_) {
+    while (connections_.used() < options_.max_connections) {
+      Fd client(accept4(a.socket.fd.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+      if (!client) break;
+      Admit(std::move(client), a.socket.listener);
+    }
+    a.socket.fd.Reset();
+  }
+}
+
+void Worker::Admit(Fd client, ListenerIndex listener) {
+  counters_.accepted.Add();
+  Connection* c = connections_.Allocate(options_.max_connections);
+  if (c == nullptr) {
+    counters_.over_limit.Add();
+    counters_.closes[static_cast<size_t>(CloseReason::kOverLimit)].Add();
+    return;
+  }
+  c->fd[Index(Side::kClient)] = std::move(client);
+  c->listener = listener;
+  c->accepted_at = c->last_activity = now_;
+  BeginHello(*c);
+}
+
+}  // namespace hud

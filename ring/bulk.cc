@@ -1,0 +1,151 @@
+// The splice engine: socket → pipe → socket inside the kernel, in a loop with a quantum. splice(2) and not
+// IORING_OP_SPLICE, which parks a kernel thread for each idle direction (FACTS 4). The sockets are non-blocking; readiness
+// comes from one-shot polls in the ring. SPLICE_F_MORE is never set: it makes the tail of a stream wait 200 ms.
+#include <fcntl.h>
+#include <linux/sockios.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "core/check.h"
+#include "ring/worker.h"
+
+namespace hud {
+namespace {
+
+// Transfers of one direction before the others have their turn. Two to four cost the same, one costs more (FACTS 4).
+constexpr int kTransfersPerTurn = 4;
+
+ssize_t Splice(int from, int to, size_t bytes) {
+  return splice(from, nullptr, to, nullptr, bytes, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
+}
+
+}  // namespace
+
+void Worker::EnterBulk(Connection& c, Side source) {
+  Direction& d = c.direction[Index(source)];
+  d.bulk_wanted = false;
+  d.policy.EngineChanged();
+  d.engine = options_.relay_mode == RelayMode::kZeroCopy ? Engine::kZeroCopy : Engine::kSplice;
+  counters_.splice_entered.Add(d.engine == Engine::kSplice);
+}
+
+void Worker::LeaveBulk(Connection& c, Side source) {
+  Direction& d = c.direction[Index(source)];
+  HUD_CHECK(d.pipe_bytes == 0);
+  GiveBackPipe(d);
+  counters_.splice_left.Add(d.engine == Engine::kSplice);
+  d.policy.EngineChanged();
+  d.engine = Engine::kSmall;
+}
+
+// How much the sink can take now, so that little is left in the pipe when it stalls.
+size_t Worker::SinkChunk(const Connection& c, Side sink, const Pipe& pipe) const {
+  const int fd = c.fd[Index(sink)].get();
+  int queued = 0, send_buffer = 0;
+  socklen_t size = sizeof send_buffer;
+  if (ioctl(fd, SIOCOUTQ, &queued) != 0) return pipe.capacity;
+  if (getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_buffer, &size) != 0) return pipe.capacity;
+  return SpliceChunk(pipe.capacity, send_buffer, queued);
+}
+
+// Precondition: no bytes are held but those in the pipe.
+void Worker::PumpSplice(Connection& c, Side source) {
+  Direction& d = c.direction[Index(source)];
+  const Side sink = Other(source);
+  const int source_fd = c.fd[Index(source)].get();
+  const int sink_fd = c.fd[Index(sink)].get();
+  for (int transfer = 0; transfer < kTransfersPerTurn;) {
+    if (d.pipe_bytes == 0) {
+      if (d.stream != Stream::kOpen) return Advance(c, source);
+      if (!d.pipe) {
+        std::optional<Pipe> pipe = pipes_.Borrow();
+        if (!pipe) return BulkWithoutPipe(c, source);
+        d.pipe = std::move(*pipe);
+      }
+      const ssize_t n = Splice(source_fd, d.pipe.write_end.get(), SinkChunk(c, sink, d.pipe));
+      if (n <= 0) {
+        const int error = errno;
+        GiveBackPipe(d);
+        if (n == 0) return OnSourceEnd(c, source);
+        if (error == EAGAIN) return Read(c, source);
+        return OnSourceError(c, source, error);
+      }
+      d.pipe_bytes = static_cast<uint32_t>(n);
+      d.bytes += static_cast<uint64_t>(n);
+      c.last_activity = now_;
+      if (d.policy.SawBulkTransfer(static_cast<size_t>(n))) d.small_again = options_.relay_mode == RelayMode::kAuto;
+      ++transfer;
+    }
+    const ssize_t n = Splice(d.pipe.read_end.get(), sink_fd, d.pipe_bytes);
+    if (n < 0) {
+      if (errno == EAGAIN) return Stall(c, source);
+      return OnSinkError(c, sink, errno);
+    }
+    d.pipe_bytes -= static_cast<uint32_t>(n);
+    c.last_activity = now_;
+    if (d.pipe_bytes == 0 && std::exchange(d.small_again, false)) {
+      LeaveBulk(c, source);
+      return Advance(c, source);
+    }
+  }
+  if (d.pipe_bytes == 0) GiveBackPipe(d);
+  TakeTurnLater(c, source);
+}
+
+// The pool is empty, or the kernel grants no pipe: the bytes pass through user space until one is there.
+void Worker::BulkWithoutPipe(Connection& c, Side source) {
+  Direction& d = c.direction[Index(source)];
+  if (options_.relay_mode == RelayMode::kAuto && ZeroCopyIsUseful(d)) {
+    d.engine = Engine::kZeroCopy;
+    return PumpZeroCopy(c, source);
+  }
+  LeaveBulk(c, source);
+  Read(c, source);
+}
+
+void Worker::TakeTurnLater(Connection& c, Side source) {
+  Direction& d = c.direction[Index(source)];
+  if (std::exchange(d.in_ready_list, true)) return;
+  ready_.push_back({c.slot, c.generation, source});
+}
+
+void Worker::OnPollIn(Connection& c, Side source) {
+  const Direction& d = c.direction[Index(source)];
+  if (d.stream == Stream::kOpen && !d.HoldsBytes()) return Advance(c, source);
+  if (d.stream == Stream::kDiscard) Read(c, source);
+}
+
+void Worker::GiveBackPipe(Direction& d) {
+  if (!d.pipe) return;
+  if (d.pipe_bytes == 0) {
+    pipes_.Return(std::move(d.pipe));
+  } else {
+    pipes_.Destroy(std::move(d.pipe));
+  }
+  d.pipe = Pipe();
+  d.pipe_bytes = 0;
+}
+
+// The sink has been stalled for a while: its bytes go to private memory, and the pipe to another direction.
+void Worker::EmptyPipeToMemory(Connection& c, Side source) {
+  Direction& d = c.direction[Index(source)];
+  HUD_CHECK(d.residue[0].empty());
+  PrivateBytes& place = d.residue[0];
+  place.data = std::make_unique_for_overwrite<uint8_t[]>(d.pipe_bytes);
+  place.capacity = d.pipe_bytes;
+  counters_.private_bytes.Add(place.capacity);
+  while (place.size < place.capacity) {
+    const ssize_t n = read(d.pipe.read_end.get(), place.data.get() + place.size, place.capacity - place.size);
+    // The pipe holds what was counted into it, and nobody else reads it.
+    HUD_CHECK(n > 0);
+    place.size += static_cast<uint32_t>(n);
+  }
+  d.pipe_bytes = 0;
+  GiveBackPipe(d);
+}
+
+}  // namespace hud

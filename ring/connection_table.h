@@ -1,0 +1,66 @@
+// The slab of a worker's connections: slots in chunks that are allocated as load grows and then reused.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <vector>
+
+#include "core/check.h"
+#include "ring/connection.h"
+
+namespace hud {
+
+class ConnectionTable {
+ public:
+  // Null when `limit` connections are open.
+  Connection* Allocate(size_t limit) {
+    if (used_ >= limit) return nullptr;
+    if (free_.empty()) Grow();
+    Connection* c = &At(free_.back());
+    free_.pop_back();
+    ++used_;
+    return c;
+  }
+
+  // Forgets everything about the connection but its slot; the next one there has another generation.
+  void Free(Connection& c) {
+    HUD_CHECK(!c.AnythingPending() && !c.IsSet());
+    const uint32_t slot = c.slot;
+    const auto generation = static_cast<uint16_t>(c.generation + 1);
+    c = Connection();
+    c.slot = slot;
+    c.generation = generation;
+    free_.push_back(slot);
+    --used_;
+  }
+
+  Connection& At(uint32_t slot) { return (*chunks_[slot / kChunk])[slot % kChunk]; }
+  size_t used() const { return used_; }
+
+  template <typename Visit>
+  void ForEach(Visit&& visit) {
+    for (auto& chunk : chunks_) {
+      for (Connection& c : *chunk) {
+        if (c.state != ConnectionState::kFree) visit(c);
+      }
+    }
+  }
+
+ private:
+  static constexpr uint32_t kChunk = 64;
+
+  void Grow() {
+    const auto first = static_cast<uint32_t>(chunks_.size()) * kChunk;
+    chunks_.push_back(std::make_unique<std::array<Connection, kChunk>>());
+    for (uint32_t i = kChunk; i-- > 0;) {
+      (*chunks_.back())[i].slot = first + i;
+      free_.push_back(first + i);
+    }
+  }
+
+  std::vector<std::unique_ptr<std::array<Connection, kChunk>>> chunks_;
+  std::vector<uint32_t> free_;
+  size_t used_ = 0;
+};
+
+}  // namespace hud

@@ -1,0 +1,169 @@
+#include "ring/data_plane.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <future>
+#include <random>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "core/check.h"
+#include "ring/kernel_ring.h"
+#include "ring/worker.h"
+
+namespace hud {
+namespace {
+
+// The cores this process may use, in order.
+std::vector<int> UsableCores() {
+  cpu_set_t set;
+  std::vector<int> cores;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return cores;
+  for (int i = 0; i < CPU_SETSIZE; ++i) {
+    if (CPU_ISSET(i, &set)) cores.push_back(i);
+  }
+  return cores;
+}
+
+void PinTo(int core) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(core, &set);
+  // Refused where the container's cores changed meanwhile: then the scheduler decides.
+  (void)pthread_setaffinity_np(pthread_self(), sizeof set, &set);
+}
+
+uint64_t RandomSeed() {
+  std::random_device device;
+  return (uint64_t{device()} << 32) | device();
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> ProbeKernel() {
+  absl::StatusOr<KernelFeatures> features = ProbeFeatures();
+  if (!features.ok()) return features.status();
+  return features->Describe();
+}
+
+struct DataPlane::Impl {
+  struct Thread {
+    WorkerCounters counters;
+    SpscQueue<ConnectionRecord> records{limits::kConnectionRecords};
+    WorkerOrders orders;
+    Fd wake;  // control's end; the worker has a duplicate
+    std::atomic<bool> ended{false};
+    std::thread thread;
+  };
+  std::vector<std::unique_ptr<Thread>> threads;
+
+  void Signal() {
+    for (auto& t : threads) {
+      const uint64_t one = 1;
+      (void)!write(t->wake.get(), &one, sizeof one);
+    }
+  }
+};
+
+DataPlane::DataPlane(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+absl::StatusOr<std::unique_ptr<DataPlane>> DataPlane::Start(const DataPlaneOptions& options, const Shared& shared,
+                                                            std::vector<ListenerSockets> listeners) {
+  HUD_CHECK(options.workers > 0 && options.workers <= limits::kMaxWorkers);
+  absl::StatusOr<KernelFeatures> features = ProbeFeatures();
+  if (!features.ok()) return features.status();
+  auto impl = std::make_unique<Impl>();
+  const std::vector<int> cores = UsableCores();
+  std::vector<std::future<absl::Status>> started;
+  for (unsigned i = 0; i < options.workers; ++i) {
+    auto& t = *impl->threads.emplace_back(std::make_unique<Impl::Thread>());
+    t.wake = Fd(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+    Fd wake(dup(t.wake.get()));
+    if (!t.wake || !wake) return absl::ResourceExhaustedError(absl::StrCat("cannot make an eventfd: ", std::strerror(errno)));
+    std::vector<ListeningSocket> sockets;
+    for (ListenerSockets& listener : listeners) {
+      for (std::vector<Fd>& of_address : listener.sockets) {
+        HUD_CHECK(of_address.size() == options.workers);
+        sockets.push_back({listener.listener, std::move(of_address[i])});
+      }
+    }
+    Worker::Options worker{.index = i,
+                           .relay_mode = options.relay_mode,
+                           .max_connections = std::max(1u, options.max_connections / options.workers),
+                           .pipe_bytes = options.pipe_bytes,
+                           .pipes = options.pipes_per_worker,
+                           .hello_budget_bytes = options.hello_budget_bytes,
+                           .log_connections = options.log_connections,
+                           .zero_copy_send = features->zero_copy_send,
+                           .digest_key = options.digest_key,
+                           .random_seed = RandomSeed()};
+    std::promise<absl::Status> ready;
+    started.push_back(ready.get_future());
+    const int core = options.pin_workers && cores.size() > 1 ? cores[i % cores.size()] : -1;
+    t.thread = std::thread([&t, worker, shared, core, features = *features, ready = std::move(ready),
+                            sockets = std::move(sockets), wake = std::move(wake)]() mutable {
+      sigset_t all;
+      sigfillset(&all);
+      pthread_sigmask(SIG_BLOCK, &all, nullptr);  // signals are control's; a splice to a dead peer raises SIGPIPE
+      if (core >= 0) PinTo(core);
+      pthread_setname_np(pthread_self(), absl::StrCat("worker-", worker.index).c_str());
+      absl::StatusOr<std::unique_ptr<Ring>> ring = CreateKernelRing({.features = features});
+      if (!ring.ok()) {
+        t.ended = true;
+        return ready.set_value(ring.status());
+      }
+      // The worker lives on this thread from its first to its last breath, as does its ring.
+      Worker w(worker, shared, std::move(*ring), std::move(sockets), std::move(wake), t.orders, t.counters, t.records);
+      ready.set_value(absl::OkStatus());
+      w.Run();
+      t.ended = true;
+    });
+  }
+  auto plane = std::unique_ptr<DataPlane>(new DataPlane(std::move(impl)));
+  absl::Status all;
+  for (auto& result : started) all.Update(result.get());
+  if (!all.ok()) return all;  // the destructor stops those that did start
+  return plane;
+}
+
+DataPlane::~DataPlane() {
+  for (auto& t : impl_->threads) t->orders.stop.store(true, std::memory_order_release);
+  impl_->Signal();
+  Join();
+}
+
+unsigned DataPlane::workers() const { return static_cast<unsigned>(impl_->threads.size()); }
+const WorkerCounters& DataPlane::counters(unsigned worker) const { return impl_->threads[worker]->counters; }
+SpscQueue<ConnectionRecord>& DataPlane::records(unsigned worker) { return impl_->threads[worker]->records; }
+
+void DataPlane::Drain(Duration deadline) {
+  const Instant until = std::chrono::time_point_cast<Duration>(std::chrono::steady_clock::now()) + deadline;
+  for (auto& t : impl_->threads) {
+    t->orders.drain_deadline_ns.store(until.time_since_epoch().count(), std::memory_order_relaxed);
+    t->orders.drain.store(true, std::memory_order_release);
+  }
+  impl_->Signal();
+}
+
+void DataPlane::Wake() { impl_->Signal(); }
+
+bool DataPlane::Drained() const {
+  for (auto& t : impl_->threads) {
+    if (!t->ended.load()) return false;
+  }
+  return true;
+}
+
+void DataPlane::Join() {
+  for (auto& t : impl_->threads) {
+    if (t->thread.joinable()) t->thread.join();
+  }
+}
+
+}  // namespace hud

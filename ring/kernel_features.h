@@ -1,0 +1,28 @@
+// Constants of newer kernels that Debian 12's liburing 2.3 does not know, and what was found at start-up.
+#pragma once
+
+// Never <linux/io_uring.h>: in C++ its io_uring_buf_ring begins with an empty struct of one byte, so that the buffers
+// come to stand 8 bytes too far, and the kernel finds none. liburing's copy of the header is right.
+#include <liburing.h>
+
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace hud {
+
+#ifndef IORING_SEND_ZC_REPORT_USAGE
+#define IORING_SEND_ZC_REPORT_USAGE (1U << 3)  // 6.2
+#endif
+
+struct KernelFeatures {
+  unsigned setup_flags = 0;    // the best rung that the kernel took
+  bool zero_copy_send = false; // IORING_OP_SEND_ZC, 6.0
+  bool zero_copy_usage = false;  // IORING_SEND_ZC_REPORT_USAGE, 6.2
+  std::string Describe() const;
+};
+
+// Sets up a small ring and asks. An error is one sentence: what is missing and what to do.
+absl::StatusOr<KernelFeatures> ProbeFeatures();
+
+}  // namespace hud

@@ -1,0 +1,300 @@
+#include "ring/kernel_ring.h"
+
+#include <liburing.h>
+#include <sys/mman.h>
+#include <sys/utsname.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "core/check.h"
+
+namespace hud {
+namespace {
+
+constexpr uint16_t kBufferGroup = 0;
+
+std::string ErrnoText(int error) { return std::strerror(error); }
+
+class KernelRing final : public Ring {
+ public:
+  explicit KernelRing(const KernelRingOptions& options) : options_(options) {}
+
+  ~KernelRing() override {
+    if (created_) io_uring_queue_exit(&ring_);
+    if (buffer_ring_ != nullptr) munmap(buffer_ring_, BufferRingBytes());
+    if (buffers_ != nullptr) munmap(buffers_, BuffersBytes());
+  }
+
+  absl::Status Create() {
+    io_uring_params params{};
+    params.flags = options_.features.setup_flags | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
+    params.cq_entries = options_.completion_entries;
+    int error = io_uring_queue_init_params(options_.submission_entries, &ring_, &params);
+    if (error < 0) {
+      return absl::UnavailableError(absl::StrCat("cannot set up an io_uring: ", ErrnoText(-error),
+                                                 error == -ENOMEM ? "; raise the locked-memory limit (ulimit -l, LimitMEMLOCK=)" : ""));
+    }
+    created_ = true;
+    return CreateBuffers();
+  }
+
+  void AcceptMultishot(int fd, uint64_t user_data) override {
+    io_uring_sqe* sqe = NextSqe();
+    io_uring_prep_multishot_accept(sqe, fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    sqe->user_data = user_data;
+  }
+
+  void AcceptOne(int fd, uint64_t user_data) override {
+    io_uring_sqe* sqe = NextSqe();
+    io_uring_prep_accept(sqe, fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    sqe->user_data = user_data;
+  }
+
+  void Recv(int fd, uint64_t user_data) override {
+    io_uring_sqe* sqe = NextSqe();
+    io_uring_prep_recv(sqe, fd, nullptr, options_.buffer_bytes, 0);
+    sqe->flags |= IOSQE_BUFFER_SELECT;
+    sqe->buf_group = kBufferGroup;
+    sqe->user_data = user_data;
+  }
+
+  void Send(int fd, Bytes data, uint64_t user_data) override {
+    io_uring_sqe* sqe = NextSqe();
+    io_uring_prep_send(sqe, fd, data.data(), data.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    sqe->user_data = user_data;
+  }
+
+  void SendZeroCopy(int fd, Bytes data, uint64_t user_data) override {
+    io_uring_sqe* sqe = NextSqe();
+    io_uring_prep_send_zc(sqe, fd, data.data(), data.size(), MSG_DONTWAIT | MSG_NOSIGNAL,
+                          options_.features.zero_copy_usage ? IORING_SEND_ZC_REPORT_USAGE : 0);
+    sqe->user_data = user_data;
+  }
+
+  void Connect(int fd, const sockaddr* address, socklen_t size, uint64_t user_data) override {
+    io_uring_sqe* sqe = NextSqe();
+    io_uring_prep_connect(sqe, fd, address, size);
+    sqe->user_data = user_data;
+  }
+
+  void Poll(int fd, uint32_t events, uint64_t user_data) override {
+    io_uring_sqe* sqe = NextSqe();
+    io_uring_prep_poll_add(sqe, fd, events);
+    sqe->user_data = user_data;
+  }
+
+  void Cancel(uint64_t target) override {
+    io_uring_sqe* sqe = NextSqe();
+    io_uring_prep_cancel64(sqe, target, 0);
+    sqe->user_data = 0;
+  }
+
+  size_t Wait(std::span<Completion> completions, Duration timeout) override {
+    if (io_uring_cq_ready(&ring_) > 0 || timeout == Duration::zero()) {
+      Submit();
+      if (io_uring_cq_ready(&ring_) == 0) io_uring_get_events(&ring_);
+    } else {
+      SubmitAndWait(timeout);
+    }
+    return Harvest(completions);
+  }
+
+  Bytes BufferBytes(uint16_t buffer) const override {
+    return {buffers_ + buffer * options_.buffer_bytes, options_.buffer_bytes};
+  }
+
+  void ReturnBuffer(uint16_t buffer) override {
+    HUD_CHECK(buffer < options_.buffers && with_caller_ > 0);
+    io_uring_buf_ring_add(buffer_ring_, buffers_ + buffer * options_.buffer_bytes,
+                          static_cast<unsigned>(options_.buffer_bytes), buffer,
+                          io_uring_buf_ring_mask(options_.buffers), 0);
+    io_uring_buf_ring_advance(buffer_ring_, 1);
+    --with_caller_;
+  }
+
+  size_t buffer_size() const override { return options_.buffer_bytes; }
+  size_t buffers_free() const override { return options_.buffers - with_caller_; }
+  uint64_t overflows() const override { return *ring_.cq.koverflow; }
+
+ private:
+  size_t BuffersBytes() const { return options_.buffers * options_.buffer_bytes; }
+  size_t BufferRingBytes() const { return options_.buffers * sizeof(io_uring_buf); }
+
+  static void* Map(size_t bytes) {
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return memory == MAP_FAILED ? nullptr : memory;
+  }
+
+  absl::Status CreateBuffers() {
+    buffers_ = static_cast<uint8_t*>(Map(BuffersBytes()));
+    buffer_ring_ = static_cast<io_uring_buf_ring*>(Map(BufferRingBytes()));
+    if (buffers_ == nullptr || buffer_ring_ == nullptr) return absl::ResourceExhaustedError("no memory for receive buffers");
+    io_uring_buf_reg registration{};
+    registration.ring_addr = reinterpret_cast<uintptr_t>(buffer_ring_);
+    registration.ring_entries = options_.buffers;
+    registration.bgid = kBufferGroup;
+    if (int error = io_uring_register_buf_ring(&ring_, &registration, 0); error < 0) {
+      return absl::UnavailableError(absl::StrCat("cannot register receive buffers with io_uring (needs Linux 5.19): ", ErrnoText(-error)));
+    }
+    io_uring_buf_ring_init(buffer_ring_);
+    with_caller_ = options_.buffers;
+    for (unsigned i = 0; i < options_.buffers; ++i) ReturnBuffer(static_cast<uint16_t>(i));
+    return absl::OkStatus();
+  }
+
+  // The next free submission entry; a full queue is submitted first. -EBUSY and -EAGAIN are the kernel's back-pressure:
+  // it takes requests again once completions have been moved out, which Submit() does through the overflow flush.
+  io_uring_sqe* NextSqe() {
+    io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
+    for (int tries = 0; sqe == nullptr; ++tries) {
+      HUD_CHECK(tries < 1000);
+      Submit();
+      sqe = io_uring_get_sqe(&ring_);
+      if (sqe == nullptr) SetAsideCompletions();
+    }
+    return sqe;
+  }
+
+  void Submit() {
+    const int submitted = io_uring_submit(&ring_);
+    HUD_CHECK(submitted >= 0 || submitted == -EBUSY || submitted == -EAGAIN || submitted == -EINTR);
+  }
+
+  void SubmitAndWait(Duration timeout) {
+    io_uring_cqe* cqe = nullptr;
+    int result;
+    if (timeout == Duration::max()) {
+      result = io_uring_submit_and_wait(&ring_, 1);
+    } else {
+      __kernel_timespec when{timeout.count() / 1'000'000'000, timeout.count() % 1'000'000'000};
+      result = io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, &when, nullptr);
+    }
+    HUD_CHECK(result >= 0 || result == -ETIME || result == -EINTR || result == -EBUSY || result == -EAGAIN);
+  }
+
+  // When the submission queue stays full because the completion queue is: make room without handing anything out yet.
+  void SetAsideCompletions() {
+    std::array<Completion, 256> some;
+    const size_t n = HarvestQueue(some);
+    set_aside_.insert(set_aside_.end(), some.begin(), some.begin() + n);
+    io_uring_get_events(&ring_);
+  }
+
+  size_t Harvest(std::span<Completion> completions) {
+    size_t n = 0;
+    if (!set_aside_.empty()) [[unlikely]] {
+      while (n < completions.size() && n < set_aside_.size()) {
+        completions[n] = set_aside_[n];
+        ++n;
+      }
+      set_aside_.erase(set_aside_.begin(), set_aside_.begin() + static_cast<std::ptrdiff_t>(n));
+      if (!set_aside_.empty()) return n;
+    }
+    return n + HarvestQueue(completions.subspan(n));
+  }
+
+  size_t HarvestQueue(std::span<Completion> completions) {
+    unsigned head;
+    io_uring_cqe* cqe;
+    size_t n = 0;
+    io_uring_for_each_cqe(&ring_, head, cqe) {
+      if (n == completions.size()) break;
+      Completion& c = completions[n++];
+      c.user_data = cqe->user_data;
+      c.result = cqe->res;
+      c.more = (cqe->flags & IORING_CQE_F_MORE) != 0;
+      c.notification = (cqe->flags & IORING_CQE_F_NOTIF) != 0;
+      c.has_buffer = (cqe->flags & IORING_CQE_F_BUFFER) != 0;
+      if (c.has_buffer) {
+        c.buffer = static_cast<uint16_t>(cqe->flags >> IORING_CQE_BUFFER_SHIFT);
+        ++with_caller_;
+      }
+    }
+    io_uring_cq_advance(&ring_, static_cast<unsigned>(n));
+    return n;
+  }
+
+  const KernelRingOptions options_;
+  io_uring ring_{};
+  bool created_ = false;
+  uint8_t* buffers_ = nullptr;
+  io_uring_buf_ring* buffer_ring_ = nullptr;
+  size_t with_caller_ = 0;
+  std::vector<Completion> set_aside_;
+};
+
+// Setup flags from best to plain. Each rung needs a newer kernel; without any of the first two every completion
+// interrupts the thread, which costs a third more (FACTS 4).
+constexpr unsigned kRungs[] = {
+    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,  // 6.1
+    IORING_SETUP_COOP_TASKRUN,                                // 5.19
+};
+
+// For what no probe tells: a flag of an operation that exists.
+bool KernelIsAtLeast(int major, int minor) {
+  utsname name{};
+  int found_major = 0, found_minor = 0;
+  if (uname(&name) != 0 || std::sscanf(name.release, "%d.%d", &found_major, &found_minor) != 2) return false;
+  return found_major > major || (found_major == major && found_minor >= minor);
+}
+
+absl::Status CannotSetUp(int error) {
+  switch (error) {
+    case ENOSYS:
+      return absl::UnavailableError("this kernel has no io_uring, which hudsucker is built on: use Linux 5.19 or newer");
+    case EPERM:
+    case EACCES:
+      return absl::UnavailableError(
+          "io_uring is forbidden here: set the sysctl kernel.io_uring_disabled to 0, or allow it in the container's seccomp profile");
+    case ENOMEM:
+      return absl::UnavailableError("no locked memory for an io_uring: raise the limit (ulimit -l, LimitMEMLOCK=)");
+    default:
+      return absl::UnavailableError(absl::StrCat("cannot set up an io_uring: ", ErrnoText(error)));
+  }
+}
+
+}  // namespace
+
+std::string KernelFeatures::Describe() const {
+  return absl::StrCat("io_uring: ", (setup_flags & IORING_SETUP_DEFER_TASKRUN) ? "deferred task work" : "cooperative task work (Linux 6.1 would be better)",
+                      zero_copy_send ? ", zero-copy send" : ", no zero-copy send (needs Linux 6.0)",
+                      zero_copy_send && !zero_copy_usage ? " without usage report (needs Linux 6.2)" : "");
+}
+
+absl::StatusOr<KernelFeatures> ProbeFeatures() {
+  KernelFeatures features;
+  io_uring ring{};
+  int error = -EINVAL;
+  for (unsigned flags : kRungs) {
+    error = io_uring_queue_init(8, &ring, flags);
+    if (error == 0) {
+      features.setup_flags = flags;
+      break;
+    }
+    if (error != -EINVAL) break;
+  }
+  if (error == -EINVAL) {
+    return absl::UnavailableError("this kernel's io_uring is too old for hudsucker: use Linux 5.19 or newer");
+  }
+  if (error < 0) return CannotSetUp(-error);
+  if (io_uring_probe* probe = io_uring_get_probe_ring(&ring); probe != nullptr) {
+    features.zero_copy_send = io_uring_opcode_supported(probe, IORING_OP_SEND_ZC) != 0;
+    features.zero_copy_usage = features.zero_copy_send && KernelIsAtLeast(6, 2);
+    io_uring_free_probe(probe);
+  }
+  io_uring_queue_exit(&ring);
+  return features;
+}
+
+absl::StatusOr<std::unique_ptr<Ring>> CreateKernelRing(const KernelRingOptions& options) {
+  auto ring = std::make_unique<KernelRing>(options);
+  if (absl::Status status = ring->Create(); !status.ok()) return status;
+  return ring;
+}
+
+}  // namespace hud

@@ -1,0 +1,83 @@
+// Listeners, bound before privileges are dropped: one socket a worker and address, SO_REUSEPORT, so that the kernel
+// spreads connections over workers and each worker accepts from a queue of its own.
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "ring/data_plane.h"
+
+namespace hud {
+namespace {
+
+absl::Status BindError(const SocketAddress& address, const ListenerConfig& listener, int error) {
+  std::string hint;
+  if (error == EADDRINUSE) hint = ": another process, perhaps another hudsucker, listens there; stop it or change `bind`";
+  if (error == EACCES) hint = ": ports below 1024 need root or CAP_NET_BIND_SERVICE";
+  if (error == EADDRNOTAVAIL) hint = ": no interface of this machine has that address";
+  return absl::UnavailableError(absl::StrCat("listener ", listener.name, ": cannot bind ", address.ToString(), ": ",
+                                             std::strerror(error), hint));
+}
+
+bool SetOption(int fd, int level, int name, int value) { return setsockopt(fd, level, name, &value, sizeof value) == 0; }
+
+// A second process's SO_REUSEPORT bind of the same address succeeds silently and takes half of the connections. A bind
+// without the option fails while anybody else is bound, with it or not: ask that way first.
+absl::Status CheckNobodyElseIsBound(const SocketAddress& address, const ListenerConfig& listener) {
+  Fd probe(socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!probe) return absl::ResourceExhaustedError(absl::StrCat("cannot open a socket: ", std::strerror(errno)));
+  SetOption(probe.get(), SOL_SOCKET, SO_REUSEADDR, 1);  // sockets in TIME_WAIT are nobody
+  if (address.family() == AF_INET6) SetOption(probe.get(), IPPROTO_IPV6, IPV6_V6ONLY, 0);
+  if (bind(probe.get(), address.data(), address.size()) != 0) return BindError(address, listener, errno);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Fd> Listen(const SocketAddress& address, const ListenerConfig& listener) {
+  Fd fd(socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!fd) return absl::ResourceExhaustedError(absl::StrCat("cannot open a socket: ", std::strerror(errno)));
+  SetOption(fd.get(), SOL_SOCKET, SO_REUSEADDR, 1);
+  SetOption(fd.get(), SOL_SOCKET, SO_REUSEPORT, 1);
+  // Inherited by accepted sockets (tcp(7), FACTS 4): no system call a connection for them.
+  SetOption(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
+  SetOption(fd.get(), IPPROTO_TCP, TCP_QUICKACK, 0);
+  SetOption(fd.get(), SOL_SOCKET, SO_KEEPALIVE, 1);
+  if (address.family() == AF_INET6) SetOption(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, 0);  // "[::]:443" serves IPv4 too
+  if (bind(fd.get(), address.data(), address.size()) != 0) return BindError(address, listener, errno);
+  if (listen(fd.get(), listener.backlog) != 0) return BindError(address, listener, errno);
+  return fd;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<ListenerSockets>> BindListeners(const std::vector<ListenerConfig>& listeners,
+                                                           unsigned workers) {
+  for (const ListenerConfig& listener : listeners) {
+    for (const SocketAddress& address : listener.bind) {
+      if (address.IsUnix()) {
+        return absl::InvalidArgumentError(absl::StrCat("listener ", listener.name, ": cannot listen on ",
+                                                       address.ToString(), ": a listener needs an IP address and a port"));
+      }
+      if (absl::Status status = CheckNobodyElseIsBound(address, listener); !status.ok()) return status;
+    }
+  }
+  std::vector<ListenerSockets> all;
+  for (size_t i = 0; i < listeners.size(); ++i) {
+    ListenerSockets& sockets = all.emplace_back();
+    sockets.listener = ListenerIndex(static_cast<uint16_t>(i));
+    for (const SocketAddress& address : listeners[i].bind) {
+      std::vector<Fd>& of_address = sockets.sockets.emplace_back();
+      for (unsigned worker = 0; worker < workers; ++worker) {
+        absl::StatusOr<Fd> fd = Listen(address, listeners[i]);
+        if (!fd.ok()) return fd.status();
+        of_address.push_back(std::move(*fd));
+      }
+    }
+  }
+  return all;
+}
+
+}  // namespace hud

@@ -1,0 +1,45 @@
+// What a completion belongs to, packed into the 64 bits of user_data: connection slot, its generation, operation, side,
+// and for zero-copy sends the number of the buffer.
+// Generations catch a completion that would outlive its connection, which InFlightPinsMemory forbids.
+#pragma once
+
+#include <cstdint>
+
+namespace hud {
+
+enum class Side : uint8_t { kClient = 0, kNode = 1 };
+constexpr Side Other(Side side) { return side == Side::kClient ? Side::kNode : Side::kClient; }
+constexpr size_t Index(Side side) { return static_cast<size_t>(side); }
+
+enum class Op : uint8_t {
+  kIgnored,     // a cancel request: its own result says nothing that its target's does not
+  kAccept,      // slot = number of the listening socket
+  kWake,        // the worker's eventfd
+  kRecv,        // into a buffer of the shared ring
+  kSend,        // never waits: MSG_DONTWAIT
+  kZeroCopy,    // SEND_ZC; two completions: result, then notification
+  kConnect,
+  kPollIn,      // readable, for a side that is read with splice or into a zero-copy buffer
+  kPollOut,     // writable, for a sink that did not take all
+  kPollError,   // a paused or waiting side: reset or end of the peer
+};
+
+struct Tag {
+  uint32_t slot = 0;
+  uint16_t generation = 0;
+  Op op = Op::kIgnored;
+  Side side = Side::kClient;
+  uint8_t number = 0;
+
+  uint64_t Pack() const {
+    return uint64_t{slot} | (uint64_t{generation} << 32) | (uint64_t{number} << 48) |
+           (uint64_t{static_cast<uint8_t>(op)} << 56) |
+           (uint64_t{static_cast<uint8_t>(side)} << 63);
+  }
+  static Tag Unpack(uint64_t user_data) {
+    return {static_cast<uint32_t>(user_data), static_cast<uint16_t>(user_data >> 32),
+            static_cast<Op>((user_data >> 56) & 0x7f), static_cast<Side>(user_data >> 63), static_cast<uint8_t>(user_data >> 48)};
+  }
+};
+
+}  // namespace hud

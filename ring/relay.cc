@@ -1,0 +1,361 @@
+// The small engine, where every direction starts: one message, one shared buffer, one send. The receive for the next
+// message is submitted together with the send of this one; if the sink turns out to be slow, at most that one more
+// buffer arrives, both go to private memory, and the direction stops receiving until they are sent.
+#include <linux/sockios.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "core/check.h"
+#include "ring/worker.h"
+
+namespace hud {
+namespace {
+
+// What a stalled sink leaves in a pipe moves to private memory after this time, and the pipe goes to somebody else.
+constexpr Duration kPipeStall = std::chrono::milliseconds(100);
+// A source whose sink is gone may send this much more before it is reset; a late close_notify is 24 bytes.
+constexpr uint64_t kDiscardAllowance = 256 * 1024;
+constexpr Duration kDiscardCheck = std::chrono::milliseconds(20);
+
+CloseReason ResetReason(Side side) { return side == Side::kClient ? CloseReason::kClientReset : CloseReason::kNodeReset; }
+
+// Nothing that we sent, the FIN included, is still unacknowledged: a reset can no longer destroy it.
+bool AllAcknowledged(int fd) {
+  int queued = 0;
+  return ioctl(fd, SIOCOUTQ, &queued) != 0 || queued == 0;
+}
+
+}  // namespace
+
+void Worker::BeginRelay(Connection& c) {
+  SetTimer(c, now_ + table_->timeouts.idle);
+  SendHeld(c, Side::kClient);
+  Read(c, Side::kNode);
+}
+
+// Asks for the next bytes of a side by the direction's engine. Holds nothing while it waits.
+void Worker::Read(Connection& c, Side source) {
+  Direction& d = c.direction[Index(source)];
+  if (c.IsPending(source, Op::kRecv) || d.starved) return;
+  if (d.engine == Engine::kSmall || d.stream == Stream::kDiscard) return RequestRecv(c, source);
+  RequestPoll(c, source, Op::kPollIn, POLLIN | POLLRDHUP);
+}
+
+void Worker::OnRecv(Connection& c, Side source, const Completion& completion) {
+  Direction& d = c.direction[Index(source)];
+  if (completion.result > 0) {
+    const auto length = static_cast<uint32_t>(completion.result);
+    const Bytes bytes = ring_->BufferBytes(completion.buffer).first(length);
+    switch (c.state) {
+      case ConnectionState::kRelaying: return OnRelayBytes(c, source, completion.buffer, length);
+      case ConnectionState::kHello:
+        OnHelloBytes(c, bytes);
+        return ring_->ReturnBuffer(completion.buffer);
+      default:  // kRejecting: thrown away
+        ring_->ReturnBuffer(completion.buffer);
+        return RequestRecv(c, source);
+    }
+  }
+  if (completion.has_buffer) ring_->ReturnBuffer(completion.buffer);
+  if (completion.result == -ENOBUFS) {
+    counters_.buffers_exhausted.Add();
+    d.starved = true;
+    starved_.push_back({c.slot, c.generation, source});
+    return;
+  }
+  if (c.state == ConnectionState::kHello) return Terminate(c, CloseReason::kClientGoneInHello);
+  if (c.state == ConnectionState::kRejecting) return Terminate(c, CloseReason::kUnrecognizedName);
+  if (completion.result == 0) return OnSourceEnd(c, source);
+  OnSourceError(c, source, -completion.result);
+}
+
+void Worker::OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t length) {
+  Direction& d = c.direction[Index(source)];
+  const Side sink = Other(source);
+  const Bytes bytes = ring_->BufferBytes(buffer).first(length);
+  c.last_activity = now_;
+  if (d.stream == Stream::kDiscard) {
+    d.discarded += length;
+    ring_->ReturnBuffer(buffer);
+    if (!ResetDiscardedSource(c, source)) Read(c, source);
+    return;
+  }
+  d.bytes += length;
+  if (source == Side::kNode && c.verdict_pending) ReadVerdict(c, bytes);
+  const bool full_run = d.policy.SawReceive(length, ring_->buffer_size());
+  if (d.HoldsBytes() || c.IsPending(sink, Op::kSend)) {
+    KeepResidue(d, bytes);
+    ring_->ReturnBuffer(buffer);
+    if (!c.IsPending(sink, Op::kSend)) WatchErrors(c, source);
+    return;
+  }
+  d.has_buffer = true;
+  d.buffer = buffer;
+  d.buffer_length = length;
+  d.bulk_wanted = WantsBulk(c, source, full_run);
+  RequestSend(c, sink, bytes);
+  if (!d.bulk_wanted) RequestRecv(c, source);
+}
+
+bool Worker::WantsBulk(const Connection& c, Side source, bool full_run) const {
+  if (source == Side::kNode && c.verdict_pending) return false;
+  switch (options_.relay_mode) {
+    case RelayMode::kCopy: return false;
+    case RelayMode::kAuto: return full_run;
+    case RelayMode::kSplice:
+    case RelayMode::kZeroCopy: return true;
+  }
+  return false;
+}
+
+// A send of the shared buffer or of the first residue ended.
+void Worker::OnSent(Connection& c, Side sink, int result) {
+  const Side source = Other(sink);
+  Direction& d = c.direction[Index(source)];
+  if (result < 0 && result != -EAGAIN) {
+    DropBuffer(d);
+    return OnSinkError(c, sink, -result);
+  }
+  const auto sent = static_cast<uint32_t>(std::max(result, 0));
+  if (sent > 0) c.last_activity = now_;
+  if (d.stream == Stream::kDiscard) {  // the sink was given up while this was on its way
+    DropBuffer(d);
+    DropHeld(c, source);
+    return Read(c, source);
+  }
+  bool took_all;
+  if (d.has_buffer) {
+    const Bytes rest = ring_->BufferBytes(d.buffer).first(d.buffer_length).subspan(sent);
+    took_all = rest.empty();
+    if (!took_all) {
+      // What arrived behind this buffer, if anything, waits in the first place: the rest goes before it.
+      HUD_CHECK(d.residue[1].empty());
+      d.residue[1] = std::exchange(d.residue[0], PrivateBytes());
+      KeepResidue(d, rest);
+    }
+    DropBuffer(d);
+  } else {
+    PrivateBytes& first = d.residue[0];
+    first.offset += sent;
+    took_all = first.empty();
+    if (took_all) {
+      FreeResidue(first);
+      first = std::exchange(d.residue[1], PrivateBytes());
+    }
+  }
+  if (!d.HoldsBytes()) return Advance(c, source);
+  if (!took_all) return Stall(c, source);
+  SendHeld(c, source);
+}
+
+// Sends the oldest bytes that are held.
+void Worker::SendHeld(Connection& c, Side source) {
+  Direction& d = c.direction[Index(source)];
+  const Side sink = Other(source);
+  if (c.IsPending(sink, Op::kSend) || c.IsPending(sink, Op::kZeroCopy)) return;
+  if (!d.residue[0].empty()) return RequestSend(c, sink, d.residue[0].rest());
+  if (d.pipe_bytes > 0) return PumpSplice(c, source);
+  if (d.HoldsBytes()) return SendZeroCopy(c, source);
+  Advance(c, source);
+}
+
+// Nothing is held: end, change engine, or read on.
+void Worker::Advance(Connection& c, Side source) {
+  Direction& d = c.direction[Index(source)];
+  if (d.stream == Stream::kEnded) return FinishDirection(c, source);
+  if (d.stream != Stream::kOpen && d.stream != Stream::kDiscard) return;
+  if (c.IsPending(source, Op::kRecv)) return;
+  if (d.bulk_wanted) EnterBulk(c, source);
+  if (d.stream == Stream::kDiscard || d.engine == Engine::kSmall) return Read(c, source);
+  if (d.engine == Engine::kSplice) return PumpSplice(c, source);
+  PumpZeroCopy(c, source);
+}
+
+// The sink takes no more: wait until it does, and meanwhile watch the source, which is not being read.
+void Worker::Stall(Connection& c, Side source) {
+  Direction& d = c.direction[Index(source)];
+  RequestPoll(c, Other(source), Op::kPollOut, POLLOUT);
+  d.stalled_since = now_;
+  if (!c.IsPending(source, Op::kRecv)) WatchErrors(c, source);
+  if (d.pipe_bytes > 0) SetTimerAtMost(c, now_ + kPipeStall);
+}
+
+void Worker::OnPollOut(Connection& c, Side sink) {
+  const Side source = Other(sink);
+  if (c.direction[Index(source)].HoldsBytes()) SendHeld(c, source);
+}
+
+// In the order of arrival: the first place is the one sent from. There are two because one receive may be under way when
+// the sink stops; no more is received until both are sent.
+void Worker::KeepResidue(Direction& d, Bytes bytes) {
+  PrivateBytes& place = d.residue[0].empty() ? d.residue[0] : d.residue[1];
+  HUD_CHECK(place.empty());
+  FreeResidue(place);
+  place.data = std::make_unique_for_overwrite<uint8_t[]>(bytes.size());
+  place.capacity = place.size = static_cast<uint32_t>(bytes.size());
+  std::memcpy(place.data.get(), bytes.data(), bytes.size());
+  counters_.private_bytes.Add(place.capacity);
+}
+
+void Worker::FreeResidue(PrivateBytes& residue) {
+  counters_.private_bytes.Add(-int64_t{residue.capacity});
+  residue = PrivateBytes();
+}
+
+void Worker::DropBuffer(Direction& d) {
+  if (!d.has_buffer) return;
+  ring_->ReturnBuffer(d.buffer);
+  d.has_buffer = false;
+}
+
+// Forgets what is held for the sink, but not what the kernel is still reading.
+void Worker::DropHeld(Connection& c, Side source) {
+  Direction& d = c.direction[Index(source)];
+  if (!c.IsPending(Other(source), Op::kSend)) {
+    DropBuffer(d);
+    FreeResidue(d.residue[0]);
+    FreeResidue(d.residue[1]);
+  }
+  GiveBackPipe(d);
+  if (!d.zero_copy.empty()) d.zero_copy.back().size = d.zero_copy.back().offset;
+  FreeZeroCopyBuffers(d);
+}
+
+void Worker::OnSourceEnd(Connection& c, Side source) {
+  Direction& d = c.direction[Index(source)];
+  c.last_activity = now_;
+  if (d.stream == Stream::kDiscard) {
+    d.stream = Stream::kFinished;
+    if (c.direction[Index(Other(source))].stream == Stream::kFinished) Terminate(c, CloseReason::kDone);
+    return;
+  }
+  d.stream = Stream::kEnded;
+  SetTimerAtMost(c, now_ + table_->timeouts.half_closed);
+  if (!d.HoldsBytes() && !c.IsPending(Other(source), Op::kSend)) FinishDirection(c, source);
+}
+
+// The sink has been given all bytes: now the FIN. shutdown(2), because IORING_OP_SHUTDOWN costs a kernel thread.
+void Worker::FinishDirection(Connection& c, Side source) {
+  Direction& d = c.direction[Index(source)];
+  shutdown(c.fd[Index(Other(source))].get(), SHUT_WR);
+  d.stream = Stream::kFinished;
+  const Direction& other = c.direction[Index(Other(source))];
+  if (other.stream == Stream::kFinished) return Terminate(c, CloseReason::kDone);
+  if (other.stream == Stream::kDiscard) SetTimerAtMost(c, now_ + kDiscardCheck);
+}
+
+void Worker::OnSourceError(Connection& c, Side source, int) { Abort(c, ResetReason(source)); }
+
+// EPIPE: the sink's FIN had come before its reset (tcp_reset() in the kernel tells the two apart by the state), so its
+// own stream is whole in our receive queue; only the direction towards it is over. An ordinary TLS server does this:
+// it closes, and answers the client's close_notify with a reset.
+void Worker::OnSinkError(Connection& c, Side sink, int error) {
+  const Direction& from_sink = c.direction[Index(sink)];
+  if (error == EPIPE || from_sink.stream != Stream::kOpen || from_sink.fin_seen) return DropDirection(c, Other(sink));
+  Abort(c, ResetReason(sink));
+}
+
+void Worker::DropDirection(Connection& c, Side source) {
+  Direction& d = c.direction[Index(source)];
+  const bool source_had_ended = d.stream == Stream::kEnded || d.stream == Stream::kFinished;
+  d.stream = source_had_ended ? Stream::kFinished : Stream::kDiscard;
+  d.bulk_wanted = false;
+  d.engine = Engine::kSmall;
+  DropHeld(c, source);
+  const Direction& other = c.direction[Index(Other(source))];
+  if (source_had_ended) {
+    if (other.stream == Stream::kFinished) Terminate(c, CloseReason::kDone);
+    return;
+  }
+  if (c.IsPending(source, Op::kPollIn)) ring_->Cancel(c.TagOf(Op::kPollIn, source));
+  SetTimerAtMost(c, now_ + kDiscardCheck);
+  if (!c.IsPending(Other(source), Op::kSend)) Read(c, source);
+}
+
+// A source whose sink is gone cannot be told so by a FIN. Once what went to it is acknowledged, so that nothing can be
+// lost any more, it is reset: a node at once, for its client is gone; a client only when it goes on sending.
+bool Worker::ResetDiscardedSource(Connection& c, Side source) {
+  const Direction& d = c.direction[Index(source)];
+  if (d.stream != Stream::kDiscard || c.direction[Index(Other(source))].stream != Stream::kFinished) return false;
+  if (source == Side::kClient && d.discarded < kDiscardAllowance) return false;
+  if (!AllAcknowledged(c.fd[Index(source)].get())) return false;
+  Abort(c, ResetReason(Other(source)));
+  return true;
+}
+
+// Errors and FINs of a side that is not being read.
+void Worker::WatchErrors(Connection& c, Side side) {
+  RequestPoll(c, side, Op::kPollError, c.direction[Index(side)].fin_seen ? 0 : POLLRDHUP);
+}
+
+void Worker::OnPollError(Connection& c, Side side, int events) {
+  if (events < 0) return;
+  Direction& d = c.direction[Index(side)];
+  if ((events & POLLERR) == 0) {
+    d.fin_seen = true;
+    if ((events & POLLHUP) == 0) WatchErrors(c, side);
+    return;
+  }
+  // A read that is under way will be given the error, in its place behind the bytes; asking here would take it away.
+  if (c.IsPending(side, Op::kRecv) || c.IsPending(side, Op::kPollIn)) return;
+  int error = 0;
+  socklen_t size = sizeof error;
+  getsockopt(c.fd[Index(side)].get(), SOL_SOCKET, SO_ERROR, &error, &size);
+  if (error == 0) return;
+  if (c.state != ConnectionState::kRelaying) return Terminate(c, CloseReason::kClientGoneInDial);
+  OnSinkError(c, side, error);
+}
+
+void Worker::ReadVerdict(Connection& c, Bytes bytes) {
+  std::vector<uint8_t>& early = c.context->server_bytes;
+  const Bytes first = early.empty() ? bytes : (early.insert(early.end(), bytes.begin(), bytes.end()), Bytes(early));
+  ServerHelloFacts facts;
+  c.resumption = ReadResumption(first, c.context->hello, facts);
+  if (c.resumption == ResumptionVerdict::kNeedMore && first.size() < kMaxServerHelloBytes) {
+    if (early.empty()) early.assign(bytes.begin(), bytes.end());
+    return;
+  }
+  if (c.resumption == ResumptionVerdict::kResumed) {
+    shared_.nodes->node(c.choice.node.index).resumed.fetch_add(1, std::memory_order_relaxed);
+    shared_.nodes->pool(c.route.pool).resumed.fetch_add(1, std::memory_order_relaxed);
+  }
+  c.verdict_pending = false;
+  c.context.reset();
+}
+
+void Worker::OnRelayTimer(Connection& c) {
+  Instant next = Instant::max();
+  for (Side source : {Side::kClient, Side::kNode}) {
+    Direction& d = c.direction[Index(source)];
+    if (ResetDiscardedSource(c, source)) return;
+    if (d.stream == Stream::kDiscard && source == Side::kNode) next = std::min(next, now_ + kDiscardCheck);
+    if (d.pipe_bytes == 0 || !c.IsPending(Other(source), Op::kPollOut)) continue;
+    if (now_ - d.stalled_since >= kPipeStall) {
+      EmptyPipeToMemory(c, source);
+      if (c.state != ConnectionState::kRelaying) return;
+    } else {
+      next = std::min(next, d.stalled_since + kPipeStall);
+    }
+  }
+  const bool half_closed = c.direction[0].stream != Stream::kOpen || c.direction[1].stream != Stream::kOpen;
+  const Duration limit = half_closed ? table_->timeouts.half_closed : table_->timeouts.idle;
+  if (now_ - c.last_activity >= limit) {
+    return Abort(c, half_closed ? CloseReason::kHalfClosedTimeout : CloseReason::kIdleTimeout);
+  }
+  SetTimer(c, std::min(next, c.last_activity + limit));
+}
+
+// Both sides see a reset: a clean end would make a truncated stream look whole.
+void Worker::Abort(Connection& c, CloseReason reason) {
+  SetReset(c, Side::kClient);
+  SetReset(c, Side::kNode);
+  Terminate(c, reason);
+}
+
+}  // namespace hud

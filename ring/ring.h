@@ -1,0 +1,57 @@
+// The narrow interface between a worker and the kernel's io_uring. KernelRing is the real one; a test can put a ring of
+// its own around it that delays or changes completions, which no tool can do to the kernel's.
+// Every request completes exactly once, except where noted. Requests take effect at the next Wait() (or when the queue is full).
+#pragma once
+
+#include <sys/socket.h>
+
+#include <cstdint>
+#include <span>
+
+#include "core/types.h"
+
+namespace hud {
+
+struct Completion {
+  uint64_t user_data = 0;
+  int32_t result = 0;        // ≥ 0, or -errno
+  bool more = false;         // the request goes on: more completions will come
+  bool notification = false; // SEND_ZC: the kernel has let go of the memory; result then has kZeroCopyCopied or not
+  bool has_buffer = false;
+  uint16_t buffer = 0;       // of the shared ring; belongs to the caller until ReturnBuffer()
+};
+
+inline constexpr uint32_t kZeroCopyCopied = 1u << 31;  // IORING_NOTIF_USAGE_ZC_COPIED, kernel 6.2
+
+class Ring {
+ public:
+  virtual ~Ring() = default;
+
+  // Completes once for each connection, with `more` while it stays armed. Sockets are non-blocking and close-on-exec.
+  virtual void AcceptMultishot(int fd, uint64_t user_data) = 0;
+  virtual void AcceptOne(int fd, uint64_t user_data) = 0;
+  // Into a buffer of the shared ring, chosen when data is there. -ENOBUFS if none is free then.
+  virtual void Recv(int fd, uint64_t user_data) = 0;
+  // Never waits: sends what the socket takes now, -EAGAIN if nothing. `data` must stay until the completion.
+  virtual void Send(int fd, Bytes data, uint64_t user_data) = 0;
+  // As Send, without a copy where the device can. Completes twice if the first completion has `more`.
+  virtual void SendZeroCopy(int fd, Bytes data, uint64_t user_data) = 0;
+  // `address` is read at submission.
+  virtual void Connect(int fd, const sockaddr* address, socklen_t size, uint64_t user_data) = 0;
+  // One-shot. Errors and hang-ups are reported whatever `events` says.
+  virtual void Poll(int fd, uint32_t events, uint64_t user_data) = 0;
+  // Ends the request with that user_data: it completes with -ECANCELED, or as it would have.
+  virtual void Cancel(uint64_t target_user_data) = 0;
+
+  // Submits, waits until something has completed or `timeout` is over (zero: no wait; max: for ever), and fills
+  // `completions`; what does not fit comes with the next call. Returns how many.
+  virtual size_t Wait(std::span<Completion> completions, Duration timeout) = 0;
+
+  virtual Bytes BufferBytes(uint16_t buffer) const = 0;  // the whole buffer
+  virtual void ReturnBuffer(uint16_t buffer) = 0;
+  virtual size_t buffer_size() const = 0;
+  virtual size_t buffers_free() const = 0;  // those not with the caller
+  virtual uint64_t overflows() const = 0;   // completions that did not fit the queue; none is lost
+};
+
+}  // namespace hud

@@ -1,0 +1,109 @@
+// Terminate → join → close. Terminating cancels what is in flight; the join comes when the kernel has answered all of
+// it; only then are descriptors closed (a close before would send no FIN while a request holds the file) and memory freed.
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/check.h"
+#include "ring/worker.h"
+
+namespace hud {
+
+void Worker::Terminate(Connection& c, CloseReason reason) {
+  HUD_CHECK(c.state != ConnectionState::kTerminating && c.state != ConnectionState::kFree);
+  c.close_reason = reason;
+  if (!c.joined) held_hello_bytes_ -= c.direction[Index(Side::kClient)].residue[0].size;
+  Enter(c, ConnectionState::kTerminating);
+  timers_.Cancel(c);
+  CancelAll(c);
+  JoinIfDone(c);
+}
+
+// A close then sends RST instead of FIN, and throws away what is still queued: for forwarding a reset only.
+void Worker::SetReset(Connection& c, Side side) {
+  const linger now{1, 0};
+  if (c.fd[Index(side)]) setsockopt(c.fd[Index(side)].get(), SOL_SOCKET, SO_LINGER, &now, sizeof now);
+}
+
+void Worker::CancelAll(Connection& c) {
+  for (Side side : {Side::kClient, Side::kNode}) {
+    for (Op op : {Op::kRecv, Op::kConnect, Op::kPollIn, Op::kPollOut, Op::kPollError}) {
+      if (c.IsPending(side, op)) ring_->Cancel(c.TagOf(op, side));
+    }
+  }
+}
+
+// Descriptors may close before the last zero-copy notification has come: a stalled peer would otherwise keep both for
+// as long as it likes. The buffers, and the slot that their completions name, stay.
+void Worker::JoinIfDone(Connection& c) {
+  if (c.pending[0] != 0 || c.pending[1] != 0) return;
+  if (c.fd[Index(Side::kClient)]) CloseDescriptors(c);
+  if (c.zero_copy_owed != 0) return;
+  for (Direction& d : c.direction) {
+    if (!d.zero_copy.empty()) d.zero_copy.back().size = d.zero_copy.back().offset;
+    FreeZeroCopyBuffers(d);
+    HUD_CHECK(d.zero_copy.empty());
+  }
+  connections_.Free(c);
+}
+
+void Worker::CloseDescriptors(Connection& c) {
+  for (Direction& d : c.direction) {
+    DropBuffer(d);
+    FreeResidue(d.residue[0]);
+    FreeResidue(d.residue[1]);
+    GiveBackPipe(d);
+  }
+  ReleaseNode(c);
+  c.fd[Index(Side::kClient)].Reset();
+  c.fd[Index(Side::kNode)].Reset();
+  c.context.reset();
+  Record(c);
+}
+
+void Worker::Record(const Connection& c) {
+  const uint64_t in = c.direction[Index(Side::kClient)].bytes;
+  const uint64_t out = c.direction[Index(Side::kNode)].bytes;
+  counters_.closes[static_cast<size_t>(c.close_reason)].Add();
+  counters_.bytes_in.Add(static_cast<int64_t>(in));
+  counters_.bytes_out.Add(static_cast<int64_t>(out));
+  if (c.joined) {
+    NodeCounters& node = shared_.nodes->node(c.choice.node.index);
+    node.bytes_in.fetch_add(in, std::memory_order_relaxed);
+    node.bytes_out.fetch_add(out, std::memory_order_relaxed);
+  }
+  if (!options_.log_connections) return;
+  ConnectionRecord record;
+  record.accepted = c.accepted_at;
+  record.hello_time = c.hello_time;
+  record.connect_time = c.connect_time;
+  record.total_time = now_ - c.accepted_at;
+  auto copy = [](std::string_view text, auto& bytes, uint8_t& length) {
+    length = static_cast<uint8_t>(std::min(text.size(), bytes.size()));
+    std::memcpy(bytes.data(), text.data(), length);
+  };
+  copy(c.client_address.ToString(), record.client_bytes, record.client_length);
+  copy(c.server_name, record.server_name_bytes, record.server_name_length);
+  copy(c.node_name, record.node_name_bytes, record.node_name_length);
+  record.listener = c.listener;
+  record.route = c.route.route;
+  record.pool = c.route.pool;
+  if (c.joined) record.node = c.choice.node;
+  record.reason = c.choice.reason;
+  record.offered = c.choice.offered;
+  record.token_digest = c.token_digest;
+  record.hello = c.hello_verdict;
+  record.not_tls = c.not_tls;
+  record.tls13 = c.tls13;
+  record.early_data = c.early_data;
+  record.ech = c.ech;
+  record.resumption = c.resumption;
+  record.attempts = c.attempts;
+  record.close = c.close_reason;
+  record.bytes_in = in;
+  record.bytes_out = out;
+  if (!records_.Push(record)) counters_.records_dropped.Add();
+}
+
+}  // namespace hud

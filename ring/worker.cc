@@ -1,0 +1,223 @@
+#include "ring/worker.h"
+
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+
+#include "core/check.h"
+
+namespace hud {
+namespace {
+
+constexpr size_t kCompletionsPerTurn = 512;
+
+}  // namespace
+
+Worker::Worker(const Options& options, const DataPlane::Shared& shared, std::unique_ptr<Ring> ring,
+               std::vector<ListeningSocket> listeners, Fd wake, const WorkerOrders& orders, WorkerCounters& counters,
+               SpscQueue<ConnectionRecord>& records)
+    : options_(options),
+      shared_(shared),
+      orders_(orders),
+      counters_(counters),
+      records_(records),
+      ring_(std::move(ring)),
+      wake_(std::move(wake)),
+      timers_(Now()),
+      pipes_(options.pipes, options.pipe_bytes),
+      now_(Now()),
+      random_state_(options.random_seed) {
+  for (ListeningSocket& socket : listeners) {
+    acceptors_.emplace_back();
+    acceptors_.back().socket = std::move(socket);
+  }
+}
+
+Worker::~Worker() = default;
+
+Instant Worker::Now() { return std::chrono::time_point_cast<Duration>(std::chrono::steady_clock::now()); }
+
+void Worker::Run() {
+  while (!(stopping_ && connections_.used() == 0)) RunOnce();
+}
+
+void Worker::RunOnce() {
+  std::array<Completion, kCompletionsPerTurn> completions;
+  table_ = &shared_.routes->Current(options_.index);
+  ArmAcceptors();
+  if (!wake_armed_) {
+    ring_->Poll(wake_.get(), POLLIN, Tag{.op = Op::kWake}.Pack());
+    wake_armed_ = true;
+  }
+  const size_t n = ring_->Wait(completions, TimeToWait());
+  // A new route table is taken here, between batches, never inside one.
+  table_ = &shared_.routes->Current(options_.index);
+  now_ = Now();
+  for (size_t i = 0; i < n; ++i) Dispatch(completions[i]);
+  timers_.Advance(now_, [this](TimerEntry& entry) { OnTimer(static_cast<Connection&>(entry)); });
+  TakeTurns();
+  FeedStarved();
+  if (draining_ && !stopping_ && (connections_.used() == 0 || now_ >= drain_deadline_)) {
+    stopping_ = true;
+    connections_.ForEach([this](Connection& c) {
+      if (c.state != ConnectionState::kTerminating) Abort(c, CloseReason::kDrainDeadline);
+    });
+  }
+  UpdateGauges();
+}
+
+Duration Worker::TimeToWait() const {
+  if (!ready_.empty() || (!starved_.empty() && ring_->buffers_free() > 0)) return Duration::zero();
+  Instant next = timers_.NextDeadline();
+  if (accepting_) {
+    for (const Acceptor& a : acceptors_) {
+      if (!a.armed && !at_limit_) next = std::min(next, a.retry_at);
+    }
+  }
+  if (draining_ && !stopping_) next = std::min(next, drain_deadline_);
+  if (next == Instant::max()) return Duration::max();
+  return std::max(next - Now(), Duration(1));
+}
+
+// The one place where each completion goes.
+void Worker::Dispatch(const Completion& completion) {
+  const Tag tag = Tag::Unpack(completion.user_data);
+  switch (tag.op) {
+    case Op::kIgnored: return;
+    case Op::kAccept: return OnAccept(tag.slot, completion);
+    case Op::kWake: return OnWake();
+    default: break;
+  }
+  Connection& c = connections_.At(tag.slot);
+  HUD_CHECK(c.state != ConnectionState::kFree && c.generation == tag.generation);
+  DispatchConnection(c, tag, completion);
+}
+
+void Worker::DispatchConnection(Connection& c, Tag tag, const Completion& completion) {
+  if (tag.op == Op::kZeroCopy) return OnZeroCopy(c, tag, completion);
+  HUD_CHECK(c.IsPending(tag.side, tag.op));
+  Paid(c, tag.op, tag.side);
+  if (c.state == ConnectionState::kTerminating) {
+    if (completion.has_buffer) ring_->ReturnBuffer(completion.buffer);
+    return JoinIfDone(c);
+  }
+  switch (tag.op) {
+    case Op::kRecv: return OnRecv(c, tag.side, completion);
+    case Op::kSend: return OnSent(c, tag.side, completion.result);
+    case Op::kConnect: return OnConnect(c, completion.result);
+    case Op::kPollIn: return OnPollIn(c, tag.side);
+    case Op::kPollOut: return OnPollOut(c, tag.side);
+    case Op::kPollError: return OnPollError(c, tag.side, completion.result);
+    default: HUD_CHECK(false);
+  }
+}
+
+void Worker::OnWake() {
+  wake_armed_ = false;
+  uint64_t value;
+  (void)!read(wake_.get(), &value, sizeof value);
+  if (orders_.stop.load(std::memory_order_acquire)) {
+    StopAccepting();
+    draining_ = true;
+    drain_deadline_ = now_;
+  } else if (orders_.drain.load(std::memory_order_acquire) && !draining_) {
+    StopAccepting();
+    TakeBacklog();
+    draining_ = true;
+    drain_deadline_ = Instant(Duration(orders_.drain_deadline_ns.load(std::memory_order_relaxed)));
+  }
+}
+
+void Worker::OnTimer(Connection& c) {
+  switch (c.state) {
+    case ConnectionState::kHello: return Terminate(c, CloseReason::kHelloTimeout);
+    case ConnectionState::kDialing: return OnDialTimer(c);
+    case ConnectionState::kRelaying: return OnRelayTimer(c);
+    case ConnectionState::kRejecting: return Terminate(c, CloseReason::kUnrecognizedName);
+    case ConnectionState::kTerminating:
+    case ConnectionState::kFree: HUD_CHECK(false);
+  }
+}
+
+// Directions whose quantum was used up go on here, one turn each, so that one fast stream cannot starve the others.
+void Worker::TakeTurns() {
+  taking_.swap(ready_);
+  for (const Turn& turn : taking_) {
+    Connection& c = connections_.At(turn.slot);
+    if (c.generation != turn.generation) continue;
+    Direction& d = c.direction[Index(turn.source)];
+    d.in_ready_list = false;
+    if (c.state == ConnectionState::kRelaying) SendHeld(c, turn.source);
+  }
+  taking_.clear();
+}
+
+// Receives that met an empty shared ring are asked again, in order, once buffers have come back.
+void Worker::FeedStarved() {
+  if (starved_.empty() || ring_->buffers_free() == 0) return;
+  taking_.swap(starved_);
+  for (const Turn& turn : taking_) {
+    Connection& c = connections_.At(turn.slot);
+    if (c.generation != turn.generation) continue;
+    c.direction[Index(turn.source)].starved = false;
+    const bool reading = c.state == ConnectionState::kHello || c.state == ConnectionState::kRelaying ||
+                         c.state == ConnectionState::kRejecting;
+    if (reading && !c.IsPending(turn.source, Op::kRecv)) RequestRecv(c, turn.source);
+  }
+  taking_.clear();
+}
+
+void Worker::UpdateGauges() {
+  counters_.active.Set(static_cast<int64_t>(connections_.used()));
+  counters_.hello_bytes_held.Set(static_cast<int64_t>(held_hello_bytes_));
+  counters_.buffers_free.Set(static_cast<int64_t>(ring_->buffers_free()));
+  counters_.pipes_held.Set(static_cast<int64_t>(pipes_.lent()));
+  counters_.pipe_bytes.Set(static_cast<int64_t>(pipes_.lent_bytes()));
+  counters_.cq_overflows.Set(static_cast<int64_t>(ring_->overflows()));
+  counters_.loops.Add();
+}
+
+// SplitMix64 (Steele, Lea, Flood 2014): for choices, not for secrets.
+uint64_t Worker::Random() {
+  uint64_t z = random_state_ += 0x9e3779b97f4a7c15;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+  return z ^ (z >> 31);
+}
+
+// Every change of state goes through here, so that the gauges cannot drift.
+void Worker::Enter(Connection& c, ConnectionState state) {
+  auto gauge = [this](ConnectionState s) -> Counter* {
+    switch (s) {
+      case ConnectionState::kHello: return &counters_.in_hello;
+      case ConnectionState::kDialing: return &counters_.dialing;
+      case ConnectionState::kRelaying: return &counters_.relaying;
+      default: return nullptr;
+    }
+  };
+  if (Counter* left = gauge(c.state)) left->Add(-1);
+  if (Counter* entered = gauge(state)) entered->Add();
+  c.state = state;
+}
+
+void Worker::RequestRecv(Connection& c, Side side) {
+  HUD_CHECK(!c.IsPending(side, Op::kRecv));
+  ring_->Recv(c.fd[Index(side)].get(), c.TagOf(Op::kRecv, side));
+  Owe(c, Op::kRecv, side);
+}
+
+void Worker::RequestSend(Connection& c, Side sink, Bytes data) {
+  HUD_CHECK(!c.IsPending(sink, Op::kSend));
+  ring_->Send(c.fd[Index(sink)].get(), data, c.TagOf(Op::kSend, sink));
+  Owe(c, Op::kSend, sink);
+}
+
+void Worker::RequestPoll(Connection& c, Side side, Op op, uint32_t events) {
+  if (c.IsPending(side, op)) return;
+  ring_->Poll(c.fd[Index(side)].get(), events, c.TagOf(op, side));
+  Owe(c, op, side);
+}
+
+}  // namespace hud

@@ -1,0 +1,216 @@
+// One thread, one io_uring, and everything that it touches (OneOwner): listeners, connections, buffers, pipes, timers,
+// counters. All that a worker learns comes as a completion of its ring; the loop in Run() is the only place it waits.
+//
+// The methods are in the file of the stage they belong to:
+//   worker.cc      the loop and the one switch where every completion goes
+//   accept.cc      accept, back-off, the share of max_connections
+//   hello.cc       read and judge the ClientHello, choose a route; the unrecognized_name alert
+//   dial.cc        choose a node, connect, try another
+//   relay.cc       the small engine: copy through shared buffers; ends, resets, stalls
+//   bulk.cc        the splice engine
+//   zero_copy.cc   the zero-copy engine
+//   terminate.cc   terminate → join → close, and the connection's record
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/timer_wheel.h"
+#include "ring/connection_table.h"
+#include "ring/data_plane.h"
+#include "ring/pipe_pool.h"
+#include "ring/ring.h"
+#include "ring/zero_copy_pool.h"
+
+namespace hud {
+
+// What control may say to a worker; written by control, read when the worker's eventfd fires.
+struct WorkerOrders {
+  std::atomic<bool> drain{false};
+  std::atomic<int64_t> drain_deadline_ns{0};  // of the steady clock
+  std::atomic<bool> stop{false};
+};
+
+struct ListeningSocket {
+  ListenerIndex listener;
+  Fd fd;
+};
+
+class Worker {
+ public:
+  struct Options {
+    unsigned index = 0;
+    RelayMode relay_mode = RelayMode::kAuto;
+    size_t max_connections = 1000;  // of this worker
+    size_t pipe_bytes = 256 * 1024;
+    unsigned pipes = 128;
+    size_t hello_budget_bytes = 64 << 20;
+    bool log_connections = true;
+    bool zero_copy_send = false;    // the kernel has it
+    SipKey digest_key;
+    uint64_t random_seed = 1;
+  };
+
+  Worker(const Options& options, const DataPlane::Shared& shared, std::unique_ptr<Ring> ring,
+         std::vector<ListeningSocket> listeners, Fd wake, const WorkerOrders& orders, WorkerCounters& counters,
+         SpscQueue<ConnectionRecord>& records);
+  ~Worker();
+
+  // Until stopped or drained. Leaves no connection and no request behind.
+  void Run();
+
+ private:
+  struct Acceptor {
+    ListeningSocket socket;
+    bool armed = false;
+    bool multishot = false;
+    bool cancelling = false;
+    Instant retry_at{};  // not armed before: the last accept found no descriptor or memory
+  };
+  struct Turn {  // a direction that has more to do now, or waits for a shared buffer
+    uint32_t slot;
+    uint16_t generation;
+    Side source;
+  };
+
+  // worker.cc
+  void RunOnce();
+  Duration TimeToWait() const;
+  void Dispatch(const Completion& completion);
+  void DispatchConnection(Connection& c, Tag tag, const Completion& completion);
+  void OnWake();
+  void OnTimer(Connection& c);
+  void Enter(Connection& c, ConnectionState state);
+  void TakeTurns();
+  void FeedStarved();
+  void UpdateGauges();
+  static Instant Now();
+  uint64_t Random();
+
+  // accept.cc
+  void ArmAcceptors();
+  void OnAccept(uint32_t acceptor, const Completion& completion);
+  void TakeMore(Acceptor& acceptor);
+  void BackOff(Acceptor& acceptor);
+  void StopAccepting();
+  void TakeBacklog();
+  void Admit(Fd client, ListenerIndex listener);
+
+  // hello.cc
+  void BeginHello(Connection& c);
+  void OnHelloBytes(Connection& c, Bytes bytes);
+  void JudgeHello(Connection& c);
+  bool TakeProxyHeader(Connection& c);
+  void HelloDone(Connection& c, HelloVerdict verdict);
+  void Reject(Connection& c);
+  bool Hold(Connection& c, Bytes bytes);
+
+  // dial.cc
+  void BeginDial(Connection& c);
+  void DialNext(Connection& c);
+  bool OpenNodeSocket(Connection& c, const SocketAddress& address);
+  void OnConnect(Connection& c, int result);
+  void OnDialTimer(Connection& c);
+  void NoMoreNodes(Connection& c);
+  void DialFailed(Connection& c, int error);
+  void Joined(Connection& c);
+  void PrependProxyHeader(Connection& c);
+  void ReleaseNode(Connection& c);
+
+  // relay.cc
+  void BeginRelay(Connection& c);
+  void OnRecv(Connection& c, Side source, const Completion& completion);
+  void OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t length);
+  void OnSent(Connection& c, Side sink, int result);
+  void SendHeld(Connection& c, Side source);
+  void Advance(Connection& c, Side source);
+  void Read(Connection& c, Side source);
+  void Stall(Connection& c, Side source);
+  void KeepResidue(Direction& d, Bytes bytes);
+  void DropHeld(Connection& c, Side source);
+  void DropBuffer(Direction& d);
+  void FreeResidue(PrivateBytes& residue);
+  void OnSourceEnd(Connection& c, Side source);
+  void OnSourceError(Connection& c, Side source, int error);
+  void OnSinkError(Connection& c, Side sink, int error);
+  void DropDirection(Connection& c, Side source);
+  void OnPollOut(Connection& c, Side sink);
+  void OnPollError(Connection& c, Side side, int events);
+  void WatchErrors(Connection& c, Side side);
+  void FinishDirection(Connection& c, Side source);
+  bool WantsBulk(const Connection& c, Side source, bool full_run) const;
+  void ReadVerdict(Connection& c, Bytes bytes);
+  void OnRelayTimer(Connection& c);
+  void Abort(Connection& c, CloseReason reason);
+  bool ResetDiscardedSource(Connection& c, Side source);
+  void ScheduleRelayTimer(Connection& c);
+
+  // bulk.cc
+  void EnterBulk(Connection& c, Side source);
+  void LeaveBulk(Connection& c, Side source);
+  void PumpSplice(Connection& c, Side source);
+  void BulkWithoutPipe(Connection& c, Side source);
+  void TakeTurnLater(Connection& c, Side source);
+  void OnPollIn(Connection& c, Side source);
+  void GiveBackPipe(Direction& d);
+  size_t SinkChunk(const Connection& c, Side sink, const Pipe& pipe) const;
+  void EmptyPipeToMemory(Connection& c, Side source);
+
+  // zero_copy.cc
+  void PumpZeroCopy(Connection& c, Side source);
+  void SendZeroCopy(Connection& c, Side source);
+  void OnZeroCopy(Connection& c, Tag tag, const Completion& completion);
+  void OnZeroCopyResult(Connection& c, Side sink, int result);
+  void FreeZeroCopyBuffers(Direction& d);
+  bool ZeroCopyIsUseful(const Direction& d) const;
+
+  // terminate.cc
+  void Terminate(Connection& c, CloseReason reason);
+  void SetReset(Connection& c, Side side);
+  void JoinIfDone(Connection& c);
+  void CloseDescriptors(Connection& c);
+  void Record(const Connection& c);
+
+  // Requests, and the bits that say what the kernel owes.
+  void Owe(Connection& c, Op op, Side side) { c.pending[Index(side)] |= static_cast<uint16_t>(1u << static_cast<int>(op)); }
+  void Paid(Connection& c, Op op, Side side) { c.pending[Index(side)] &= static_cast<uint16_t>(~(1u << static_cast<int>(op))); }
+  void RequestRecv(Connection& c, Side side);
+  void RequestSend(Connection& c, Side sink, Bytes data);
+  void RequestPoll(Connection& c, Side side, Op op, uint32_t events);
+  void CancelAll(Connection& c);
+  void SetTimer(Connection& c, Instant deadline) { timers_.Set(c, deadline); }
+  void SetTimerAtMost(Connection& c, Instant deadline) {
+    if (!c.IsSet() || deadline < c.deadline()) timers_.Set(c, deadline);
+  }
+
+  const Options options_;
+  const DataPlane::Shared shared_;
+  const WorkerOrders& orders_;
+  WorkerCounters& counters_;
+  SpscQueue<ConnectionRecord>& records_;
+  std::unique_ptr<Ring> ring_;
+  Fd wake_;
+  std::vector<Acceptor> acceptors_;
+  ConnectionTable connections_;
+  TimerWheel timers_;
+  PipePool pipes_;
+  ZeroCopyPool zero_copy_pool_;
+  std::vector<Turn> ready_;
+  std::vector<Turn> starved_;
+  std::vector<Turn> taking_;  // reused by TakeTurns and FeedStarved
+
+  const RouteTable* table_ = nullptr;  // valid until the next turn of the loop
+  Instant now_{};
+  uint64_t random_state_;
+  size_t held_hello_bytes_ = 0;
+  bool accepting_ = true;
+  bool at_limit_ = false;
+  bool draining_ = false;
+  bool wake_armed_ = false;
+  bool stopping_ = false;
+  Instant drain_deadline_ = Instant::max();
+};
+
+}  // namespace hud

@@ -1,0 +1,123 @@
+// The zero-copy engine: for bulk that must pass user space, on devices that can send from our memory. Receives into a
+// large private buffer and sends it with SEND_ZC; the buffer rests until the last notification for it has come, and the
+// direction goes on with the next one meanwhile. Waiting for each notification before the next send would be ruinous.
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "core/check.h"
+#include "ring/worker.h"
+
+namespace hud {
+namespace {
+
+constexpr size_t kBuffersPerDirection = 4;
+
+}  // namespace
+
+// Loopback, veth and tunnels copy after all, and unix sockets refuse; the kernel says so, and then a plain send is cheaper.
+bool Worker::ZeroCopyIsUseful(const Direction& d) const { return options_.zero_copy_send && !d.zero_copy_copied; }
+
+// Precondition: every byte received has been accepted by the sink.
+void Worker::PumpZeroCopy(Connection& c, Side source) {
+  Direction& d = c.direction[Index(source)];
+  if (d.zero_copy.size() >= kBuffersPerDirection) return WatchErrors(c, source);  // a notification goes on from here
+  const bool forced = options_.relay_mode == RelayMode::kZeroCopy && options_.zero_copy_send && !d.zero_copy_refused;
+  uint8_t* memory = forced || ZeroCopyIsUseful(d) ? zero_copy_pool_.Borrow() : nullptr;
+  if (memory == nullptr) {
+    LeaveBulk(c, source);
+    return Read(c, source);
+  }
+  const ssize_t n = recv(c.fd[Index(source)].get(), memory, ZeroCopyPool::kBufferBytes, MSG_DONTWAIT);
+  if (n <= 0) {
+    const int error = errno;
+    zero_copy_pool_.Return(memory);
+    if (n == 0) return OnSourceEnd(c, source);
+    if (error == EAGAIN) return Read(c, source);
+    return OnSourceError(c, source, error);
+  }
+  d.bytes += static_cast<uint64_t>(n);
+  c.last_activity = now_;
+  d.zero_copy.push_back({.data = memory, .number = d.next_number++, .size = static_cast<uint32_t>(n)});
+  SendZeroCopy(c, source);
+}
+
+void Worker::SendZeroCopy(Connection& c, Side source) {
+  const Side sink = Other(source);
+  const ZeroCopyBuffer& buffer = c.direction[Index(source)].zero_copy.back();
+  Tag tag{c.slot, c.generation, Op::kZeroCopy, sink, buffer.number};
+  ring_->SendZeroCopy(c.fd[Index(sink)].get(), {buffer.data + buffer.offset, buffer.size - buffer.offset}, tag.Pack());
+  Owe(c, Op::kZeroCopy, sink);
+  counters_.zerocopy_sends.Add();
+}
+
+void Worker::OnZeroCopy(Connection& c, Tag tag, const Completion& completion) {
+  const Side source = Other(tag.side);
+  Direction& d = c.direction[Index(source)];
+  const auto buffer = std::find_if(d.zero_copy.begin(), d.zero_copy.end(),
+                                   [&](const ZeroCopyBuffer& b) { return b.number == tag.number; });
+  HUD_CHECK(buffer != d.zero_copy.end());
+  if (!completion.notification) {
+    HUD_CHECK(c.IsPending(tag.side, Op::kZeroCopy));
+    Paid(c, Op::kZeroCopy, tag.side);
+    if (completion.more) {
+      ++buffer->notifications;
+      ++c.zero_copy_owed;
+    }
+    if (completion.result > 0) buffer->offset += static_cast<uint32_t>(completion.result);
+    if (c.state == ConnectionState::kTerminating) return JoinIfDone(c);
+    return OnZeroCopyResult(c, tag.side, completion.result);
+  }
+  HUD_CHECK(buffer->notifications > 0 && c.zero_copy_owed > 0);
+  --buffer->notifications;
+  --c.zero_copy_owed;
+  if ((static_cast<uint32_t>(completion.result) & kZeroCopyCopied) != 0) {
+    counters_.zerocopy_copied.Add();
+    d.zero_copy_copied = true;
+  }
+  if (c.state == ConnectionState::kTerminating) return JoinIfDone(c);
+  const bool was_full = d.zero_copy.size() >= kBuffersPerDirection;
+  FreeZeroCopyBuffers(d);
+  const bool waits_for_buffer = was_full && d.zero_copy.size() < kBuffersPerDirection && !d.HoldsBytes() &&
+                                d.engine == Engine::kZeroCopy && d.stream == Stream::kOpen &&
+                                !c.IsPending(source, Op::kPollIn);
+  if (waits_for_buffer) Advance(c, source);
+}
+
+void Worker::OnZeroCopyResult(Connection& c, Side sink, int result) {
+  const Side source = Other(sink);
+  Direction& d = c.direction[Index(source)];
+  if (d.stream == Stream::kDiscard || d.stream == Stream::kFinished) {
+    DropHeld(c, source);
+    return d.stream == Stream::kDiscard ? Read(c, source) : void();
+  }
+  if (result == -EAGAIN) return Stall(c, source);
+  if (result == -EOPNOTSUPP || result == -EINVAL) {
+    // No zero copy on this socket, or not with the usage report: what is left goes by plain send.
+    d.zero_copy_copied = d.zero_copy_refused = true;
+    ZeroCopyBuffer& buffer = d.zero_copy.back();
+    KeepResidue(d, {buffer.data + buffer.offset, buffer.size - buffer.offset});
+    buffer.size = buffer.offset;
+    FreeZeroCopyBuffers(d);
+    return SendHeld(c, source);
+  }
+  if (result < 0) return OnSinkError(c, sink, -result);
+  c.last_activity = now_;
+  if (d.HoldsBytes()) return Stall(c, source);  // a short send: the sink is full
+  FreeZeroCopyBuffers(d);
+  Advance(c, source);
+}
+
+// Gives back the buffers of which every byte is sent and every notification has come.
+void Worker::FreeZeroCopyBuffers(Direction& d) {
+  std::erase_if(d.zero_copy, [this](const ZeroCopyBuffer& b) {
+    const bool done = b.offset == b.size && b.notifications == 0;
+    if (done) zero_copy_pool_.Return(b.data);
+    return done;
+  });
+}
+
+}  // namespace hud
