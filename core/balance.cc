@@ -130,7 +130,9 @@ std::vector<uint16_t> BuildMaglev(std::span<const MaglevMember> members) {
       turn.due += members[turn.member].weight;
       if (turn.due < heaviest) continue;
       turn.due -= heaviest;
-      while (table[turn.position] != kEmpty) turn.position = (turn.position + turn.skip) % kMaglevSize;
+      while (table[turn.position] != kEmpty) {
+        turn.position = static_cast<uint32_t>((turn.position + turn.skip) % kMaglevSize);
+      }
       table[turn.position] = turn.member;
       if (++filled == kMaglevSize) return table;
     }

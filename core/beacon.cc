@@ -35,6 +35,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/byte_reader.h"
 #include "core/check.h"
 
 namespace hud {
@@ -47,37 +48,7 @@ constexpr uint8_t kAddressUnix = 1, kAddressIpv4 = 4, kAddressIpv6 = 6;
 constexpr uint8_t kFlagReady = 1;
 constexpr uint8_t kItemWithdraw = 0x80;
 constexpr uint16_t kMaxWeight = 1000;
-
-// All bounds checks of this file are here: past the end everything reads as zero, and ok() is false for good.
-class ByteReader {
- public:
-  explicit ByteReader(Bytes bytes) : rest_(bytes) {}
-  bool ok() const { return ok_; }
-
-  uint64_t Integer(size_t width) {
-    uint64_t value = 0;
-    for (uint8_t byte : Take(width)) value = value << 8 | byte;
-    return value;
-  }
-  uint8_t Byte() { return static_cast<uint8_t>(Integer(1)); }
-  uint16_t Two() { return static_cast<uint16_t>(Integer(2)); }
-  uint32_t Four() { return static_cast<uint32_t>(Integer(4)); }
-  uint64_t Eight() { return Integer(8); }
-  Bytes Take(size_t count) {
-    if (count > rest_.size()) {
-      ok_ = false;
-      rest_ = {};
-      return {};
-    }
-    Bytes taken = rest_.first(count);
-    rest_ = rest_.subspan(count);
-    return taken;
-  }
-
- private:
-  Bytes rest_;
-  bool ok_ = true;
-};
+constexpr size_t kLeastPrefixBytes = 4;
 
 class ByteWriter {
  public:
@@ -135,18 +106,20 @@ bool IsUnixPath(Bytes path) {
   return std::all_of(path.begin() + 1, path.end(), [](uint8_t byte) { return byte >= 0x20 && byte != 0x7f; });
 }
 
-std::optional<SocketAddress> ReadAddress(ByteReader& reader) {
-  const uint8_t kind = reader.Byte();
-  if (kind == kAddressIpv4 || kind == kAddressIpv6) {
-    const Bytes host = reader.Take(kind == kAddressIpv4 ? 4 : 16);
-    const uint16_t port = reader.Two();
-    if (!reader.ok() || port == 0) return std::nullopt;
-    return kind == kAddressIpv4 ? Ipv4(host, port) : Ipv6(host, port);
+bool ReadAddress(ByteReader& reader, SocketAddress* address) {
+  uint8_t kind = 0;
+  Bytes host;
+  if (!reader.U8(kind)) return false;
+  if (kind == kAddressUnix) {
+    if (!reader.Vector8(host) || !IsUnixPath(host)) return false;
+    *address = Unix(host);
+    return true;
   }
-  if (kind != kAddressUnix) return std::nullopt;
-  const Bytes path = reader.Take(reader.Byte());
-  if (!reader.ok() || !IsUnixPath(path)) return std::nullopt;
-  return Unix(path);
+  uint16_t port = 0;
+  if (kind != kAddressIpv4 && kind != kAddressIpv6) return false;
+  if (!reader.Take(kind == kAddressIpv4 ? 4 : 16, host) || !reader.U16(port) || port == 0) return false;
+  *address = kind == kAddressIpv4 ? Ipv4(host, port) : Ipv6(host, port);
+  return true;
 }
 
 // The bytes of a unix socket's name, without the zero that ends a path.
@@ -218,7 +191,7 @@ const char* WhyNotReportable(const NodeReport& report) {
     if (!IsBeaconName(pool)) return "a pool's name is 1 to 31 of the characters A-Z a-z 0-9 . _ -";
   }
   for (const TicketPrefix& prefix : report.prefixes) {
-    if (prefix.length < 4 || prefix.length > limits::kMaxTokenBytes) return "a ticket prefix has 4 to 32 bytes";
+    if (prefix.length < kLeastPrefixBytes || prefix.length > limits::kMaxTokenBytes) return "a ticket prefix has 4 to 32 bytes";
   }
   std::vector<uint8_t> scratch;
   ByteWriter out(&scratch);
@@ -227,40 +200,41 @@ const char* WhyNotReportable(const NodeReport& report) {
 }
 
 bool ReadNames(ByteReader& reader, std::vector<std::string>* names) {
-  const size_t count = reader.Byte();
-  if (!reader.ok() || count > limits::kMaxPoolsPerNode) return false;
+  uint8_t count = 0;
+  if (!reader.U8(count) || count > limits::kMaxPoolsPerNode) return false;
   for (size_t i = 0; i < count; ++i) {
-    const std::string_view name = AsText(reader.Take(reader.Byte()));
-    if (!reader.ok() || !IsBeaconName(name)) return false;
-    names->emplace_back(name);
+    Bytes name;
+    if (!reader.Vector8(name) || !IsBeaconName(AsText(name))) return false;
+    names->emplace_back(AsText(name));
   }
   return true;
 }
 
 bool ReadPrefixes(ByteReader& reader, std::vector<TicketPrefix>* prefixes) {
-  const size_t count = reader.Byte();
-  if (!reader.ok() || count > limits::kMaxPrefixesPerNode) return false;
+  uint8_t count = 0;
+  if (!reader.U8(count) || count > limits::kMaxPrefixesPerNode) return false;
   for (size_t i = 0; i < count; ++i) {
-    const Bytes bytes = reader.Take(reader.Byte());
-    if (!reader.ok() || bytes.size() < 4 || bytes.size() > limits::kMaxTokenBytes) return false;
-    TicketPrefix prefix;
+    Bytes bytes;
+    if (!reader.Vector8(bytes) || bytes.size() < kLeastPrefixBytes || bytes.size() > limits::kMaxTokenBytes) return false;
+    TicketPrefix& prefix = prefixes->emplace_back();
     std::copy(bytes.begin(), bytes.end(), prefix.bytes.begin());
     prefix.length = static_cast<uint8_t>(bytes.size());
-    prefixes->push_back(prefix);
   }
   return true;
 }
 
 bool ReadItem(ByteReader& reader, TokenItem* item) {
-  const uint8_t head = reader.Byte();
-  if (head == 0) return reader.ok();
+  uint8_t head = 0;
+  Bytes token;
+  if (!reader.U8(head)) return false;
+  if (head == 0) return true;
   item->withdraw = (head & kItemWithdraw) != 0;
   item->length = head & static_cast<uint8_t>(~kItemWithdraw);
   if (item->length == 0 || item->length > limits::kMaxTokenBytes) return false;
-  if (!item->withdraw) item->ttl_seconds = reader.Four();
-  const Bytes bytes = reader.Take(item->length);
-  std::copy(bytes.begin(), bytes.end(), item->bytes.begin());
-  return reader.ok();
+  if (!item->withdraw && !reader.U32(item->ttl_seconds)) return false;
+  if (!reader.Take(item->length, token)) return false;
+  std::copy(token.begin(), token.end(), item->bytes.begin());
+  return true;
 }
 
 size_t WireSize(const TokenItem& item) {
@@ -309,7 +283,7 @@ BeaconMac::BeaconMac(const BeaconSecret& secret) : context_(std::make_unique<Con
                                    OSSL_PARAM_construct_end()};
   HUD_CHECK(EVP_MAC_init(context_->hmac, secret.bytes.data(), secret.bytes.size(), parameters) == 1);
   const auto id = Compute(AsBytes("hudsucker beacon key id"));
-  key_id_ = ByteReader(id).Four();
+  HUD_CHECK(ByteReader(id).U32(key_id_));
 }
 
 BeaconMac::~BeaconMac() = default;
@@ -337,21 +311,20 @@ bool BeaconMac::Verify(Bytes datagram) const {
 std::optional<BeaconEnvelope> ReadBeaconEnvelope(Bytes datagram) {
   if (datagram.size() < kMinBeaconBytes || datagram.size() > limits::kMaxDatagramBytes) return std::nullopt;
   ByteReader reader(datagram);
-  const Bytes head = reader.Take(kMagicAndVersion.size());
-  if (!std::equal(head.begin(), head.end(), kMagicAndVersion.begin())) return std::nullopt;
-  const uint8_t direction = reader.Byte();
-  const uint8_t type = reader.Byte();
-  if (!TypeFits(direction, type) || reader.Byte() != 0) return std::nullopt;
-
+  Bytes head, node;
+  uint8_t direction = 0, type = 0, zero = 0;
   BeaconEnvelope envelope;
+  const bool is_whole = reader.Take(kMagicAndVersion.size(), head) && reader.U8(direction) && reader.U8(type) &&
+                        reader.U8(zero) && reader.U64(envelope.epoch) && reader.U64(envelope.nonce) &&
+                        reader.U64(envelope.sequence) && reader.U64(envelope.sent_micros) &&
+                        reader.U32(envelope.key_id) && reader.Take(kNodeFieldBytes, node);
+  HUD_CHECK(is_whole);  // no shorter than the least datagram
+  if (!std::equal(head.begin(), head.end(), kMagicAndVersion.begin()) || !TypeFits(direction, type) || zero != 0) {
+    return std::nullopt;
+  }
   envelope.direction = static_cast<BeaconDirection>(direction);
   envelope.type = static_cast<BeaconType>(type);
-  envelope.epoch = reader.Eight();
-  envelope.nonce = reader.Eight();
-  envelope.sequence = reader.Eight();
-  envelope.sent_micros = reader.Eight();
-  envelope.key_id = reader.Four();
-  const std::string_view field = AsText(reader.Take(kNodeFieldBytes));
+  const std::string_view field = AsText(node);
   envelope.node = field.substr(0, field.find('\0'));
   const std::string_view padding = field.substr(envelope.node.size());
   if (!IsBeaconName(envelope.node) || padding.find_first_not_of('\0') != std::string_view::npos) return std::nullopt;
@@ -393,25 +366,19 @@ std::optional<NodeReportPart> ReadReportBody(Bytes body) {
   ByteReader reader(body);
   NodeReportPart part;
   NodeReport& report = part.report;
-  report.health.ready = (reader.Byte() & kFlagReady) != 0;
-  part.part = reader.Byte();
-  part.parts = reader.Byte();
-  reader.Byte();
-  part.report_id = reader.Four();
-  report.weight = reader.Two();
-  report.health.load_permille = reader.Two();
-  report.health.cpu_pressure_permille = reader.Two();
-  report.health.connections = reader.Four();
-  report.health.probe_micros = reader.Four();
-  if (!reader.ok() || part.parts == 0 || part.parts > limits::kMaxReportParts || part.part >= part.parts ||
-      report.weight > kMaxWeight) {
+  uint8_t flags = 0, unused = 0;
+  const bool has_head = reader.U8(flags) && reader.U8(part.part) && reader.U8(part.parts) && reader.U8(unused) &&
+                        reader.U32(part.report_id) && reader.U16(report.weight) &&
+                        reader.U16(report.health.load_permille) && reader.U16(report.health.cpu_pressure_permille) &&
+                        reader.U32(report.health.connections) && reader.U32(report.health.probe_micros);
+  if (!has_head || part.parts > limits::kMaxReportParts || part.part >= part.parts || report.weight > kMaxWeight) {
     return std::nullopt;
   }
-  const std::optional<SocketAddress> address = ReadAddress(reader);
-  if (!address) return std::nullopt;
-  report.address = *address;
-  if (!ReadNames(reader, &report.pools) || !ReadPrefixes(reader, &report.prefixes)) return std::nullopt;
-  if (part.parts == 1 && report.pools.empty()) return std::nullopt;
+  report.health.ready = (flags & kFlagReady) != 0;
+  if (!ReadAddress(reader, &report.address) || !ReadNames(reader, &report.pools) ||
+      !ReadPrefixes(reader, &report.prefixes)) {
+    return std::nullopt;
+  }
   return part;
 }
 
@@ -455,14 +422,11 @@ bool WriteReportBodies(const NodeReport& report, uint32_t report_id, std::vector
 std::optional<TokenReport> ReadTokensBody(Bytes body) {
   ByteReader reader(body);
   TokenReport report;
-  report.base = reader.Eight();
-  report.first = reader.Eight();
-  const size_t count = reader.Two();
+  uint16_t count = 0;
+  if (!reader.U64(report.base) || !reader.U64(report.first) || !reader.U16(count)) return std::nullopt;
   // Numbers this large are never reached, and `first + count` must not wrap.
-  if (!reader.ok() || report.base == 0 || report.base > report.first || report.first > UINT64_MAX / 2 ||
-      count > body.size()) {
-    return std::nullopt;
-  }
+  if (report.base == 0 || report.base > report.first || report.first > UINT64_MAX / 2) return std::nullopt;
+  if (count > reader.remaining()) return std::nullopt;
   report.items.resize(count);
   for (TokenItem& item : report.items) {
     if (!ReadItem(reader, &item)) return std::nullopt;
@@ -497,18 +461,14 @@ std::array<uint8_t, kBeaconAnswerBodyBytes> WriteSyncBody(const SyncBody& body) 
 ChallengeBody ReadChallengeBody(Bytes body) {
   ByteReader reader(body);
   ChallengeBody challenge;
-  challenge.answers_sequence = reader.Eight();
-  challenge.held_epoch = reader.Eight();
-  HUD_CHECK(reader.ok());
+  HUD_CHECK(reader.U64(challenge.answers_sequence) && reader.U64(challenge.held_epoch));
   return challenge;
 }
 
 SyncBody ReadSyncBody(Bytes body) {
   ByteReader reader(body);
   SyncBody sync;
-  sync.next_token = reader.Eight();
-  sync.answers_sequence = reader.Eight();
-  HUD_CHECK(reader.ok());
+  HUD_CHECK(reader.U64(sync.next_token) && reader.U64(sync.answers_sequence));
   return sync;
 }
 

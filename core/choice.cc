@@ -20,6 +20,13 @@ uint64_t Mix(uint64_t x) {
   return x ^ (x >> 31);
 }
 
+// Over the usable members: the connections of those that are down are no measure of what the others should carry.
+struct PoolSums {
+  uint64_t weight = 0;
+  int64_t active = 0;
+  size_t usable = 0;
+};
+
 // One choice in one pool. Reads the route table and the shared counters; keeps nothing.
 class Chooser {
  public:
@@ -148,12 +155,6 @@ class Chooser {
     return static_cast<double>(weight) / static_cast<double>(sums.weight);
   }
 
-  // Over the usable members: the connections of those that are down are no measure of what the others should carry.
-  struct PoolSums {
-    uint64_t weight = 0;
-    int64_t active = 0;
-    size_t usable = 0;
-  };
   const PoolSums& Sums() {
     if (!sums_) {
       sums_.emplace();

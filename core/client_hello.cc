@@ -26,8 +26,8 @@ constexpr size_t FewestRecordBytes(size_t count) {
 // Walks the records up to the end of the message. Each answer but kNeedMore depends only on bytes up to where it is
 // found, so that it stays the same whatever follows.
 //
-// Two rules of RFC 8446 section 5.1: a handshake fragment is not empty (a leading empty record is let pass: servers
-// built on OpenSSL do, and nothing has been said yet), and a ClientHello ends where its record ends.
+// Two rules of RFC 8446 section 5.1: a handshake fragment is not empty (an empty record before the first byte is let
+// pass, as OpenSSL does: nothing has been said yet), and a ClientHello ends where its record ends.
 HelloVerdict FindHello(Bytes input, size_t cap, HelloExtent& extent) {
   uint8_t handshake_header[tls::kHandshakeHeaderBytes];
   size_t header_bytes = 0;  // of handshake_header that are filled

@@ -95,7 +95,7 @@ bool ReadServerHello(Bytes body, ServerHello& server, ServerHelloFacts& facts) {
   Bytes list;
   if (!reader.empty() && !reader.LastVector16(list)) return false;
   for (ByteReader extensions(list); !extensions.empty();) {
-    uint16_t type, version;
+    uint16_t type = 0, version = 0;
     Bytes data;
     if (!extensions.U16(type) || !extensions.Vector16(data)) return false;
     if (type == tls::kSupportedVersions) facts.tls13 = ByteReader(data).U16(version) && version == tls::kTls13;

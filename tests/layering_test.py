@@ -44,6 +44,7 @@ CORE_ALLOWED = {
     "core/check.cc": {"cstdio"},
     "core/address.h": {"sys/socket.h", "sys/un.h"},  # the types of addresses; no call is made
     "core/address.cc": {"sys/socket.h", "sys/un.h"},
+    "core/affinity_map.cc": {"sys/mman.h"},          # madvise for huge pages, once, in the constructor
 }
 
 THIRD_PARTY = re.compile(r"(absl|benchmark|boost|CLI|gmock|gtest|nlohmann|openssl|prometheus|spdlog|systemd|yaml-cpp)/"

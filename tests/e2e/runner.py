@@ -26,7 +26,7 @@ def case(function=None, *, seconds=60, needs_root=False, reduced=True):
     def mark(f):
         _cases.append((f, seconds, needs_root, reduced))
         return f
-    return mark(function) if function else mark
+    return mark if function is None else mark(function)
 
 
 def _on_alarm(_signal, _frame):
@@ -36,7 +36,7 @@ def _on_alarm(_signal, _frame):
 def _run(function, seconds):
     name = function.__name__.replace("_", " ")
     started = time.monotonic()
-    stage = Stage(function.__name__)
+    stage = Stage("".join(c if c.isalnum() else "_" for c in function.__name__))
     signal.signal(signal.SIGALRM, _on_alarm)
     signal.alarm(seconds * (4 if os.environ.get("HUD_REDUCED") else 1))
     trouble, verdict = "", "ok"

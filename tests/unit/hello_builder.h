@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/client_hello.h"
@@ -97,7 +98,7 @@ inline Buffer Records(const Buffer& message, size_t size = 16384) {
   Buffer out;
   for (size_t at = 0; at < message.size(); at += size) {
     const size_t end = std::min(at + size, message.size());
-    out = out + Record(Buffer(message.begin() + static_cast<long>(at), message.begin() + static_cast<long>(end)));
+    out = std::move(out) + Record(Buffer(message.begin() + static_cast<long>(at), message.begin() + static_cast<long>(end)));
   }
   return out;
 }

@@ -39,7 +39,7 @@ class Nginx(Process):
     """Answers every request with its name, in the header X-Node too."""
 
     def __init__(self, stage, name, *, address=None, protocols="TLSv1.2 TLSv1.3", tickets=True, cache="shared:hud:10m",
-                 num_tickets=None, ticket_keys=(), syslog=None, log_format="$ssl_session_id", certificate_kind="ec",
+                 num_tickets=None, ticket_keys=(), syslog=None, log_format="hud_session=$ssl_session_id", certificate_kind="ec",
                  listen_options="", more="", workers=1):
         self.folder = stage.path(name)
         (self.folder / "html").mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,331 @@
+#include "agentd/agent.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/signalfd.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "agentd/agent_key.h"
+
+namespace hud {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr Duration kHealthEvery = 1s;
+constexpr int kHealthShare = 100;  // counting connections may take this part of the loop's time at most
+constexpr Duration kComplainEvery = 60s;
+constexpr Duration kSilenceAfter = 10s;
+constexpr Duration kLongestFarewell = 2s;
+constexpr int kComfortableQueue = 256;
+
+uint64_t WallClockMicros() {
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch()).count());
+}
+
+std::vector<std::string> PathsOf(const std::vector<TicketKeyFileConfig>& files) {
+  std::vector<std::string> paths;
+  for (const TicketKeyFileConfig& file : files) paths.push_back(file.path);
+  return paths;
+}
+
+// A server's log socket never waits: lines beyond the kernel's queue are lost, and with them their sessions.
+void WarnOfShortQueue() {
+  std::ifstream file("/proc/sys/net/unix/max_dgram_qlen");
+  int length = 0;
+  if (file >> length && length < kComfortableQueue) {
+    spdlog::warn("net.unix.max_dgram_qlen is {}: a burst of more log lines than that loses some; run "
+                 "'sysctl net.unix.max_dgram_qlen={}' before the agent starts",
+                 length, 2 * kComfortableQueue);
+  }
+}
+
+}  // namespace
+
+Agent::Agent(AgentConfig config, bool keep)
+    : config_(std::move(config)),
+      epoch_(WallClockMicros()),
+      started_(Clock::now()),
+      keep_(keep),
+      now_(started_),
+      key_files_(PathsOf(config_.ticket_key_files)) {
+  next_health_ = next_key_file_poll_ = now_;
+  next_complaint_ = now_ + kComplainEvery;
+  next_silence_check_ = now_ + kSilenceAfter;
+}
+
+Agent::~Agent() = default;
+
+absl::StatusOr<std::unique_ptr<Agent>> Agent::Make(AgentConfig config, bool keep) {
+  std::unique_ptr<Agent> agent(new Agent(std::move(config), keep));
+  for (const auto step : {&Agent::AddNodes, &Agent::OpenFeeds, &Agent::OpenSignals, &Agent::StartProbes}) {
+    if (absl::Status status = (agent.get()->*step)(); !status.ok()) return status;
+  }
+  return agent;
+}
+
+absl::Status Agent::AddNodes() {
+  for (const SocketAddress& proxy : config_.proxies) proxies_.emplace_back(proxy);
+  for (size_t i = 0; i < config_.nodes.size(); ++i) {
+    const AgentNodeConfig& node = config_.nodes[i];
+    const absl::StatusOr<AgentKey> key = ReadAgentKey(node.key_path, node.name);
+    if (!key.ok()) return key.status();
+    std::vector<size_t> probes;
+    for (size_t p = 0; p < config_.probes.size(); ++p) {
+      if (config_.probes[p].node == i) probes.push_back(p);
+    }
+    // The probe's address is the server's own, the node's may be that of a translator in front of it.
+    const SocketAddress& server = config_.probes[probes.front()].address;
+    nodes_.push_back({std::make_unique<NodeAgent>(node, probes), ConnectionCounter(server)});
+    for (ProxyLink& proxy : proxies_) proxy.AddNode(*key, epoch_, &nodes_.back().agent->journal(), config_.beacon_every);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Agent::OpenFeeds() {
+  for (const FeedsConfig& config : config_.feeds) {
+    TokenJournal* journal = &nodes_[config.node].agent->journal();
+    for (const Feed::Kind kind : {Feed::Kind::kSyslog, Feed::Kind::kTokens}) {
+      const std::string& path = kind == Feed::Kind::kSyslog ? config.syslog : config.tokens;
+      if (path.empty()) continue;
+      absl::StatusOr<Feed> feed = Feed::Open(kind, path, config.group, config.ttl, journal);
+      if (!feed.ok()) return feed.status();
+      feeds_.push_back(*std::move(feed));
+    }
+  }
+  if (!feeds_.empty()) WarnOfShortQueue();
+  return absl::OkStatus();
+}
+
+absl::Status Agent::OpenSignals() {
+  sigset_t mask;
+  sigemptyset(&mask);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1}) sigaddset(&mask, signal);
+  ::signal(SIGPIPE, SIG_IGN);
+  if (pthread_sigmask(SIG_BLOCK, &mask, nullptr) != 0) return absl::InternalError("cannot block signals");
+  signals_ = Fd(::signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signals_) return absl::ErrnoToStatus(errno, "signalfd");
+  return absl::OkStatus();
+}
+
+absl::Status Agent::StartProbes() {
+  absl::StatusOr<std::unique_ptr<ProbeMailbox>> mailbox = ProbeMailbox::Make();
+  if (!mailbox.ok()) return mailbox.status();
+  mailbox_ = *std::move(mailbox);
+  for (size_t i = 0; i < config_.probes.size(); ++i) {
+    absl::StatusOr<std::unique_ptr<ProbeThread>> probe = ProbeThread::Start(i, config_.probes[i], mailbox_.get());
+    if (!probe.ok()) return probe.status();
+    probes_.push_back(*std::move(probe));
+  }
+  return absl::OkStatus();
+}
+
+void Agent::Run() {
+  for (const Node& node : nodes_) spdlog::info("node {}: waiting for its server to answer", node.agent->name());
+  std::vector<size_t> all(config_.ticket_key_files.size());
+  for (size_t i = 0; i < all.size(); ++i) all[i] = i;
+  ReadKeyFiles(all);
+  sd_notify(0, "READY=1");
+  while (Turn()) {
+  }
+  Leave();
+}
+
+// The order matters: what was heard is applied before anything is said.
+bool Agent::Turn() {
+  WaitForEvents();
+  now_ = Clock::now();
+  if (!TakeSignals()) return false;
+  TakeFindings();
+  ReadFeeds();
+  if (now_ >= next_key_file_poll_) {
+    ReadKeyFiles(key_files_.TakeChanged());
+    next_key_file_poll_ = now_ + key_files_.PollEvery();
+  }
+  if (now_ >= next_health_) MeasureHealth();
+  SpeakToProxies();
+  if (now_ >= next_complaint_) ComplainOfFeeds();
+  if (now_ >= next_silence_check_) ComplainOfSilentProxies();
+  TellNews();
+  return true;
+}
+
+void Agent::WaitForEvents() {
+  Instant deadline = std::min({next_health_, next_key_file_poll_, next_complaint_, next_silence_check_});
+  std::vector<pollfd> fds = {{signals_.get(), POLLIN, 0}, {mailbox_->fd(), POLLIN, 0}, {key_files_.fd(), POLLIN, 0}};
+  for (const ProxyLink& proxy : proxies_) {
+    deadline = std::min(deadline, proxy.NextDeadline());
+    fds.push_back({proxy.fd(), POLLIN, 0});
+  }
+  for (const Feed& feed : feeds_) fds.push_back({feed.fd(), POLLIN, 0});
+  if (feed_has_more_) deadline = now_;
+  // A deadline may be Instant::min() or max(): no differences before it is known to be near.
+  const Instant now = Clock::now();
+  const Duration wait = deadline <= now ? 0s : std::min(deadline, now + 60s) - now;
+  ::poll(fds.data(), fds.size(), static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(wait).count()));
+  if (fds[2].revents != 0) next_key_file_poll_ = Instant::min();
+}
+
+bool Agent::TakeSignals() {
+  signalfd_siginfo info;
+  while (::read(signals_.get(), &info, sizeof(info)) == sizeof(info)) {
+    if (info.ssi_signo == SIGHUP) {
+      spdlog::info("SIGHUP: looking at the servers and the key files again");
+      LookNow();
+      continue;
+    }
+    keep_ |= info.ssi_signo == SIGUSR1;
+    return false;
+  }
+  return true;
+}
+
+void Agent::LookNow() {
+  for (const auto& probe : probes_) probe->LookNow();
+  std::vector<size_t> all(config_.ticket_key_files.size());
+  for (size_t i = 0; i < all.size(); ++i) all[i] = i;
+  ReadKeyFiles(all);
+}
+
+void Agent::TakeFindings() {
+  const std::vector<ProbeReport> reports = mailbox_->TakeAll();
+  for (const ProbeReport& report : reports) nodes_[config_.probes[report.probe].node].agent->Apply(report, now_);
+  if (!reports.empty()) SetReports();
+}
+
+void Agent::ReadFeeds() {
+  feed_has_more_ = false;
+  for (Feed& feed : feeds_) feed_has_more_ |= feed.Read(now_);
+}
+
+void Agent::ReadKeyFiles(const std::vector<size_t>& which) {
+  for (const size_t i : which) {
+    const TicketKeyFileConfig& file = config_.ticket_key_files[i];
+    const absl::StatusOr<std::vector<TicketPrefix>> names = ReadTicketKeyNames(file.path, file.format);
+    if (!names.ok()) {
+      spdlog::warn("{}; what was learnt from it before stays", std::string(names.status().message()));
+      continue;
+    }
+    nodes_[file.node].agent->Apply(file.path, *names, now_);
+    // The server may reload now, or have done so already.
+    for (size_t p = 0; p < probes_.size(); ++p) {
+      if (config_.probes[p].node == file.node) probes_[p]->LookNow();
+    }
+  }
+  if (!which.empty()) SetReports();
+}
+
+void Agent::MeasureHealth() {
+  const Instant start = Clock::now();
+  const uint16_t load = ReadLoadPermille();
+  const uint16_t pressure = ReadCpuPressurePermille();
+  for (Node& node : nodes_) node.agent->SetHealth(load, pressure, node.connections.Count());
+  next_health_ = now_ + std::max<Duration>(kHealthEvery, kHealthShare * (Clock::now() - start));
+  SetReports();
+  TellSupervisor();
+}
+
+void Agent::SetReports() {
+  for (const Node& node : nodes_) {
+    if (!node.agent->announced()) continue;
+    const NodeReport report = node.agent->Report(now_);
+    for (ProxyLink& proxy : proxies_) proxy.SetReport(node.agent->name(), report);
+  }
+}
+
+void Agent::SpeakToProxies() {
+  for (ProxyLink& proxy : proxies_) {
+    proxy.Receive(now_);
+    proxy.Send(now_);
+  }
+}
+
+void Agent::ComplainOfFeeds() {
+  next_complaint_ = now_ + kComplainEvery;
+  for (Feed& feed : feeds_) {
+    const std::string sample = feed.TakeRejectedSample();
+    if (sample.empty()) continue;
+    spdlog::warn("{}: {} lines rejected so far, {} taken; the first since the last report: \"{}\"", feed.path(),
+                 feed.stats().rejected, feed.stats().added + feed.stats().removed, sample);
+  }
+}
+
+// A proxy answers every report of a node that its keys file names, so within seconds each one should have answered.
+void Agent::ComplainOfSilentProxies() {
+  next_silence_check_ = now_ + kSilenceAfter;
+  for (const Node& node : nodes_) {
+    if (!node.agent->announced()) continue;
+    for (const ProxyLink& proxy : proxies_) {
+      const std::string pair = absl::StrCat("node ", node.agent->name(), ": proxy ", proxy.proxy().ToString());
+      Hearing& hearing = hearing_[pair];
+      if (hearing == Hearing::kHeard) continue;
+      if (proxy.Confirmed(node.agent->name())) {
+        hearing = Hearing::kHeard;
+        spdlog::info("{} knows it", pair);
+      } else if (std::exchange(hearing, Hearing::kComplained) == Hearing::kNotYet) {
+        spdlog::warn("{} does not answer: is it up, is its UDP port open, does its keys file have this node's line?", pair);
+      }
+    }
+  }
+}
+
+void Agent::TellNews() {
+  for (Node& node : nodes_) {
+    for (const NodeAgent::News& news : node.agent->TakeNews()) {
+      spdlog::log(news.warning ? spdlog::level::warn : spdlog::level::info, "{}", news.text);
+    }
+  }
+}
+
+void Agent::TellSupervisor() {
+  const auto ready = std::count_if(nodes_.begin(), nodes_.end(), [](const Node& node) { return node.agent->ready(); });
+  std::string status = absl::StrCat("STATUS=", ready, " of ", nodes_.size(), " nodes ready");
+  if (status != last_status_) sd_notify(0, status.c_str());
+  last_status_ = std::move(status);
+  sd_notify(0, "WATCHDOG=1");
+}
+
+void Agent::Leave() {
+  sd_notify(0, "STOPPING=1");
+  probes_.clear();
+  TakeFindings();
+  if (keep_) {
+    spdlog::info("leaving without a word to the proxies: the nodes stay in service until they are missed");
+    return;
+  }
+  std::vector<std::string> dying;
+  for (const Node& node : nodes_) {
+    if (!node.agent->announced()) continue;
+    dying.push_back(node.agent->name());
+    for (ProxyLink& proxy : proxies_) proxy.Die(dying.back(), now_);
+  }
+  spdlog::info("telling {} proxies that {} nodes take no new connections", proxies_.size(), dying.size());
+  const auto done = [&] {
+    return std::all_of(dying.begin(), dying.end(), [&](const std::string& node) {
+      return std::all_of(proxies_.begin(), proxies_.end(), [&](const ProxyLink& proxy) { return proxy.DoneDying(node); });
+    });
+  };
+  const Instant deadline = now_ + kLongestFarewell;
+  next_health_ = next_key_file_poll_ = next_complaint_ = next_silence_check_ = deadline;
+  feed_has_more_ = false;
+  feeds_.clear();
+  for (SpeakToProxies(); !done() && now_ < deadline; SpeakToProxies()) {
+    WaitForEvents();
+    now_ = Clock::now();
+    signalfd_siginfo ignored;
+    while (::read(signals_.get(), &ignored, sizeof(ignored)) > 0) {
+    }
+  }
+}
+
+}  // namespace hud

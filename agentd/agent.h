@@ -1,0 +1,78 @@
+// The agent: one loop over signals, probes' findings, feeds, key files and the sockets to the proxies. All state but the
+// probes' own is the loop's (OneOwner).
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "agentd/configuration.h"
+#include "agentd/feed.h"
+#include "agentd/file_watch.h"
+#include "agentd/host_health.h"
+#include "agentd/node_agent.h"
+#include "agentd/probe_thread.h"
+#include "agentd/proxy_link.h"
+
+namespace hud {
+
+class Agent {
+ public:
+  // Reads the keys, binds the feeds, starts the probes. SIGTERM, SIGINT, SIGHUP and SIGUSR1 are blocked from here on.
+  // `keep`: leave without DYING at SIGTERM, as SIGUSR1 always does.
+  static absl::StatusOr<std::unique_ptr<Agent>> Make(AgentConfig config, bool keep);
+  ~Agent();
+
+  // Until a signal ends it.
+  void Run();
+
+ private:
+  struct Node {
+    std::unique_ptr<NodeAgent> agent;
+    ConnectionCounter connections;
+  };
+
+  explicit Agent(AgentConfig config, bool keep);
+  absl::Status AddNodes();
+  absl::Status OpenFeeds();
+  absl::Status StartProbes();
+  absl::Status OpenSignals();
+
+  bool Turn();
+  void WaitForEvents();
+  bool TakeSignals();  // false: leave
+  void TakeFindings();
+  void ReadFeeds();
+  void ReadKeyFiles(const std::vector<size_t>& which);
+  void MeasureHealth();
+  void SpeakToProxies();
+  void ComplainOfFeeds();
+  void ComplainOfSilentProxies();
+  void TellNews();
+  void TellSupervisor();
+  void SetReports();
+  void LookNow();
+  void Leave();
+
+  const AgentConfig config_;
+  const uint64_t epoch_;
+  const Instant started_;
+  bool keep_;
+  Instant now_;
+  Fd signals_;
+  std::vector<Node> nodes_;            // in the order of config_.nodes
+  std::vector<ProxyLink> proxies_;     // in the order of config_.proxies
+  enum class Hearing : uint8_t { kNotYet, kComplained, kHeard };
+  std::map<std::string, Hearing> hearing_;  // of each node by each proxy
+  std::vector<Feed> feeds_;
+  bool feed_has_more_ = false;
+  FileWatch key_files_;
+  std::unique_ptr<ProbeMailbox> mailbox_;
+  std::vector<std::unique_ptr<ProbeThread>> probes_;  // destroyed first: they post to the mailbox
+  Instant next_health_, next_key_file_poll_, next_complaint_, next_silence_check_;
+  std::string last_status_;
+};
+
+}  // namespace hud

@@ -1,0 +1,97 @@
+#include "agentd/datagram_socket.h"
+
+#include <grp.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+
+namespace hud {
+namespace {
+
+constexpr size_t kLongestDatagram = 16 * 1024;
+constexpr mode_t kMode = 0660;
+
+absl::Status Failed(const std::string& path, const std::string& what) {
+  return absl::FailedPreconditionError(absl::StrCat("socket ", path, ": ", what));
+}
+
+absl::Status RemoveStale(const std::string& path, const sockaddr_un& address) {
+  struct stat found {};
+  if (::lstat(path.c_str(), &found) != 0) {
+    if (errno == ENOENT) return absl::OkStatus();
+    return Failed(path, std::strerror(errno));
+  }
+  if (!S_ISSOCK(found.st_mode)) {
+    return Failed(path, "exists and is not a socket; give another path or remove it");
+  }
+  const Fd probe(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 || errno != ECONNREFUSED) {
+    return Failed(path, "is in use by another process; is a second agent running?");
+  }
+  if (::unlink(path.c_str()) != 0) return Failed(path, absl::StrCat("stale, and cannot be removed: ", std::strerror(errno)));
+  return absl::OkStatus();
+}
+
+absl::Status GiveToGroup(const std::string& path, const std::string& group) {
+  if (group.empty()) return absl::OkStatus();
+  errno = 0;
+  const struct group* found = ::getgrnam(group.c_str());
+  if (found == nullptr) return Failed(path, absl::StrCat("there is no group '", group, "' on this machine"));
+  if (::chown(path.c_str(), static_cast<uid_t>(-1), found->gr_gid) != 0) {
+    return Failed(path, absl::StrCat("cannot be given to group '", group, "': ", std::strerror(errno),
+                                     "; make the agent's user a member of it"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<DatagramSocket> DatagramSocket::Bind(const std::string& path, const std::string& group) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof(address.sun_path)) {
+    return Failed(path, absl::StrCat("a socket's path has 1 to ", sizeof(address.sun_path) - 1, " bytes"));
+  }
+  std::memcpy(address.sun_path, path.data(), path.size());
+  if (absl::Status stale = RemoveStale(path, address); !stale.ok()) return stale;
+
+  Fd fd(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd) return Failed(path, std::strerror(errno));
+  // bind gives the path the mode of the descriptor, less the umask: it is never more open than this.
+  ::fchmod(fd.get(), kMode);
+  if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+    return Failed(path, absl::StrCat("cannot be made: ", std::strerror(errno),
+                                     errno == ENOENT ? "; make its directory first" : ""));
+  }
+  if (absl::Status given = GiveToGroup(path, group); !given.ok()) return given;
+  if (::chmod(path.c_str(), kMode) != 0) return Failed(path, absl::StrCat("chmod: ", std::strerror(errno)));
+  struct stat made {};
+  if (::lstat(path.c_str(), &made) != 0) return Failed(path, std::strerror(errno));
+  return DatagramSocket(std::move(fd), path, made.st_dev, made.st_ino);
+}
+
+DatagramSocket::~DatagramSocket() {
+  if (!fd_) return;
+  struct stat found {};
+  if (::lstat(path_.c_str(), &found) == 0 && found.st_dev == device_ && found.st_ino == inode_) ::unlink(path_.c_str());
+}
+
+size_t DatagramSocket::Receive(size_t limit, const std::function<void(std::string_view, bool)>& take) {
+  std::array<char, kLongestDatagram> buffer;
+  for (size_t count = 0; count < limit; ++count) {
+    const ssize_t n = ::recv(fd_.get(), buffer.data(), buffer.size(), MSG_TRUNC);
+    if (n < 0) return count;
+    const bool truncated = static_cast<size_t>(n) > buffer.size();
+    take({buffer.data(), truncated ? buffer.size() : static_cast<size_t>(n)}, truncated);
+  }
+  return limit;
+}
+
+}  // namespace hud

@@ -1,0 +1,37 @@
+// A unix datagram socket that programs on this machine write to: mode 0660, bound in place of a stale one.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "core/fd.h"
+
+namespace hud {
+
+class DatagramSocket {
+ public:
+  // An existing path is replaced only if it is a socket that nobody listens on any more.
+  // `group`: its members may write, too; empty: the process's own group.
+  static absl::StatusOr<DatagramSocket> Bind(const std::string& path, const std::string& group);
+  DatagramSocket(DatagramSocket&& other) noexcept = default;
+  ~DatagramSocket();  // unlinks the path, unless another process has put its own there since
+
+  int fd() const { return fd_.get(); }
+
+  // Hands over up to `limit` waiting datagrams. One that is longer than the buffer comes with `truncated` set.
+  // Returns how many there were.
+  size_t Receive(size_t limit, const std::function<void(std::string_view datagram, bool truncated)>& take);
+
+ private:
+  DatagramSocket(Fd fd, std::string path, uint64_t device, uint64_t inode)
+      : fd_(std::move(fd)), path_(std::move(path)), device_(device), inode_(inode) {}
+  Fd fd_;
+  std::string path_;
+  uint64_t device_ = 0;
+  uint64_t inode_ = 0;
+};
+
+}  // namespace hud

@@ -1,0 +1,67 @@
+#include "agentd/feed.h"
+
+#include <algorithm>
+
+namespace hud {
+namespace {
+
+constexpr size_t kDatagramsPerTurn = 256;
+constexpr size_t kSampleBytes = 80;
+
+}  // namespace
+
+absl::StatusOr<Feed> Feed::Open(Kind kind, const std::string& path, const std::string& group, Duration ttl,
+                                TokenJournal* journal) {
+  absl::StatusOr<DatagramSocket> socket = DatagramSocket::Bind(path, group);
+  if (!socket.ok()) return socket.status();
+  return Feed(kind, path, ttl, journal, *std::move(socket));
+}
+
+bool Feed::Read(Instant now) {
+  const size_t count = socket_.Receive(kDatagramsPerTurn, [&](std::string_view datagram, bool truncated) {
+    TakeDatagram(datagram, truncated, now);
+  });
+  return count == kDatagramsPerTurn;
+}
+
+void Feed::TakeDatagram(std::string_view datagram, bool truncated, Instant now) {
+  ++stats_.datagrams;
+  // The end of a cut line could pass for a shorter, wrong token.
+  if (truncated) return Reject(datagram);
+  if (kind_ == Kind::kSyslog) return TakeLine(datagram, now);
+  while (!datagram.empty()) {
+    const size_t end = std::min(datagram.find('\n'), datagram.size());
+    TakeLine(datagram.substr(0, end), now);
+    datagram.remove_prefix(std::min(end + 1, datagram.size()));
+  }
+}
+
+void Feed::TakeLine(std::string_view line, Instant now) {
+  FeedToken token;
+  switch (kind_ == Kind::kSyslog ? ParseSyslogLine(line, token) : ParseTokenLine(line, token)) {
+    case FeedVerdict::kNoSession: ++stats_.without_session; return;
+    case FeedVerdict::kRejected: return Reject(line);
+    case FeedVerdict::kToken: break;
+  }
+  if (token.remove) {
+    ++stats_.removed;
+    journal_->Withdraw(token.span(), now);
+  } else {
+    ++stats_.added;
+    journal_->Add(token.span(), token.ttl.value_or(ttl_), now);
+  }
+}
+
+void Feed::Reject(std::string_view line) {
+  ++stats_.rejected;
+  if (!rejected_sample_.empty()) return;
+  rejected_sample_ = line.substr(0, kSampleBytes);
+  for (char& c : rejected_sample_) {
+    if (c < 0x20 || c == 0x7f) c = '?';
+  }
+  if (rejected_sample_.empty()) rejected_sample_ = "(empty)";
+}
+
+std::string Feed::TakeRejectedSample() { return std::exchange(rejected_sample_, {}); }
+
+}  // namespace hud

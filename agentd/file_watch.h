@@ -1,0 +1,41 @@
+// Tells when files have changed: written in place, replaced by rename, swapped through a symbolic link, or made anew.
+// inotify on their directories only wakes us; what decides is the file itself (device, inode, size, times), so nothing
+// depends on how it was replaced. Where inotify is not to be had, or a directory is missing, polling alone finds it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/fd.h"
+#include "core/types.h"
+
+namespace hud {
+
+class FileWatch {
+ public:
+  explicit FileWatch(std::vector<std::string> paths);
+
+  int fd() const { return inotify_.get(); }  // readable: something happened near a file; -1: poll only
+  // Indices of the paths that have changed since the last call. Cheap: one stat a file.
+  std::vector<size_t> TakeChanged();
+  // How often to call TakeChanged without a wake-up.
+  Duration PollEvery() const;
+
+ private:
+  struct Signature {
+    uint64_t device = 0, inode = 0, size = 0;
+    int64_t modified_ns = 0, changed_ns = 0;
+    bool operator==(const Signature&) const = default;
+  };
+  static Signature SignatureOf(const std::string& path);
+  void WatchDirectories();
+  void DrainEvents();
+
+  std::vector<std::string> paths_;
+  std::vector<Signature> signatures_;
+  Fd inotify_;
+  bool all_watched_ = false;
+};
+
+}  // namespace hud

@@ -1,0 +1,93 @@
+// hud-agentd: says for the TLS servers on this machine that they are alive, how they feel, and which tokens are theirs.
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <CLI/CLI.hpp>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "agentd/agent.h"
+#include "agentd/agent_key.h"
+#include "agentd/configuration.h"
+
+namespace {
+
+constexpr int kBadConfiguration = 1;
+
+int Complain(const absl::Status& status) {
+  std::cerr << "hud-agentd: " << status.message() << "\n";
+  return kBadConfiguration;
+}
+
+int Keygen(const std::string& name, const std::vector<std::string>& pools, const std::vector<std::string>& addresses) {
+  const absl::StatusOr<std::string> line = hud::MakeAgentKey(".", name, pools, addresses);
+  if (!line.ok()) return Complain(line.status());
+  std::cerr << "wrote " << name << ".key: copy it to the node, readable by the agent alone.\n"
+            << "Add this line to the proxy's keys file (beacons.keys), and reload the proxy:\n";
+  std::cout << *line << (line->ends_with('\n') ? "" : "\n");
+  return 0;
+}
+
+// All that can be found out without touching a socket or a server.
+absl::Status CheckFiles(const hud::AgentConfig& config) {
+  for (const hud::AgentNodeConfig& node : config.nodes) {
+    if (const auto key = hud::ReadAgentKey(node.key_path, node.name); !key.ok()) return key.status();
+  }
+  for (const hud::ProbeConfig& probe : config.probes) {
+    if (const auto client = hud::ProbeClient::Make(probe, -1); !client.ok()) return client.status();
+  }
+  for (const hud::TicketKeyFileConfig& file : config.ticket_key_files) {
+    if (const auto names = hud::ReadTicketKeyNames(file.path, file.format); !names.ok()) return names.status();
+  }
+  return absl::OkStatus();
+}
+
+int Check(const std::string& path) {
+  const absl::StatusOr<hud::AgentConfig> config = hud::ReadAgentConfig(path);
+  if (!config.ok()) return Complain(config.status());
+  if (const absl::Status files = CheckFiles(*config); !files.ok()) return Complain(files);
+  std::cout << path << ": good; " << config->nodes.size() << " nodes, " << config->proxies.size() << " proxies\n";
+  return 0;
+}
+
+int Run(const std::string& path, bool keep) {
+  absl::StatusOr<hud::AgentConfig> config = hud::ReadAgentConfig(path);
+  if (!config.ok()) return Complain(config.status());
+  absl::StatusOr<std::unique_ptr<hud::Agent>> agent = hud::Agent::Make(*std::move(config), keep);
+  if (!agent.ok()) return Complain(agent.status());
+  (*agent)->Run();
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  auto logger = std::make_shared<spdlog::logger>("hud-agentd", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%eZ %l %v", spdlog::pattern_time_type::utc);
+  spdlog::set_default_logger(std::move(logger));
+
+  CLI::App app("The agent of the Hudsucker proxy: runs beside TLS servers and tells proxies about them.");
+  std::string config_path, check_path, key_name;
+  bool keep = false;
+  std::vector<std::string> pools, addresses;
+  auto* config = app.add_option("--config", config_path, "run with this YAML file")->type_name("FILE");
+  auto* check = app.add_option("--check", check_path, "say all that is wrong with this YAML file, and end")->type_name("FILE");
+  app.add_flag("--keep", keep, "at SIGTERM leave without saying DYING, so that the nodes stay in service while the agent "
+                               "is restarted (SIGUSR1 does the same once)");
+  config->excludes(check);
+  auto* keygen = app.add_subcommand("keygen", "make a node's key: writes ./NAME.key and prints the proxy's line");
+  keygen->add_option("name", key_name, "the node")->required()->type_name("NAME");
+  keygen->add_option("--pools", pools, "pools the node may join; any unless given")->delimiter(',')->type_name("POOL,…");
+  keygen->add_option("--addresses", addresses, "addresses its server may have, like 10.0.0.0/8; any unless given")
+      ->delimiter(',')
+      ->type_name("RANGE,…");
+  CLI11_PARSE(app, argc, argv);
+
+  if (keygen->parsed()) return Keygen(key_name, pools, addresses);
+  if (!check_path.empty()) return Check(check_path);
+  if (!config_path.empty()) return Run(config_path, keep);
+  std::cerr << "hud-agentd: nothing to do; give --config FILE, --check FILE, or 'keygen NAME' (--help says more)\n";
+  return kBadConfiguration;
+}

@@ -1,0 +1,34 @@
+// Which ticket prefixes a node advertises: those that its sources (probes, key files) see now, and those they saw until
+// a ticket's lifetime ago, because clients still hold such tickets. Pure; time is passed in.
+#pragma once
+
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/prefix_store.h"
+#include "core/types.h"
+
+namespace hud {
+
+class PrefixLedger {
+ public:
+  // All that `source` sees now. What it saw before and nobody sees any more stays advertised for `lifetime` from now.
+  // True if the set that is advertised changed.
+  bool Replace(const std::string& source, std::span<const TicketPrefix> current, Duration lifetime, Instant now);
+
+  // At most kMaxPrefixesPerNode: the current ones in the order of their sources, then the retired that live longest.
+  std::vector<TicketPrefix> Advertised(Instant now) const;
+  bool IsCurrent(const TicketPrefix& prefix) const;
+
+ private:
+  struct Retired {
+    TicketPrefix prefix;
+    Instant until;
+  };
+  std::map<std::string, std::vector<TicketPrefix>> current_;
+  std::vector<Retired> retired_;  // unique, none of them current; the longest-lived first
+};
+
+}  // namespace hud

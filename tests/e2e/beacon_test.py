@@ -1,0 +1,525 @@
+#!/usr/bin/env python3
+"""Beacons: only those who may say something are heard, what is said is applied, and silence is judged without flapping."""
+import itertools
+import os
+import random
+import socket
+import subprocess
+import threading
+import time
+
+import beacon_bytes as wire
+from beacon_bytes import PyAgent, key_line, random_key
+from harness import Agent, Hudsucker, Process, connect, make_key, reduced, require_program, split_address, wait_until
+from hello_bytes import client_hello, in_records
+from runner import Skip, case, main
+from servers.nginx import Nginx
+from servers.scripted import ScriptedNode, echo, read_exactly, read_to_end
+
+
+def settled(hudsucker):
+    """What beacons can change, as /status shows it."""
+    return sorted((p["name"], n["name"], n["address"], n["state"], n["weight"], n["prefixes"])
+                  for p in hudsucker.status()["pools"] for n in p["nodes"])
+
+
+def who(hudsucker, first=b"who?\n"):
+    """The node that answers one client."""
+    with connect(hudsucker.address) as client:
+        client.sendall(first)
+        client.shutdown(socket.SHUT_WR)
+        try:
+            return read_to_end(client).decode()
+        except ConnectionResetError:
+            return "reset"
+
+
+def ends_with_name(connection, node):
+    read_to_end(connection)
+    connection.sendall(node.node_name.encode())
+
+
+def announced(stage, names, *, script=ends_with_name, config=(), prefixes=None, **agent):
+    """Scripted nodes that announce themselves. Returns proxy, agents by name, keys by name, nodes by name."""
+    keys = {n: random_key() for n in names}
+    hudsucker = Hudsucker(stage, [{"name": "web"}], keys=[key_line(n, k) for n, k in keys.items()], **dict(config))
+    nodes = {n: ScriptedNode(stage, script, name=n) for n in names}
+    agents = {n: PyAgent(stage, n, keys[n], hudsucker.beacon_address, nodes[n].address, prefixes=[prefixes[n]] if prefixes else [], **agent)
+              for n in names}
+    hudsucker.wait_states({n: "up" for n in names})
+    return hudsucker, agents, keys, nodes
+
+
+class StateWatch:
+    """Every change of a node's state, as /status shows it, with the time."""
+
+    def __init__(self, hudsucker, node):
+        self.changes, self._stopping = [], threading.Event()
+
+        def run():
+            last = None
+            while not self._stopping.is_set():
+                try:
+                    row = hudsucker.node(node)
+                except (OSError, AssertionError, ValueError):
+                    time.sleep(0.05)
+                    continue
+                state = row["state"] if row else "gone"
+                if state != last:
+                    self.changes.append((round(time.monotonic(), 2), state))
+                    last = state
+                time.sleep(0.03)
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
+
+    def stop(self):
+        self._stopping.set()
+        self._thread.join()
+        return [state for _, state in self.changes]
+
+
+# ---- Forgery ---------------------------------------------------------------------------------------------------------
+
+def forgeries(recorded, keys, random_source):
+    """Endless datagrams that no proxy may believe, of every kind that we could think of."""
+    stranger = random_key()
+    body = wire.report("10.9.9.9:443", ["web"], [b"f" * 16])
+    nonces = [int.from_bytes(d[16:24], "big") for d in recorded]
+    makers = [
+        lambda d: random_source.randbytes(random_source.randrange(0, 1500)),
+        lambda d: d[:random_source.randrange(len(d))],                                                # cut short
+        lambda d: d,                                                                                  # replayed as it was
+        lambda d: d[:i] + bytes([d[i] ^ 1 << random_source.randrange(8)]) + d[i + 1:] if (i := random_source.randrange(len(d))) >= 0 else d,
+        lambda d: d + b"x",
+        lambda d: d[:-32] + os.urandom(32),
+        lambda d: wire.seal(stranger, "n1", wire.STILL_HERE, body, epoch=int(time.time() * 1e6), nonce=nonces[-1], sequence=random_source.randrange(1 << 40)),
+        lambda d: wire.seal(keys["n2"], "n1", wire.DYING, b"", epoch=int(time.time() * 1e6), nonce=nonces[-1], sequence=random_source.randrange(1 << 40)),
+        lambda d: wire.seal(stranger, "nobody", wire.STILL_HERE, body, epoch=1, nonce=2, sequence=3),
+        lambda d: b"HUDB\x01" + random_source.randbytes(400),
+    ]
+    pool = [random_source.choice(makers)(random_source.choice(recorded)) for _ in range(20000)]
+    return itertools.cycle(d for d in pool if len(d) <= 1472)
+
+
+@case(seconds=120)
+def a_million_forged_truncated_and_replayed_datagrams_change_nothing_and_get_no_answer(stage):
+    hudsucker, agents, keys, _ = announced(stage, ("n1", "n2"))
+    time.sleep(1)
+    before = settled(hudsucker)
+    # What was sent a moment ago under the nonce in force; the newest ones stay out, they may be under way.
+    recorded = [d for d in agents["n1"].recorded[:-2] if int.from_bytes(d[16:24], "big") == agents["n1"].nonce]
+    assert recorded, "nothing was recorded"
+    source = forgeries(recorded, keys, random.Random(3))
+    count = reduced(1_000_000, 100_000)
+    received = hudsucker.status()["beacons"]["received"]
+    attacker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    attacker.connect(split_address(hudsucker.beacon_address))
+    attacker.setblocking(True)
+    watch = StateWatch(hudsucker, "n1")
+    applied, weight = 0, 100
+    for sent in range(count):
+        attacker.send(next(source))
+        if sent % 64 == 63:
+            time.sleep(0)
+        if sent % (count // 10) == count // 20:  # an honest change in the middle of it all
+            weight += 1
+            agents["n2"].say(weight=weight)
+            wait_until(lambda: hudsucker.node("n2")["weight"] == weight, 4, "an honest beacon being applied")
+            applied += 1
+    attacker.setblocking(False)
+    time.sleep(0.5)
+    try:
+        answer = attacker.recv(2000)
+        raise AssertionError(f"a forgery was answered with {len(answer)} bytes")
+    except BlockingIOError:
+        pass
+    agents["n2"].say(weight=100)
+    wait_until(lambda: settled(hudsucker) == before, 3, f"everything being as before: {before} is now {settled(hudsucker)}")
+    states = watch.stop()
+    assert states == ["up"], f"n1 went through {states}"
+    beacons = hudsucker.status()["beacons"]
+    looked_at = beacons["received"] - received
+    stage.note(f"{count} sent, {looked_at} looked at, {beacons.get('dropped_by_kernel')} dropped by the kernel, {applied} honest changes applied meanwhile")
+    assert looked_at > count * 0.2, f"only {looked_at} of {count} were looked at: the test did not test much"
+    attacker.close()
+
+
+@case
+def an_agent_cannot_say_what_its_key_does_not_allow(stage):
+    keys = {"x": random_key(), "y": random_key()}
+    hudsucker = Hudsucker(stage, [{"name": "web"}, {"name": "bank"}],
+                          keys=[key_line("x", keys["x"], pools="web", addresses="127.0.0.0/8"),
+                                key_line("y", keys["y"], pools="bank", addresses="127.0.0.0/8")])
+    nodes = {n: ScriptedNode(stage, ends_with_name, name=n) for n in keys}
+    x = PyAgent(stage, "x", keys["x"], hudsucker.beacon_address, nodes["x"].address)
+    PyAgent(stage, "y", keys["y"], hudsucker.beacon_address, nodes["y"].address, pools=["bank"])
+    hudsucker.wait_states({"x": "up", "y": "up"})
+    before = settled(hudsucker)
+
+    def refused(counter, act):
+        had = hudsucker.status()["beacons"][counter]
+        act()
+        wait_until(lambda: hudsucker.status()["beacons"][counter] > had, 5, f"{counter} being counted")
+        assert settled(hudsucker) == before, f"{counter}: {settled(hudsucker)}"
+    # The name of another: under x's key it is no message of y.
+    def as_y():
+        datagram = wire.seal(keys["x"], "y", wire.DYING, b"", epoch=x.epoch, nonce=x.nonce, sequence=10**9)
+        x.socket.send(datagram)
+    refused("bad_mac", as_y)
+    refused("refused_pool", lambda: x.say(pools=["bank"]))
+    refused("refused_pool", lambda: x.say(pools=["web", "bank"]))
+    refused("refused_address", lambda: x.say(pools=["web"], address="10.1.2.3:443"))
+    x.say(address=nodes["x"].address)
+    # Said in the log, once, with what to look at.
+    wait_until(lambda: "pools=" in hudsucker.log() and "addresses=" in hudsucker.log(), 3, "the log saying so")
+    # y's own address is within x's range, but it is y's.
+    x.say(address=nodes["y"].address)
+    time.sleep(0.5)
+    assert hudsucker.node("y")["state"] == "up" and hudsucker.node("y")["address"] == nodes["y"].address
+
+
+@case
+def a_second_agent_with_the_same_key_is_refused_while_the_first_is_alive(stage):
+    hudsucker, agents, keys, nodes = announced(stage, ("n1",))
+    elsewhere = ScriptedNode(stage, ends_with_name, name="elsewhere")
+    PyAgent(stage, "n1", keys["n1"], hudsucker.beacon_address, elsewhere.address)
+    watch = StateWatch(hudsucker, "n1")
+    wait_until(lambda: hudsucker.status()["beacons"]["second_epoch"] > 0, 5, "second_epoch being counted")
+    for _ in range(20):
+        assert hudsucker.node("n1")["address"] == nodes["n1"].address
+        assert who(hudsucker) == "n1"
+        time.sleep(0.05)
+    wait_until(lambda: "second agent" in hudsucker.log(), 3, "the log saying so")
+    assert watch.stop() == ["up"]
+    agents["n1"].close()
+    wait_until(lambda: hudsucker.node("n1")["address"] == elsewhere.address, 15, "the second taking over when the first is silent")
+
+
+@case
+def the_address_of_a_static_node_wins_over_what_its_agent_says(stage):
+    key = random_key()
+    here, there = ScriptedNode(stage, ends_with_name, name="here"), ScriptedNode(stage, ends_with_name, name="there")
+    hudsucker = Hudsucker(stage, [{"name": "web", "nodes": [{"name": "n1", "address": here.address}]}], keys=[key_line("n1", key)])
+    PyAgent(stage, "n1", key, hudsucker.beacon_address, there.address, prefixes=[b"p" * 16])
+    wait_until(lambda: hudsucker.node("n1")["prefixes"] == 1, 5, "the agent being heard")
+    assert hudsucker.node("n1")["address"] == here.address and who(hudsucker) == "here"
+
+
+# ---- Restarts --------------------------------------------------------------------------------------------------------
+
+@case
+def recorded_beacons_replayed_after_restarts_of_agent_and_proxy_change_nothing(stage):
+    hudsucker, agents, keys, nodes = announced(stage, ("n1", "n2"))
+    agents["n1"].add_tokens([os.urandom(32) for _ in range(50)])
+    time.sleep(1)
+    recorded = list(agents["n1"].recorded)
+    replayer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    replayer.connect(split_address(hudsucker.beacon_address))
+
+    def replay():
+        for datagram in recorded * 5:
+            replayer.send(datagram)
+        time.sleep(0.7)
+    # The agent restarts, elsewhere: what its old self has said is worth nothing.
+    agents["n1"].close()
+    moved = ScriptedNode(stage, ends_with_name, name="n1 moved")
+    wait_until(lambda: (hudsucker.node("n1") or {"state": "gone"})["state"] != "up", 10, "the old agent being missed")
+    again = PyAgent(stage, "n1", keys["n1"], hudsucker.beacon_address, moved.address)
+    wait_until(lambda: (hudsucker.node("n1") or {}).get("address") == moved.address, 10, "the new agent being heard")
+    hudsucker.wait_states({"n1": "up"})
+    before = settled(hudsucker)
+    replay()
+    assert settled(hudsucker) == before, f"{before} became {settled(hudsucker)}"
+    # The proxy restarts while no agent speaks.
+    again.muted = agents["n2"].muted = True
+    hudsucker.kill()
+    later = hudsucker.again()
+    recorded += list(again.recorded)
+    replay()
+    assert settled(later) == [] or all(row[3] != "up" for row in settled(later)), settled(later)
+    assert later.status()["affinity"]["size"] == 0
+    # And the real ones are heard as soon as they speak, recordings or not.
+    again.muted = agents["n2"].muted = False
+    stopping = threading.Event()
+    noise = threading.Thread(target=lambda: [replayer.send(d) or time.sleep(0.001) for d in itertools.takewhile(
+        lambda _: not stopping.is_set(), itertools.cycle(recorded))])
+    noise.start()
+    try:
+        later.wait_states({"n1": "up", "n2": "up"}, 5)
+    finally:
+        stopping.set()
+        noise.join()
+    replayer.close()
+
+
+@case(seconds=90)
+def a_hundred_thousand_exact_tokens_are_back_within_five_seconds_of_a_proxy_restart(stage):
+    count = reduced(100_000, 10_000)
+    key_path, line = make_key(stage, "n1")
+    hudsucker = Hudsucker(stage, [{"name": "web"}], keys=[line])
+    node = Nginx(stage, "n1")
+    feed = stage.path("tokens.feed")
+    Agent(stage, "n1", node.address, [hudsucker.beacon_address], key_path, beacon_every="1s", feeds={"tokens": str(feed)})
+    hudsucker.wait_states({"n1": "up"})
+    made = random.Random(4)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as application:
+        application.connect(str(feed))
+        for _ in range(count // 20):
+            application.send("".join(f"add {made.randbytes(32).hex()} 1h\n" for _ in range(20)).encode())
+
+    def size(of):
+        return of.status()["affinity"]["size"]
+    # Two keys may fall on buckets that are full: a handful may be missing, and is counted.
+    enough = count * 0.999
+    wait_until(lambda: size(hudsucker) >= enough, 30, f"{count} tokens at the proxy", every=0.1)
+    hudsucker.kill()
+    started = time.monotonic()
+    later = hudsucker.again()
+    wait_until(lambda: size(later) >= enough, 30, f"{count} tokens at the restarted proxy", every=0.05)
+    took = time.monotonic() - started
+    stage.note(f"{size(later)} of {count} tokens were back {took:.2f} s after the proxy's start")
+    assert took < reduced(5, 60), f"{took:.1f} s"
+
+
+# ---- Life and death --------------------------------------------------------------------------------------------------
+
+@case
+def a_dying_node_drains_and_gets_no_new_connections(stage):
+    hudsucker, agents, _, _ = announced(stage, ("n1", "n2"), script=echo)
+    held = []
+    while not any(n["name"] == "n1" and n["active"] for n in hudsucker.pool()["nodes"]):
+        client = connect(hudsucker.address)
+        client.sendall(b"x")
+        assert read_exactly(client, 1) == b"x"
+        held.append(client)
+    watch = StateWatch(hudsucker, "n1")
+    time.sleep(0.1)
+    agents["n1"].die()
+    hudsucker.wait_states({"n1": "draining"}, 3)
+    total = hudsucker.node("n1")["total"]
+    for _ in range(20):
+        with connect(hudsucker.address) as client:
+            client.sendall(b"y")
+            assert read_exactly(client, 1) == b"y"
+    assert hudsucker.node("n1")["total"] == total, "a dying node got new connections"
+    for client in held:
+        client.sendall(b"z")
+        assert read_exactly(client, 1) == b"z", "a connection of a dying node was cut"
+        client.close()
+    wait_until(lambda: (hudsucker.node("n1") or {"state": "gone"})["state"] in ("down", "gone"), 15, "the drained node being gone")
+    states = watch.stop()
+    assert "up" not in states[1:], f"flapping: {states}"
+
+
+@case
+def sigterm_makes_the_real_agent_say_dying_and_keep_does_not(stage):
+    names = ("n1", "n2")
+    keys = {n: make_key(stage, n) for n in names}
+    hudsucker = Hudsucker(stage, [{"name": "web"}], keys=[line for _, line in keys.values()])
+    agents = {}
+    for n in names:
+        agents[n] = Agent(stage, n, Nginx(stage, n).address, [hudsucker.beacon_address], keys[n][0])
+    hudsucker.wait_states({n: "up" for n in names})
+    held = connect(hudsucker.address)
+    assert agents["n1"].stop() == 0
+    agents["n1"].expected = True
+    wait_until(lambda: (hudsucker.node("n1") or {"state": "gone"})["state"] in ("draining", "down", "gone"), 1, "n1 draining at once")
+    held.close()
+
+
+@case
+def a_silent_node_comes_last_and_one_that_speaks_again_is_up_again(stage):
+    hudsucker, agents, _, _ = announced(stage, ("n1", "n2"), script=echo, config={"beacons": {"dead_after": "1s"}})
+    held = []
+    while not any(n["name"] == "n1" and n["active"] for n in hudsucker.pool()["nodes"]):
+        client = connect(hudsucker.address)
+        client.sendall(b"x")
+        assert read_exactly(client, 1) == b"x"
+        held.append(client)
+    watch = StateWatch(hudsucker, "n1")
+    time.sleep(0.1)
+    agents["n1"].muted = True
+    hudsucker.wait_states({"n1": "silent"}, 4)
+    total = hudsucker.node("n1")["total"]
+    for _ in range(20):
+        with connect(hudsucker.address) as client:
+            client.sendall(b"y")
+            assert read_exactly(client, 1) == b"y"
+    assert hudsucker.node("n1")["total"] == total, "a silent node was chosen while another speaks"
+    time.sleep(1)
+    assert hudsucker.node("n1")["state"] == "silent", "silent with a connection: not dead"
+    agents["n1"].muted = False
+    hudsucker.wait_states({"n1": "up"}, 3)
+    assert watch.stop() == ["up", "silent", "up"], watch.changes
+    for client in held:
+        client.sendall(b"z")
+        assert read_exactly(client, 1) == b"z"
+        client.close()
+
+
+@case
+def a_silent_node_without_connections_is_dead_and_its_tokens_with_it(stage):
+    hudsucker, agents, _, _ = announced(stage, ("n1", "n2"), config={"beacons": {"dead_after": "1s"}})
+    agents["n1"].add_tokens([os.urandom(32) for _ in range(100)])
+    wait_until(lambda: hudsucker.status()["affinity"]["size"] == 100, 5, "the tokens")
+    watch = StateWatch(hudsucker, "n1")
+    time.sleep(0.1)
+    agents["n1"].muted = True
+    wait_until(lambda: (hudsucker.node("n1") or {"state": "gone"})["state"] in ("down", "gone"), 5, "n1 being dead")
+    wait_until(lambda: hudsucker.status()["affinity"]["size"] == 0, 5, "its tokens being gone")
+    agents["n1"].muted = False
+    hudsucker.wait_states({"n1": "up"}, 5)
+    wait_until(lambda: hudsucker.status()["affinity"]["size"] == 100, 5, "its tokens being back")
+    states = watch.stop()
+    assert states.count("up") == 2, f"flapping: {states}"
+
+
+@case
+def when_all_are_silent_they_are_used_all_the_same_while_they_have_connections(stage):
+    hudsucker, agents, _, _ = announced(stage, ("n1",), script=echo, config={"beacons": {"dead_after": "1s"}})
+    with connect(hudsucker.address) as held:
+        held.sendall(b"x")
+        assert read_exactly(held, 1) == b"x"
+        agents["n1"].muted = True
+        hudsucker.wait_states({"n1": "silent"}, 4)
+        with connect(hudsucker.address) as client:
+            client.sendall(b"y")
+            assert read_exactly(client, 1) == b"y"
+
+
+@case
+def a_node_that_is_not_ready_gets_no_new_connections_until_it_is(stage):
+    hudsucker, agents, _, _ = announced(stage, ("n1", "n2"))
+    agents["n1"].say(ready=False)
+    wait_until(lambda: hudsucker.node("n1")["state"] != "up", 3, "n1 not being up")
+    assert {who(hudsucker) for _ in range(12)} == {"n2"}
+    agents["n1"].say(ready=True)
+    hudsucker.wait_states({"n1": "up"}, 3)
+    wait_until(lambda: who(hudsucker) == "n1", 5, "n1 being used again")
+
+
+@case
+def a_server_that_fails_its_probe_is_reported_as_not_ready_by_the_real_agent(stage):
+    names = ("n1", "n2")
+    keys = {n: make_key(stage, n) for n in names}
+    hudsucker = Hudsucker(stage, [{"name": "web"}], keys=[line for _, line in keys.values()])
+    nodes = {n: Nginx(stage, n) for n in names}
+    for n in names:
+        Agent(stage, n, nodes[n].address, [hudsucker.beacon_address], keys[n][0])
+    hudsucker.wait_states({n: "up" for n in names})
+    address = nodes["n1"].address
+    nodes["n1"].kill()
+    wait_until(lambda: hudsucker.node("n1")["state"] != "up", 10, "n1 not being up")
+    Nginx(stage, "n1", address=address)
+    hudsucker.wait_states({"n1": "up"}, 15)
+
+
+@case(seconds=150, needs_root=True, reduced=False)
+def a_node_powered_off_with_an_idle_relay_open_dies_without_flapping(stage):
+    ip = require_program("ip")
+    mark = f"{os.getpid() % 100000}"
+    space, outer, inner = f"hud{mark}", f"huo{mark}", f"hui{mark}"
+    net = f"10.{random.randint(64, 127)}.{random.randint(0, 254)}"
+
+    def run(*arguments, check=True):
+        return subprocess.run([str(a) for a in arguments], check=check, capture_output=True, text=True)
+    if run(ip, "netns", "add", space, check=False).returncode != 0:
+        raise Skip("no network namespaces here")
+    try:
+        if run(ip, "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", space, check=False).returncode != 0:
+            raise Skip("no veth pairs here")
+        run(ip, "addr", "add", f"{net}.1/24", "dev", outer)
+        run(ip, "link", "set", outer, "up")
+        run(ip, "-n", space, "addr", "add", f"{net}.2/24", "dev", inner)
+        run(ip, "-n", space, "link", "set", inner, "up")
+        run(ip, "-n", space, "link", "set", "lo", "up")
+        key = random_key()
+        hudsucker = Hudsucker(stage, [{"name": "web"}], keys=[key_line("n1", key)],
+                              beacons={"bind": "0.0.0.0:" + stage.address(socket.SOCK_DGRAM).split(":")[1], "dead_after": "1s"})
+        # The node and its agent live on the other side of the wire.
+        program = stage.write("far_node.py", f"""
+import sys, time
+sys.path.insert(0, {str(os.path.dirname(os.path.abspath(__file__)))!r})
+from harness import Stage
+from beacon_bytes import PyAgent
+from servers.scripted import ScriptedNode, echo
+stage = Stage("far")
+ScriptedNode(stage, echo, name="n1", address="{net}.2:8443")
+PyAgent(stage, "n1", bytes.fromhex("{key.hex()}"), "{net}.1:{hudsucker.beacon_address.split(':')[1]}", "{net}.2:8443")
+time.sleep(1000)
+""")
+        Process(stage, "far-node", [ip, "netns", "exec", space, "python3", program])
+        hudsucker.wait_states({"n1": "up"}, 15)
+        with connect(hudsucker.address, 100) as idle:
+            idle.sendall(b"x")
+            assert read_exactly(idle, 1) == b"x"
+            watch = StateWatch(hudsucker, "n1")
+            time.sleep(0.2)
+            run(ip, "-n", space, "link", "set", inner, "down")  # no FIN, no RST, no answer
+            off = time.monotonic()
+            hudsucker.wait_states({"n1": "silent"}, 5)
+            try:
+                idle.recv(1)
+            except OSError:
+                pass
+            ended = time.monotonic() - off
+            wait_until(lambda: (hudsucker.node("n1") or {"state": "gone"})["state"] in ("down", "gone"), 10, "the node being dead")
+            states = watch.stop()
+        assert states[:2] == ["up", "silent"] and states.count("up") == 1, f"flapping: {states}"
+        stage.note(f"the idle relay ended {ended:.1f} s after the power went; states {states}")
+        assert ended < 90
+    finally:
+        run(ip, "link", "del", outer, check=False)
+        run(ip, "netns", "del", space, check=False)
+
+
+# ---- Abuse of tokens -------------------------------------------------------------------------------------------------
+
+@case(seconds=90)
+def a_flood_of_tokens_from_one_node_leaves_the_hit_rate_of_the_others_untouched(stage):
+    hudsucker, agents, _, _ = announced(stage, ("n1", "n2", "n3"), config={"affinity": {"capacity": 20000}})
+    mine = [os.urandom(32) for _ in range(3000)]
+    agents["n1"].add_tokens(mine)
+    wait_until(lambda: hudsucker.status()["affinity"]["size"] >= 2990, 10, "the honest tokens")
+    agents["n2"].add_tokens([os.urandom(32) for _ in range(reduced(150_000, 30_000))])
+
+    def hits():
+        return sum(who(hudsucker, in_records(client_hello(session_id=token, tls13=False))) == "n1" for token in random.Random(5).sample(mine, 200))
+    worst = 200
+    until = time.monotonic() + 12
+    while time.monotonic() < until:
+        worst = min(worst, hits())
+    wait_until(lambda: hudsucker.status()["affinity"]["size"] >= 10000, 20, "the flood having arrived", every=0.2)
+    worst = min(worst, hits())
+    affinity = hudsucker.status()["affinity"]
+    stage.note(f"{worst} of 200 found at worst; {affinity}")
+    assert worst >= 199, f"only {worst} of 200 of the honest node's tokens were found"
+
+
+@case(seconds=60)
+def a_client_that_aims_tokens_at_one_node_cannot_push_it_past_its_load_bound(stage):
+    names = ("n1", "n2", "n3", "n4")
+    prefixes = {n: os.urandom(16) for n in names}
+    hudsucker, _, _, _ = announced(stage, names, script=echo, prefixes=prefixes, config={"max_connections": 2000})
+    prefix = prefixes["n1"]  # known to the attacker from a ticket of his own
+    clients, peak = [], 0
+    for i in range(400):
+        client = connect(hudsucker.address)
+        message = in_records(client_hello(psk=[prefix + os.urandom(150)]))
+        client.sendall(message)
+        assert read_exactly(client, len(message)) == message
+        clients.append(client)
+        if i % 20 == 19:
+            rows = {n["name"]: n["active"] for n in hudsucker.pool()["nodes"]}
+            mean = sum(rows.values()) / len(rows)
+            peak = max(peak, rows["n1"] / max(16, 1.5 * mean))
+            assert rows["n1"] <= max(16, 1.5 * mean) + 2, f"n1 has {rows['n1']} of {rows}"
+    rows = {n["name"]: n["active"] for n in hudsucker.pool()["nodes"]}
+    assert sum(rows.values()) == 400 and rows["n1"] > 100, rows
+    stage.note(f"400 aimed at n1: {rows}")
+    for client in clients:
+        client.close()
+
+
+if __name__ == "__main__":
+    main()

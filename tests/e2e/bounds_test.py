@@ -1,0 +1,292 @@
+#!/usr/bin/env python3
+"""No peer, however slow, broken or hostile, can stop accepts, grow memory past the bound, or end the process."""
+import resource
+import selectors
+import socket
+import statistics
+import threading
+import time
+
+from harness import (Hudsucker, connect, cpu_seconds, descriptors, memory_kib, reduced, split_address, tls_client,
+                     wait_until)
+from hello_bytes import client_hello, in_records
+from runner import case, main
+from servers.nginx import Nginx
+from servers.scripted import ScriptedNode, answer_name, echo, read_exactly, reset
+
+
+def active(hudsucker):
+    return sum(worker["active"] for worker in hudsucker.status()["workers"])
+
+
+def raise_own_limit(wanted):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+
+
+def open_clients(address, count, first=b""):
+    """`count` non-blocking connections, opened in batches so that the listener's queue is not the thing tested."""
+    clients = []
+    for i in range(count):
+        client = socket.socket()
+        client.setblocking(False)
+        client.connect_ex(split_address(address))
+        clients.append(client)
+        if i % 200 == 199:
+            time.sleep(0.02)
+    if first:
+        time.sleep(0.2)
+        for client in clients:
+            client.send(first)
+    return clients
+
+
+@case(seconds=60)
+def two_thousand_clients_that_drip_are_closed_at_the_deadline_while_real_ones_all_succeed(stage):
+    count, deadline_s = reduced(2000, 500), reduced(5, 8)
+    raise_own_limit(count + 500)
+    node = Nginx(stage, "n1")
+    hudsucker = Hudsucker(stage, [{"name": "web", "nodes": [{"name": "n1", "address": node.address}]}],
+                          listeners=[{"name": "tls", "default_pool": "web", "hello": {"deadline": f"{deadline_s}s"}}],
+                          max_connections=5000, relay={"mode": "auto"})
+    data = in_records(client_hello(pad_to=1500))
+    lives, real = [], {"done": 0, "failed": 0}
+    stopping = threading.Event()
+
+    def real_clients():
+        while not stopping.is_set():
+            counted = tls_client(hudsucker.address, "tls13-ticket", clients=10, rounds=1, threads=2)
+            real["done"] += counted["connections"] - counted["errors"]
+            real["failed"] += counted["errors"]
+    beside = threading.Thread(target=real_clients)
+    beside.start()
+    try:
+        selector = selectors.DefaultSelector()
+        born = {}
+        for i in range(count):
+            client = socket.socket()
+            client.setblocking(False)
+            client.connect_ex(split_address(hudsucker.address))
+            born[client] = time.monotonic()
+            selector.register(client, selectors.EVENT_READ)
+            if i % 100 == 99:
+                time.sleep(0.01)
+        position, next_drip = 0, time.monotonic()
+        end = time.monotonic() + deadline_s * 2 + 3
+        while born and time.monotonic() < end:
+            for key, _ in selector.select(0.02):
+                client = key.fileobj
+                try:
+                    data_back = client.recv(1)
+                except ConnectionResetError:
+                    data_back = b""
+                except BlockingIOError:
+                    continue
+                assert data_back == b"", "a dripping client got an answer"
+                lives.append(time.monotonic() - born.pop(client))
+                selector.unregister(client)
+                client.close()
+            if time.monotonic() >= next_drip:
+                next_drip += 1.0
+                for client in list(born):
+                    try:
+                        client.send(data[position:position + 1])
+                    except OSError:
+                        pass
+                position += 1
+        left = len(born)
+        for client in born:
+            client.close()
+    finally:
+        stopping.set()
+        beside.join()
+    assert left == 0, f"{left} dripping clients were never closed"
+    lives.sort()
+    low, high = deadline_s * 0.9, deadline_s * reduced(1.1, 1.5)
+    outside = [life for life in lives if not low <= life <= high]
+    assert not outside, f"{len(outside)} of {count} lived outside {low:.1f}-{high:.1f} s: {outside[0]:.2f} … {outside[-1]:.2f}"
+    assert real["failed"] == 0 and real["done"] > 20, real
+    stage.note(f"{count} drippers lived {lives[0]:.2f}-{lives[-1]:.2f} s with a deadline of {deadline_s} s; {real['done']} real clients succeeded")
+
+
+def p99_of_echo(address, rounds):
+    times = []
+    with connect(address) as client:
+        for i in range(rounds):
+            started = time.perf_counter()
+            client.sendall(b"e" * 64)
+            assert read_exactly(client, 64) == b"e" * 64
+            times.append(time.perf_counter() - started)
+    return statistics.quantiles(times, n=100)[98]
+
+
+@case(seconds=90)
+def five_hundred_stalled_readers_cost_at_most_64_kib_each_and_an_unrelated_echo_goes_on(stage):
+    count = reduced(500, 100)
+    raise_own_limit(3 * count + 500)
+
+    def pour(connection, _node):
+        connection.recv(100)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        while True:
+            connection.sendall(b"p" * 65536)
+    pourer, echoer = ScriptedNode(stage, pour, name="pourer"), ScriptedNode(stage, echo, name="echoer")
+    hudsucker = Hudsucker(stage, [{"name": "pour", "health_check": False, "nodes": [pourer.as_node()]},
+                                  {"name": "echo", "health_check": False, "nodes": [echoer.as_node()]}],
+                          listeners=[{"name": "a", "default_pool": "pour"}, {"name": "b", "default_pool": "echo"}],
+                          max_connections=4000)
+    echo_address = hudsucker.config["listeners"][1]["bind"]
+    p99_of_echo(echo_address, 500)
+    alone = max(p99_of_echo(echo_address, 2000) for _ in range(2))
+    before = memory_kib(hudsucker.pid)
+    clients = open_clients(hudsucker.address, count, b"give\n")
+    wait_until(lambda: pourer.connections >= count, 20, "all connections reaching the node")
+
+    def settled():
+        seen = sum(w["bytes_out"] for w in hudsucker.status()["workers"])
+        time.sleep(0.5)
+        return seen == sum(w["bytes_out"] for w in hudsucker.status()["workers"])
+    wait_until(settled, 20, "the streams standing still")
+    during = max(p99_of_echo(echo_address, 2000) for _ in range(2))
+    workers = hudsucker.status()["workers"]
+    pipe_kib = sum(w["pipe_bytes"] for w in workers) / 1024
+    private_kib = sum(w["private_bytes"] for w in workers) / 1024
+    grown = memory_kib(hudsucker.pid) - before
+    each = (grown + pipe_kib) / count
+    stage.note(f"{count} stalled readers: {grown / count:.1f} KiB of memory and {pipe_kib / count:.1f} KiB of pipes each "
+               f"(private {private_kib / count:.1f}); echo p99 {alone * 1e6:.0f} µs alone, {during * 1e6:.0f} µs beside them")
+    assert each <= reduced(64, 256), f"{each:.1f} KiB each"
+    # Five times, and no less than what a busy machine does to any program.
+    assert during <= max(5 * alone, 0.002), f"the echo's p99 went from {alone * 1e6:.0f} to {during * 1e6:.0f} µs"
+    # And what was stalled comes back whole when it reads again.
+    clients[0].setblocking(True)
+    clients[0].settimeout(10)
+    assert read_exactly(clients[0], 10 << 20) == b"p" * (10 << 20)
+    for client in clients:
+        client.close()
+    wait_until(lambda: active(hudsucker) == 0, 10, "all of them being gone")
+
+
+@case(seconds=60)
+def with_200_descriptors_and_1000_clients_it_stays_calm_answers_and_recovers(stage):
+    raise_own_limit(4000)
+    node = ScriptedNode(stage, answer_name, name="n1")
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}],
+                          listeners=[{"name": "tls", "default_pool": "web", "hello": {"deadline": "60s"}}], preexec=limit)
+    clients = open_clients(hudsucker.address, 1000)
+    time.sleep(1)
+    cpu, started, answered = cpu_seconds(hudsucker.pid), time.monotonic(), 0
+    while time.monotonic() - started < 3:
+        hudsucker.status()
+        answered += 1
+        time.sleep(0.1)
+    share = (cpu_seconds(hudsucker.pid) - cpu) / (time.monotonic() - started)
+    stage.note(f"{share:.1%} of a core; {answered} answers of /status; {descriptors(hudsucker.pid)} descriptors")
+    assert share < 0.2, f"{share:.0%} of a core"
+    for client in clients:
+        reset(client)
+    released = time.monotonic()
+    with connect(hudsucker.address) as client:
+        client.sendall(b"hello\n")
+        assert client.recv(100) == b"n1"
+    took = time.monotonic() - released
+    assert took < 1, f"a client after them waited {took:.2f} s"
+    stage.note(f"a client after them was served after {took * 1000:.0f} ms")
+
+
+@case(seconds=60)
+def when_max_connections_are_in_use_others_wait_and_are_served_later(stage):
+    node = ScriptedNode(stage, echo)
+    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}], max_connections=20)
+    holders = open_clients(hudsucker.address, 20, b"x")
+    wait_until(lambda: active(hudsucker) >= 18, 5, "the holders being in")
+    with connect(hudsucker.address) as late:
+        late.sendall(b"let me in")
+        time.sleep(0.5)
+        assert active(hudsucker) <= 20, f"{active(hudsucker)} connections, with a limit of 20"
+        for holder in holders:
+            holder.close()
+        assert read_exactly(late, 9) == b"let me in"
+
+
+@case(seconds=120)
+def twenty_thousand_that_connect_and_abort_leave_no_descriptor_and_no_memory(stage):
+    count = reduced(20000, 4000)
+    node = ScriptedNode(stage, answer_name, name="n1")
+    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}])
+    piece = in_records(client_hello())
+
+    def abort(how_many):
+        for i in range(how_many):
+            client = socket.socket()
+            try:
+                client.connect(split_address(hudsucker.address))
+                if i % 3 == 1:
+                    client.sendall(piece[:40])
+                elif i % 3 == 2:
+                    client.sendall(piece)
+                reset(client)
+            except OSError:
+                client.close()
+    abort(2000)  # what is allocated once is allocated now
+    wait_until(lambda: active(hudsucker) == 0, 20, "the first ones being gone")
+    open_before, memory_before = descriptors(hudsucker.pid), memory_kib(hudsucker.pid)
+    abort(count)
+    wait_until(lambda: active(hudsucker) == 0, 20, "all of them being gone")
+    wait_until(lambda: descriptors(hudsucker.pid) <= open_before, 5, f"no more than {open_before} descriptors")
+    grown = memory_kib(hudsucker.pid) - memory_before
+    assert grown < reduced(2048, 65536), f"{grown} KiB more than before"
+    stage.note(f"{count} aborted connections: {descriptors(hudsucker.pid) - open_before} descriptors and {grown} KiB more")
+    with connect(hudsucker.address) as client:
+        client.sendall(b"hello\n")
+        assert client.recv(100) == b"n1"
+
+
+@case(seconds=60)
+def a_stopped_proxy_goes_on_without_declaring_its_nodes_silent(stage):
+    # SIGSTOP: time in which the process itself did not run is nobody's silence. Belongs to beacons, but needs no flood.
+    from beacon_bytes import PyAgent, key_line, random_key
+    import signal
+    key = random_key()
+    node = ScriptedNode(stage, answer_name, name="n1")
+    hudsucker = Hudsucker(stage, [{"name": "web"}], keys=[key_line("n1", key)], beacons={"dead_after": "2s"})
+    PyAgent(stage, "n1", key, hudsucker.beacon_address, node.address)
+    hudsucker.wait_states({"n1": "up"})
+    hudsucker.signal(signal.SIGSTOP)
+    time.sleep(4)
+    hudsucker.signal(signal.SIGCONT)
+    until = time.monotonic() + 1.5
+    while time.monotonic() < until:
+        state = hudsucker.node("n1")["state"]
+        assert state == "up", f"after four seconds of SIGSTOP the node is {state}"
+        time.sleep(0.02)
+
+
+@case(seconds=60)
+def slow_and_silent_clients_of_the_status_page_do_not_keep_it_from_others(stage):
+    node = ScriptedNode(stage, answer_name, name="n1")
+    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}])
+    silent_ones = [connect(hudsucker.status_address) for _ in range(100)]
+    for i, client in enumerate(silent_ones):
+        if i % 2:
+            client.sendall(b"GET /status HTTP/1.1\r\nHost: x\r\nX-Long: ")
+    started = time.monotonic()
+    hudsucker.status()
+    assert time.monotonic() - started < 2
+    for client in silent_ones:
+        client.close()
+    with connect(hudsucker.status_address) as client:
+        client.sendall(b"G" * 100000 + b"\r\n\r\n")
+        try:
+            client.recv(1000)
+        except OSError:
+            pass
+    hudsucker.status()
+
+
+if __name__ == "__main__":
+    main()

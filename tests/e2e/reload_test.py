@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""A reload refuses and resets nobody; a bad configuration changes nothing and says why."""
+import copy
+import json
+import signal
+import threading
+import time
+
+from harness import TOOLS, Hudsucker, connect, http_get, reduced, wait_until
+from runner import case, main
+from servers.nginx import Nginx
+from servers.scripted import ScriptedNode, answer_name, echo, read_exactly, read_to_end
+import subprocess
+
+
+def reloads(hudsucker):
+    seen = hudsucker.status()["reloads"]
+    return seen["ok"], seen["failed"]
+
+
+def reload_and_wait(hudsucker, expect):
+    """SIGHUP, and waits until it has been counted as `expect`: "ok" or "failed"."""
+    before = reloads(hudsucker)
+    hudsucker.write_config()
+    hudsucker.signal(signal.SIGHUP)
+    wanted = (before[0] + (expect == "ok"), before[1] + (expect == "failed"))
+    wait_until(lambda: sum(reloads(hudsucker)) > sum(before), 10, "the reload being counted")
+    assert reloads(hudsucker) == wanted, f"{reloads(hudsucker)} instead of {wanted}: {hudsucker.status()['reloads']}"
+
+
+BAD = [
+    ("an unknown key", lambda c: c.update(worker_count=3), "worker_count"),
+    ("a node without a port", lambda c: c["pools"][0]["nodes"][0].update(address="10.0.0.1"), "address"),
+    ("a host name", lambda c: c["pools"][0]["nodes"][0].update(address="node.example.com:443"), "node.example.com"),
+    ("a route to a pool that is not there", lambda c: c["listeners"][0].update(default_pool="nowhere"), "nowhere"),
+    ("a duration that is none", lambda c: c.update(timeouts={"idle": "soon"}), "idle"),
+    ("two pools of one name", lambda c: c["pools"].append(copy.deepcopy(c["pools"][0])), "web"),
+]
+
+
+@case(seconds=150)
+def a_hundred_reloads_under_load_good_and_bad_refuse_and_reset_nobody(stage):
+    nodes = [Nginx(stage, f"n{i}") for i in range(3)]
+    as_nodes = [{"name": n.node_name, "address": n.address} for n in nodes]
+    hudsucker = Hudsucker(stage, [{"name": "web", "nodes": as_nodes}])
+    stopping, counts = threading.Event(), {"done": 0, "failed": 0}
+
+    def load():
+        while not stopping.is_set():
+            said = subprocess.run([TOOLS / "tls_client", "--address", hudsucker.address, "--mode", "tls13-ticket", "--clients", "20",
+                                   "--rounds", "2", "--threads", "2"], capture_output=True, text=True)
+            counted = json.loads(said.stdout)
+            counts["done"] += counted["connections"]
+            counts["failed"] += counted["errors"]
+            if counted["errors"]:
+                counts["why"] = counted["error_texts"]
+    threads = [threading.Thread(target=load) for _ in range(2)]
+    good = copy.deepcopy(hudsucker.config)
+    held = [connect(hudsucker.address) for _ in range(5)]  # in the hello phase throughout
+    for thread in threads:
+        thread.start()
+    try:
+        for i in range(reduced(100, 20)):
+            hudsucker.config = copy.deepcopy(good)
+            if i % 2:
+                name, spoil, word = BAD[(i // 2) % len(BAD)]
+                spoil(hudsucker.config)
+                table = hudsucker.status()["route_table_version"]
+                reload_and_wait(hudsucker, "failed")
+                why = hudsucker.status()["reloads"]["last_error"]
+                assert word in why and "hudsucker.yaml" in why, f"{name}: the error does not say it: {why}"
+                assert word in hudsucker.log(), f"{name}: the log does not say it"
+                assert hudsucker.status()["route_table_version"] == table, f"{name}: a bad reload has changed the routes"
+            else:
+                hudsucker.config["timeouts"] = {"idle": f"{60 + i}s"}
+                hudsucker.config["pools"][0]["nodes"] = as_nodes[:2 + (i // 2) % 2]
+                hudsucker.config["pools"][0]["balance"] = ["round_robin", "least_connections", "maglev", "power_of_two"][(i // 2) % 4]
+                reload_and_wait(hudsucker, "ok")
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join()
+    for client in held:
+        client.setblocking(False)
+        try:
+            assert client.recv(1) != b"", "a held connection was closed"
+        except BlockingIOError:
+            pass
+        client.close()
+    assert counts["failed"] == 0, counts
+    assert counts["done"] > reduced(500, 50), counts
+    stage.note(f"{counts['done']} connections during {reduced(100, 20)} reloads, none failed")
+
+
+@case
+def a_relay_that_lives_through_reloads_that_remove_its_node_goes_on(stage):
+    old, new = ScriptedNode(stage, echo, name="old"), ScriptedNode(stage, answer_name, name="new")
+    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [old.as_node()]}])
+    with connect(hudsucker.address) as client:
+        client.sendall(b"one")
+        assert read_exactly(client, 3) == b"one"
+        hudsucker.config["pools"][0]["nodes"] = [new.as_node()]
+        reload_and_wait(hudsucker, "ok")
+        client.sendall(b"two")
+        assert read_exactly(client, 3) == b"two"
+        with connect(hudsucker.address) as other:
+            other.sendall(b"who?")
+            assert read_to_end(other) == b"new"
+        client.sendall(b"three")
+        assert read_exactly(client, 5) == b"three"
+
+
+@case
+def routes_and_timeouts_are_those_of_the_new_file(stage):
+    a, b = ScriptedNode(stage, answer_name, name="a"), ScriptedNode(stage, answer_name, name="b")
+    pools = [{"name": n.node_name, "health_check": False, "nodes": [n.as_node()]} for n in (a, b)]
+    hudsucker = Hudsucker(stage, pools)
+
+    def who():
+        with connect(hudsucker.address) as client:
+            client.sendall(b"who?")
+            return read_to_end(client)
+    assert who() == b"a"
+    hudsucker.config["listeners"][0]["default_pool"] = "b"
+    hudsucker.config["listeners"][0]["hello"] = {"deadline": "500ms"}
+    reload_and_wait(hudsucker, "ok")
+    assert who() == b"b"
+    with connect(hudsucker.address) as client:
+        started = time.monotonic()
+        try:
+            assert client.recv(1) == b""
+        except ConnectionResetError:
+            pass
+        assert time.monotonic() - started < 2, "the new deadline is not in force"
+
+
+@case
+def what_needs_a_restart_is_an_error_that_says_so(stage):
+    node = ScriptedNode(stage, answer_name, name="a")
+    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}])
+    good = copy.deepcopy(hudsucker.config)
+    for name, change in [
+        ("workers", lambda c: c.update(workers=1)),
+        ("bind", lambda c: c["listeners"][0].update(bind=stage.address())),
+        ("status", lambda c: c["status"].update(bind=stage.address())),
+        ("affinity.capacity", lambda c: c.update(affinity={"capacity": 5000})),
+        ("relay.mode", lambda c: c.update(relay={"mode": "copy"})),
+    ]:
+        hudsucker.config = copy.deepcopy(good)
+        change(hudsucker.config)
+        reload_and_wait(hudsucker, "failed")
+        why = hudsucker.status()["reloads"]["last_error"]
+        assert "restart" in why, f"{name}: {why}"
+    with connect(hudsucker.address) as client:
+        client.sendall(b"who?")
+        assert read_to_end(client) == b"a"
+
+
+@case
+def a_reload_takes_new_keys_and_forgets_removed_ones(stage):
+    from beacon_bytes import PyAgent, key_line, random_key
+    keys = {"n1": random_key(), "n2": random_key()}
+    nodes = {n: ScriptedNode(stage, answer_name, name=n) for n in keys}
+    hudsucker = Hudsucker(stage, [{"name": "web"}], keys=[key_line("n1", keys["n1"])])
+    for n in keys:
+        PyAgent(stage, n, keys[n], hudsucker.beacon_address, nodes[n].address)
+    hudsucker.wait_states({"n1": "up"})
+    assert hudsucker.node("n2") is None
+    stage.write("hudsucker.keys", key_line("n1", keys["n1"]) + key_line("n2", keys["n2"]), 0o600)
+    reload_and_wait(hudsucker, "ok")
+    hudsucker.wait_states({"n1": "up", "n2": "up"})
+    stage.write("hudsucker.keys", "this is no key\n", 0o600)
+    reload_and_wait(hudsucker, "failed")
+    assert "hudsucker.keys:1" in hudsucker.status()["reloads"]["last_error"]
+    hudsucker.wait_states({"n1": "up", "n2": "up"})
+    stage.write("hudsucker.keys", key_line("n2", keys["n2"]), 0o600)
+    reload_and_wait(hudsucker, "ok")
+    wait_until(lambda: (hudsucker.node("n1") or {"state": "gone"})["state"] != "up", 10, "n1 not being up without a key")
+    assert http_get(hudsucker.status_address, "/status")[0] == 200
+
+
+if __name__ == "__main__":
+    main()

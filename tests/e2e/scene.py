@@ -1,0 +1,48 @@
+"""The scene of the demo and of the affinity tests: nginx nodes of one kind, an agent on each, the proxy in front."""
+from harness import Agent, Hudsucker, Stage, make_key, tls_client
+from servers.nginx import EXACT_MODES, MODES, Nginx
+
+# The id of a session is known when the server has logged its request: a client that is back within these has outrun the log.
+EXACT_FEED_WAIT_MS = 300
+
+
+class Scene:
+    """`settings` go to every nginx; `feed` says that session ids are learned from its log, else by probing it."""
+
+    def __init__(self, stage, count, *, feed=False, agent=None, **settings):
+        self.stage = stage
+        self.names = [f"n{i + 1}" for i in range(count)]
+        self.keys = {n: make_key(stage, n) for n in self.names}
+        self.proxy = Hudsucker(stage, [{"name": "web"}], keys=[line for _, line in self.keys.values()])
+        self.nodes, self.agents = {}, {}
+        for n in self.names:
+            path = str(stage.path(f"{n}.feed")) if feed else None
+            address = stage.address()
+            # The agent first: it owns the socket that its nginx logs to. Its probe succeeds as soon as nginx is there.
+            more = {"feeds": {"syslog": path}} if feed else {}
+            self.agents[n] = Agent(stage, n, address, [self.proxy.beacon_address], self.keys[n][0], **more, **(agent or {}))
+            self.nodes[n] = Nginx(stage, n, address=address, syslog=path, **settings)
+        self.wait_up()
+
+    @classmethod
+    def of_mode(cls, stage, mode, count, **rest):
+        return cls(stage, count, feed=mode in EXACT_MODES, **MODES[mode], **rest)
+
+    def wait_up(self):
+        self.proxy.wait_states({n: "up" for n in self.names}, 15)
+
+    def rows(self):
+        return self.proxy.pool("web")["nodes"]
+
+    def counted(self):
+        """(offered, resumed) as /status has them, over all nodes."""
+        rows = self.rows()
+        return sum(r["offered"] for r in rows), sum(r["resumed"] for r in rows)
+
+    def clients(self, mode, **options):
+        """Clients that come back through the proxy; returns what they counted."""
+        wait_ms = EXACT_FEED_WAIT_MS if mode in EXACT_MODES else 0
+        return tls_client(self.proxy.address, mode, **{"wait_ms": wait_ms, **options})
+
+
+__all__ = ["EXACT_FEED_WAIT_MS", "EXACT_MODES", "MODES", "Scene", "Stage"]
