@@ -45,7 +45,7 @@ struct Configuration {
   };
 
   ClusterConfig cluster;
-  // All of the rest needs a restart to change, but `log.level` and `log.access`.
+  // All of the rest needs a restart to change.
   std::optional<unsigned> workers;          // none: one for each core that this process may use
   std::optional<unsigned> max_connections;  // of the process; none: what the descriptor limit has room for
   std::string user;                         // empty: stay who we are

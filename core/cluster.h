@@ -31,16 +31,18 @@ class Cluster {
   // The owner to use for a token report; none if the node is not known.
   NodeRef Find(std::string_view node) const;
 
-  // Reachability: an active connect (health check, or the back-off probe of a down node) ended.
+  // An active connect (of TakeProbes) ended with an answer of the network, or with none in time. One that failed for a
+  // reason of our own (no descriptor, no port) is to be reported as nothing: it is given up after a minute.
   void OnProbe(NodeRef node, bool connected, Instant now);
   // The operator's verdict.
   absl::Status SetOperatorVerdict(std::string_view node, OperatorVerdict verdict, Instant now);
 
-  // Judges silence, death (silent and no active connection), slow starts; reads connect_failures from the counters.
+  // Judges silence and death (silent and no active connection); reads connect_failures from the counters.
   // `paused`: how long this process itself was stopped since the last call, counted as heard.
   void Tick(Instant now, Duration paused);
 
-  // Nodes whose reachability should be probed now (static nodes' health checks; down nodes with back-off).
+  // Nodes whose reachability should be probed now: static nodes without an agent (health checks), nodes that are down,
+  // and static nodes whose agent died (both with back-off). See node_life.h.
   struct ProbeOrder {
     NodeRef node;
     SocketAddress address;
@@ -48,7 +50,8 @@ class Cluster {
   std::vector<ProbeOrder> TakeProbes(Instant now);
   Instant NextDeadline() const;
 
-  // Nodes that are gone since the last call: their tokens are to be withdrawn from the affinity map.
+  // Nodes that are gone since the last call: their tokens are to be withdrawn from the affinity map. A node that leaves
+  // the configuration, or was dead for long, is gone once its last connection has ended and no worker can know it any more.
   std::vector<NodeRef> TakeGone();
 
   // True if a new RouteTable would differ from the last one built.

@@ -22,6 +22,7 @@ struct NodeConfig {
   std::string name;
   SocketAddress address;
   uint16_t weight = 100;  // 0..1000; 0: no new connections but by affinity
+  bool operator==(const NodeConfig&) const = default;
 };
 
 struct PoolConfig {
@@ -35,12 +36,14 @@ struct PoolConfig {
   bool health_check = true;       // active TCP connects to static nodes without an agent
   Duration health_interval = 5s;
   std::vector<NodeConfig> nodes;  // static ones; others announce themselves
+  bool operator==(const PoolConfig&) const = default;
 };
 
 struct RouteConfig {
   std::vector<std::string> sni;   // lower case; "*.example.com" matches exactly one more label
   std::vector<std::string> alpn;  // empty: any; else the client must offer one of these
   std::string pool;
+  bool operator==(const RouteConfig&) const = default;
 };
 
 struct ListenerConfig {
@@ -52,6 +55,7 @@ struct ListenerConfig {
   std::string default_pool;        // empty: no match gets the unrecognized_name alert
   int backlog = 4096;
   bool accept_proxy_protocol = false;  // expect a PROXY v1/v2 header from the client side first
+  bool operator==(const ListenerConfig&) const = default;
 };
 
 struct Timeouts {
@@ -59,17 +63,20 @@ struct Timeouts {
   Duration idle = 10min;
   Duration half_closed = 1min;
   Duration drain = 30s;        // SIGTERM: how long connections may go on
+  bool operator==(const Timeouts&) const = default;
 };
 
 struct BeaconConfig {
   std::vector<SocketAddress> bind;  // needs a restart to change
   std::string keys_path;
   Duration dead_after = 3s;   // silence after which a node is `silent`
+  bool operator==(const BeaconConfig&) const = default;
 };
 
 struct AffinityConfig {
   size_t capacity = 1'000'000;  // needs a restart to change
   Duration token_ttl = 1h;
+  bool operator==(const AffinityConfig&) const = default;
 };
 
 struct ClusterConfig {
@@ -80,6 +87,7 @@ struct ClusterConfig {
   AffinityConfig affinity;
   uint32_t fall = 3;              // failed connects in a row that take a node down
   uint32_t dial_attempts = limits::kMaxDialAttempts;
+  bool operator==(const ClusterConfig&) const = default;
 };
 
 }  // namespace hud

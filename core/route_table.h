@@ -32,6 +32,7 @@ struct NodeVerdicts {
   bool Silent() const { return agent == AgentVerdict::kSilent; }
   // As /status says it: "up", "silent", "draining" or "down".
   std::string_view StateName() const;
+  bool operator==(const NodeVerdicts&) const = default;
 };
 
 struct NodeView {
@@ -45,6 +46,7 @@ struct NodeView {
 struct PoolMember {
   NodeIndex node;
   uint16_t weight;
+  bool operator==(const PoolMember&) const = default;
 };
 
 struct PoolView {

@@ -1,0 +1,639 @@
+#include "core/cluster.h"
+
+#include <algorithm>
+#include <array>
+#include <tuple>
+#include <unordered_map>
+
+#include "absl/strings/str_cat.h"
+#include "core/balance.h"
+#include "core/check.h"
+#include "core/node_life.h"
+
+namespace hud {
+namespace {
+
+// A slot is given to another node only when no worker can still hold a table that has its old node in a pool. A worker
+// takes the newest table before each batch, and no batch lasts nearly this long.
+constexpr Duration kQuarantine = std::chrono::seconds(10);
+// Connects that failed are counted by the workers, and nothing wakes the control thread for it.
+constexpr Duration kTickEvery = std::chrono::milliseconds(500);
+constexpr uint16_t kMostWeight = 1000;
+
+template <typename... Parts>
+absl::Status Invalid(const Parts&... parts) {
+  return absl::InvalidArgumentError(absl::StrCat(parts...));
+}
+
+bool Less(const TicketPrefix& a, const TicketPrefix& b) {
+  return std::tie(a.length, a.bytes) < std::tie(b.length, b.bytes);
+}
+
+// A node's slot. Free, in use, or leaving: in no pool any more, waiting for its last connection to end.
+struct NodeSlot {
+  std::string name;  // empty: free
+  uint16_t generation = 0;
+  SocketAddress address;
+  std::optional<NodeLife> life;
+  bool leaving = false;
+  std::optional<Instant> excluded_at;  // when a table without it was built
+
+  // What the configuration says.
+  bool is_static = false;
+  std::optional<Duration> health_interval;
+  // What its agent says.
+  bool announced = false;
+  SocketAddress announced_address;
+  std::vector<std::string> announced_pools;
+  uint16_t announced_weight = 0;
+  std::vector<TicketPrefix> prefixes;  // in order, each once; kept while the node exists
+  NodeHealth health;
+};
+
+struct PoolSlot {
+  std::string name;  // for ever
+  bool present = false;
+  PoolConfig config;
+  std::vector<PoolMember> members;  // in the order of their index
+  std::vector<uint16_t> maglev;
+  bool maglev_is_stale = true;
+};
+
+struct ListenerSlot {
+  std::string name;
+  bool present = false;
+  ListenerView view;
+};
+
+// All that Apply works out before it changes anything.
+struct Plan {
+  std::unordered_map<std::string, PoolIndex> pools;  // old and new, by name
+  std::vector<std::string> new_pools;
+  std::unordered_map<std::string, SocketAddress> nodes;
+  std::vector<ListenerView> listeners;
+};
+
+}  // namespace
+
+struct Cluster::Impl {
+  explicit Impl(NodeTable* table) : counters(table) {}
+
+  NodeTable* counters;
+  ClusterConfig config;
+  std::vector<NodeSlot> nodes;
+  std::vector<PoolSlot> pools;
+  std::vector<ListenerSlot> listeners;
+  std::unordered_map<std::string, NodeIndex> by_name;       // in use or leaving
+  std::unordered_map<std::string, PoolIndex> pool_by_name;  // removed ones, too
+  std::vector<NodeRef> gone;
+  Instant last_tick = Instant::min();
+  uint64_t version = 0;
+  bool changed = true;
+
+  NodeSlot& SlotOf(NodeIndex index) { return nodes[Raw(index)]; }
+  NodeCounters& CountersOf(NodeIndex index) { return counters->node(index); }
+
+  NodeIndex FindIndex(std::string_view name) const {
+    const auto found = by_name.find(std::string(name));
+    return found == by_name.end() ? NodeIndex::kNone : found->second;
+  }
+
+  std::optional<PoolIndex> FindPool(std::string_view name) const {
+    const auto found = pool_by_name.find(std::string(name));
+    if (found == pool_by_name.end() || !pools[Raw(found->second)].present) return std::nullopt;
+    return found->second;
+  }
+
+  NodeLife::Rules RulesOf(const NodeSlot& slot) const {
+    return {config.beacons.dead_after, config.fall, slot.is_static, slot.health_interval};
+  }
+
+  // Does `change` to a node's life, and notes whether a table would show it.
+  template <typename Change>
+  void ChangeLife(NodeIndex index, const Change& change) {
+    NodeSlot& slot = SlotOf(index);
+    const NodeVerdicts before = slot.life->verdicts();
+    const Instant up_since = slot.life->up_since();
+    change(*slot.life);
+    changed |= before != slot.life->verdicts() || up_since != slot.life->up_since();
+    if (slot.announced && !slot.life->has_agent()) {  // a static node goes on without it
+      slot.announced = false;
+      Enroll();
+    }
+    // A report that nobody renews says nothing of the load.
+    if (slot.life->verdicts().agent != AgentVerdict::kAlive) CountersOf(index).reported_load.store(0, std::memory_order_relaxed);
+  }
+
+  // ---- Slots ----------------------------------------------------------------------------------------------------------
+
+  size_t FreeSlots() const {
+    size_t used = 0;
+    for (const NodeSlot& slot : nodes) used += !slot.name.empty();
+    return limits::kMaxNodes - used;
+  }
+
+  // There must be a free slot.
+  NodeIndex Allocate(const std::string& name, Instant now) {
+    size_t i = 0;
+    while (i < nodes.size() && !nodes[i].name.empty()) ++i;
+    HUD_CHECK(i < limits::kMaxNodes);
+    if (i == nodes.size()) nodes.emplace_back();
+    const uint16_t generation = nodes[i].generation;
+    nodes[i] = NodeSlot();
+    nodes[i].name = name;
+    nodes[i].generation = static_cast<uint16_t>(generation + 1);
+    const auto index = static_cast<NodeIndex>(i);
+    CountersOf(index).Reset();
+    nodes[i].life.emplace(now, static_cast<uint32_t>(i), &CountersOf(index));
+    by_name.emplace(name, index);
+    changed = true;
+    return index;
+  }
+
+  void Free(NodeIndex index) {
+    NodeSlot& slot = SlotOf(index);
+    gone.push_back({index, slot.generation});
+    by_name.erase(slot.name);
+    const uint16_t generation = slot.generation;
+    slot = NodeSlot();
+    slot.generation = generation;
+    changed = true;
+  }
+
+  bool IsAnnouncedSomewhere(const NodeSlot& slot) const {
+    return slot.announced && std::any_of(slot.announced_pools.begin(), slot.announced_pools.end(),
+                                         [&](const std::string& pool) { return FindPool(pool).has_value(); });
+  }
+
+  // Brings address, membership and leaving up to date with what the configuration and the agent say of a node.
+  void Settle(NodeIndex index, const SocketAddress* static_address, Instant now) {
+    NodeSlot& slot = SlotOf(index);
+    slot.is_static = static_address != nullptr;
+    const bool leaves = !slot.is_static && !IsAnnouncedSomewhere(slot);
+    if (leaves != slot.leaving) {
+      slot.leaving = leaves;
+      slot.excluded_at.reset();
+      changed = true;
+    }
+    const SocketAddress& address = static_address != nullptr ? *static_address : slot.announced_address;
+    if (leaves || address == slot.address) return;
+    const bool had_one = slot.address.family() != AF_UNSPEC;
+    slot.address = address;
+    changed = true;
+    if (had_one) ChangeLife(index, [&](NodeLife& life) { life.OnNewAddress(now); });
+  }
+
+  // The members of every pool from what configuration and agents say. The configuration's weight wins.
+  void Enroll() {
+    std::vector<std::vector<PoolMember>> members(pools.size());
+    for (NodeSlot& slot : nodes) slot.health_interval.reset();
+    for (size_t i = 0; i < pools.size(); ++i) {
+      if (!pools[i].present) continue;
+      for (const NodeConfig& node : pools[i].config.nodes) {
+        const NodeIndex index = FindIndex(node.name);
+        members[i].push_back({index, node.weight});
+        if (!pools[i].config.health_check) continue;
+        std::optional<Duration>& interval = SlotOf(index).health_interval;
+        interval = std::min(interval.value_or(Duration::max()), pools[i].config.health_interval);
+      }
+    }
+    for (size_t n = 0; n < nodes.size(); ++n) {
+      if (nodes[n].name.empty() || nodes[n].leaving || !nodes[n].announced) continue;
+      for (const std::string& pool : nodes[n].announced_pools) {
+        const std::optional<PoolIndex> index = FindPool(pool);
+        if (!index) continue;
+        members[Raw(*index)].push_back({static_cast<NodeIndex>(n), nodes[n].announced_weight});
+      }
+    }
+    for (size_t i = 0; i < pools.size(); ++i) SetMembers(pools[i], std::move(members[i]));
+  }
+
+  void SetMembers(PoolSlot& pool, std::vector<PoolMember> members) {
+    // Stable: of two entries of a node the first stays, which is the configuration's.
+    std::stable_sort(members.begin(), members.end(), [](const PoolMember& a, const PoolMember& b) { return a.node < b.node; });
+    const auto same = [](const PoolMember& a, const PoolMember& b) { return a.node == b.node; };
+    members.erase(std::unique(members.begin(), members.end(), same), members.end());
+    if (members == pool.members) return;
+    pool.members = std::move(members);
+    pool.maglev_is_stale = true;
+    changed = true;
+  }
+
+  // ---- Apply ----------------------------------------------------------------------------------------------------------
+
+  absl::StatusOr<Plan> PlanFor(const ClusterConfig& next) const {
+    Plan plan;
+    if (absl::Status status = PlanPools(next, &plan); !status.ok()) return status;
+    if (absl::Status status = PlanNodes(next, &plan); !status.ok()) return status;
+    if (absl::Status status = PlanListeners(next, &plan); !status.ok()) return status;
+    return plan;
+  }
+
+  absl::Status PlanPools(const ClusterConfig& next, Plan* plan) const {
+    plan->pools = pool_by_name;
+    std::unordered_map<std::string, bool> seen;
+    for (const PoolConfig& pool : next.pools) {
+      if (pool.name.empty()) return Invalid("a pool without a name");
+      if (!seen.emplace(pool.name, true).second) return Invalid("two pools are named '", pool.name, "'; rename one");
+      const size_t index = pools.size() + plan->new_pools.size();
+      if (!plan->pools.emplace(pool.name, static_cast<PoolIndex>(index)).second) continue;
+      plan->new_pools.push_back(pool.name);
+      if (index < limits::kMaxPools) continue;
+      return absl::ResourceExhaustedError(absl::StrCat("pool '", pool.name, "' is one too many: there is room for ",
+                                                       limits::kMaxPools, " names of pools, those removed by reloads ",
+                                                       "counted until a restart"));
+    }
+    // Routes must not lead to a pool that the new configuration does not have.
+    std::erase_if(plan->pools, [&](const auto& pool) { return seen.count(pool.first) == 0; });
+    return absl::OkStatus();
+  }
+
+  absl::Status PlanNodes(const ClusterConfig& next, Plan* plan) const {
+    size_t added = 0;
+    for (const PoolConfig& pool : next.pools) {
+      std::unordered_map<std::string, bool> seen;
+      for (const NodeConfig& node : pool.nodes) {
+        if (node.name.empty()) return Invalid("pool '", pool.name, "': a node without a name");
+        if (!seen.emplace(node.name, true).second) {
+          return Invalid("pool '", pool.name, "': two nodes are named '", node.name, "'; rename one");
+        }
+        if (node.weight > kMostWeight) return Invalid("node '", node.name, "': a weight is at most ", kMostWeight);
+        if (node.address.family() == AF_UNSPEC) return Invalid("node '", node.name, "' has no address");
+        const auto [known, is_new] = plan->nodes.emplace(node.name, node.address);
+        if (!is_new && !(known->second == node.address)) {
+          return Invalid("node '", node.name, "' has two addresses, ", known->second.ToString(), " and ",
+                         node.address.ToString(), "; one server, one name");
+        }
+        added += is_new && by_name.count(node.name) == 0;
+      }
+    }
+    if (added <= FreeSlots()) return absl::OkStatus();
+    return absl::ResourceExhaustedError(absl::StrCat("too many nodes: there is room for ", limits::kMaxNodes, ", ", FreeSlots(),
+                                                     " are free, and this adds ", added));
+  }
+
+  absl::Status PlanListeners(const ClusterConfig& next, Plan* plan) const {
+    std::unordered_map<std::string, bool> seen;
+    size_t slots = listeners.size();
+    for (const ListenerConfig& listener : next.listeners) {
+      if (listener.name.empty()) return Invalid("a listener without a name");
+      if (!seen.emplace(listener.name, true).second) {
+        return Invalid("two listeners are named '", listener.name, "'; rename one");
+      }
+      const bool is_new = std::none_of(listeners.begin(), listeners.end(),
+                                       [&](const ListenerSlot& slot) { return slot.name == listener.name; });
+      slots += is_new;
+      if (slots > limits::kMaxListeners) return Invalid("more than ", limits::kMaxListeners, " listeners");
+      absl::StatusOr<ListenerView> view = ViewOf(listener, plan->pools);
+      if (!view.ok()) return view.status();
+      plan->listeners.push_back(*std::move(view));
+    }
+    return absl::OkStatus();
+  }
+
+  static absl::StatusOr<ListenerView> ViewOf(const ListenerConfig& listener,
+                                             const std::unordered_map<std::string, PoolIndex>& pools) {
+    ListenerView view;
+    view.name = listener.name;
+    view.hello_deadline = listener.hello_deadline;
+    view.hello_max_bytes = listener.hello_max_bytes;
+    view.accept_proxy_protocol = listener.accept_proxy_protocol;
+    for (size_t i = 0; i < listener.routes.size(); ++i) {
+      const RouteConfig& route = listener.routes[i];
+      const auto pool = pools.find(route.pool);
+      if (pool == pools.end()) {
+        return Invalid("listener '", listener.name, "', route ", i + 1, ": there is no pool '", route.pool, "'");
+      }
+      for (const std::string& sni : route.sni) {
+        const absl::Status status = view.router.Add(sni, route.alpn, pool->second, static_cast<uint16_t>(i));
+        if (!status.ok()) return Invalid("listener '", listener.name, "': ", status.message());
+      }
+    }
+    if (listener.default_pool.empty()) return view;
+    const auto pool = pools.find(listener.default_pool);
+    if (pool == pools.end()) {
+      return Invalid("listener '", listener.name, "': there is no pool '", listener.default_pool, "'");
+    }
+    view.default_pool = pool->second;
+    return view;
+  }
+
+  // From here on nothing can fail.
+  void Commit(const ClusterConfig& next, Plan plan, Instant now) {
+    changed |= !(next == config);
+    config = next;
+    for (const std::string& name : plan.new_pools) {
+      pool_by_name.emplace(name, static_cast<PoolIndex>(pools.size()));
+      pools.emplace_back().name = name;
+    }
+    for (PoolSlot& pool : pools) pool.present = false;
+    for (const PoolConfig& pool : config.pools) {
+      PoolSlot& slot = pools[Raw(plan.pools.at(pool.name))];
+      slot.present = true;
+      slot.maglev_is_stale |= slot.config.balance != pool.balance;
+      slot.config = pool;
+      for (const NodeConfig& node : pool.nodes) {
+        if (FindIndex(node.name) == NodeIndex::kNone) Allocate(node.name, now);
+      }
+    }
+    for (size_t i = 0; i < nodes.size(); ++i) {
+      if (nodes[i].name.empty()) continue;
+      const auto address = plan.nodes.find(nodes[i].name);
+      Settle(static_cast<NodeIndex>(i), address == plan.nodes.end() ? nullptr : &address->second, now);
+    }
+    Enroll();
+    CommitListeners(std::move(plan.listeners));
+  }
+
+  void CommitListeners(std::vector<ListenerView> views) {
+    for (ListenerSlot& slot : listeners) slot.present = false;
+    for (ListenerView& view : views) {
+      auto slot = std::find_if(listeners.begin(), listeners.end(), [&](const ListenerSlot& s) { return s.name == view.name; });
+      if (slot == listeners.end()) slot = listeners.insert(listeners.end(), ListenerSlot());
+      slot->name = view.name;
+      slot->present = true;
+      slot->view = std::move(view);
+    }
+  }
+
+  // ---- Beacons --------------------------------------------------------------------------------------------------------
+
+  absl::Status OnReport(const BeaconEvent& event, Instant now) {
+    const NodeReport& report = event.report;
+    NodeIndex index = FindIndex(event.node);
+    if (absl::Status status = CheckReport(event.node, report, index); !status.ok()) return status;
+    if (index == NodeIndex::kNone) index = Allocate(event.node, now);
+    NodeSlot& slot = SlotOf(index);
+    const bool reenroll = !slot.announced || slot.leaving || slot.announced_pools != report.pools ||
+                          slot.announced_weight != report.weight;
+    slot.announced = true;
+    slot.announced_address = report.address;
+    slot.announced_pools = report.pools;
+    slot.announced_weight = report.weight;
+    slot.health = report.health;
+    SetPrefixes(slot, report.prefixes);
+    const SocketAddress static_address = slot.address;
+    Settle(index, slot.is_static ? &static_address : nullptr, now);
+    ChangeLife(index, [&](NodeLife& life) { life.OnReport(event.epoch, report.health.ready, now); });
+    if (slot.life->verdicts().agent == AgentVerdict::kAlive) {
+      CountersOf(index).reported_load.store(report.health.load_permille, std::memory_order_relaxed);
+    }
+    if (reenroll) Enroll();
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckReport(const std::string& name, const NodeReport& report, NodeIndex index) {
+    if (report.weight > kMostWeight) return Invalid("node '", name, "' announces a weight of ", report.weight, "; at most ", kMostWeight);
+    if (report.prefixes.size() > limits::kMaxPrefixesPerNode) {
+      return Invalid("node '", name, "' announces ", report.prefixes.size(), " prefixes; at most ", limits::kMaxPrefixesPerNode);
+    }
+    if (index != NodeIndex::kNone && SlotOf(index).is_static) return absl::OkStatus();
+    if (report.address.family() == AF_UNSPEC) return Invalid("node '", name, "' announces no address");
+    const bool some = std::any_of(report.pools.begin(), report.pools.end(),
+                                  [&](const std::string& pool) { return FindPool(pool).has_value(); });
+    if (!some) {
+      return absl::NotFoundError(absl::StrCat("node '", name, "' announces itself for ",
+                                              report.pools.empty() ? "no pool" : absl::StrCat("pool '", report.pools.front(), "'"),
+                                              ", which this configuration does not have; add the pool, or correct the agent's"));
+    }
+    if (index != NodeIndex::kNone || FreeSlots() > 0) return absl::OkStatus();
+    DropLongestDead();
+    return absl::ResourceExhaustedError(absl::StrCat("no room for node '", name, "': the table holds ", limits::kMaxNodes, " nodes"));
+  }
+
+  void SetPrefixes(NodeSlot& slot, std::vector<TicketPrefix> prefixes) {
+    std::sort(prefixes.begin(), prefixes.end(), Less);
+    prefixes.erase(std::unique(prefixes.begin(), prefixes.end()), prefixes.end());
+    if (prefixes == slot.prefixes) return;
+    slot.prefixes = std::move(prefixes);
+    changed = true;
+  }
+
+  // ---- Time -----------------------------------------------------------------------------------------------------------
+
+  void Tick(Instant now, Duration paused) {
+    last_tick = now;
+    bool dropped = false;
+    for (size_t i = 0; i < nodes.size(); ++i) {
+      const auto index = static_cast<NodeIndex>(i);
+      NodeSlot& slot = nodes[i];
+      if (slot.name.empty()) continue;
+      if (slot.leaving) {
+        if (MayBeFreed(index, now)) Free(index);
+        continue;
+      }
+      const NodeLife::Rules rules = RulesOf(slot);
+      ChangeLife(index, [&](NodeLife& life) { life.Tick(rules, now, paused); });
+      if (!slot.is_static && slot.life->IsForgettable(now)) dropped |= Drop(index, now);
+    }
+    if (dropped) Enroll();
+  }
+
+  bool MayBeFreed(NodeIndex index, Instant now) {
+    const NodeSlot& slot = SlotOf(index);
+    return slot.excluded_at && now - *slot.excluded_at >= kQuarantine &&
+           CountersOf(index).active.load(std::memory_order_relaxed) <= 0;
+  }
+
+  // An announced node that nobody announces any more.
+  bool Drop(NodeIndex index, Instant now) {
+    SlotOf(index).announced = false;
+    Settle(index, nullptr, now);
+    return true;
+  }
+
+  void DropLongestDead() {
+    NodeIndex longest = NodeIndex::kNone;
+    for (size_t i = 0; i < nodes.size(); ++i) {
+      const NodeSlot& slot = nodes[i];
+      if (slot.name.empty() || slot.is_static || slot.leaving || !slot.life->dead_since()) continue;
+      const auto index = static_cast<NodeIndex>(i);
+      if (longest == NodeIndex::kNone || *slot.life->dead_since() < *SlotOf(longest).life->dead_since()) longest = index;
+    }
+    if (longest == NodeIndex::kNone) return;
+    Drop(longest, last_tick);
+    Enroll();
+  }
+
+  // ---- Build ----------------------------------------------------------------------------------------------------------
+
+  std::unique_ptr<const RouteTable> Build(Instant now) {
+    auto table = std::make_unique<RouteTable>();
+    table->version = ++version;
+    table->timeouts = config.timeouts;
+    table->fall = config.fall;
+    table->dial_attempts = config.dial_attempts;
+    std::vector<PrefixStore::Entry> prefixes;
+    for (size_t i = 0; i < nodes.size(); ++i) {
+      NodeSlot& slot = nodes[i];
+      NodeView& view = table->nodes.emplace_back();
+      view.generation = slot.generation;
+      if (slot.name.empty()) continue;
+      view.name = slot.name;
+      view.address = slot.address;
+      view.verdicts = slot.life->verdicts();
+      view.up_since = slot.life->up_since();
+      if (slot.leaving && !slot.excluded_at) slot.excluded_at = now;
+      if (slot.leaving) continue;
+      for (const TicketPrefix& prefix : slot.prefixes) prefixes.push_back({prefix, static_cast<NodeIndex>(i)});
+    }
+    table->prefixes = PrefixStore(prefixes);
+    for (PoolSlot& pool : pools) table->pools.push_back(ViewOf(pool));
+    for (const ListenerSlot& listener : listeners) {
+      table->listeners.push_back(listener.present ? listener.view : ListenerView());
+    }
+    changed = false;
+    return table;
+  }
+
+  PoolView ViewOf(PoolSlot& pool) {
+    PoolView view;
+    if (!pool.present) return view;
+    view.name = pool.name;
+    view.balance = pool.config.balance;
+    view.when_none = pool.config.when_none;
+    view.proxy_protocol = pool.config.proxy_protocol;
+    view.load_bound = pool.config.load_bound;
+    view.load_bound_floor = pool.config.load_bound_floor;
+    view.slow_start = pool.config.slow_start;
+    view.members = pool.members;
+    if (pool.maglev_is_stale) {
+      pool.maglev = pool.config.balance == Balance::kMaglev ? MaglevOf(pool) : std::vector<uint16_t>();
+      pool.maglev_is_stale = false;
+    }
+    view.maglev = pool.maglev;
+    return view;
+  }
+
+  std::vector<uint16_t> MaglevOf(const PoolSlot& pool) {
+    std::vector<MaglevMember> members;
+    for (const PoolMember& member : pool.members) members.push_back({SlotOf(member.node).name, member.weight});
+    return BuildMaglev(members);
+  }
+
+  void check_invariants() const {
+    HUD_CHECK(nodes.size() <= limits::kMaxNodes && pools.size() <= limits::kMaxPools);
+    size_t used = 0;
+    for (size_t i = 0; i < nodes.size(); ++i) {
+      const NodeSlot& slot = nodes[i];
+      HUD_CHECK(slot.name.empty() == !slot.life.has_value());
+      if (slot.name.empty()) continue;
+      ++used;
+      HUD_CHECK(FindIndex(slot.name) == static_cast<NodeIndex>(i));
+      HUD_CHECK(slot.address.family() != AF_UNSPEC);
+      HUD_CHECK(slot.prefixes.size() <= limits::kMaxPrefixesPerNode);
+      HUD_CHECK(!slot.leaving || !slot.is_static);
+      HUD_CHECK(slot.leaving || slot.is_static || IsAnnouncedSomewhere(slot));
+      HUD_CHECK(!slot.announced || slot.life->has_agent());
+      slot.life->check_invariants();
+    }
+    HUD_CHECK(used == by_name.size() && pools.size() == pool_by_name.size());
+    for (const PoolSlot& pool : pools) {
+      HUD_CHECK(pool.present || pool.members.empty());
+      for (size_t i = 0; i < pool.members.size(); ++i) {
+        const NodeSlot& slot = nodes[Raw(pool.members[i].node)];
+        HUD_CHECK(!slot.name.empty() && !slot.leaving);
+        HUD_CHECK(i == 0 || pool.members[i - 1].node < pool.members[i].node);
+      }
+      HUD_CHECK(pool.maglev_is_stale || pool.maglev.empty() || pool.config.balance == Balance::kMaglev);
+    }
+  }
+};
+
+// ---- The door -------------------------------------------------------------------------------------------------------
+
+Cluster::Cluster(NodeTable* counters) : impl_(std::make_unique<Impl>(counters)) {}
+Cluster::~Cluster() = default;
+
+absl::Status Cluster::Apply(const ClusterConfig& config, Instant now) {
+  absl::StatusOr<Plan> plan = impl_->PlanFor(config);
+  if (!plan.ok()) return plan.status();
+  impl_->Commit(config, *std::move(plan), now);
+  return absl::OkStatus();
+}
+
+absl::Status Cluster::OnBeacon(const BeaconEvent& event, Instant now) {
+  if (event.kind == BeaconEvent::Kind::kAlive || event.kind == BeaconEvent::Kind::kStillHere) {
+    return impl_->OnReport(event, now);
+  }
+  const NodeIndex index = impl_->FindIndex(event.node);
+  if (index == NodeIndex::kNone) {
+    return absl::NotFoundError(absl::StrCat("node '", event.node, "' is not known; its next report may introduce it"));
+  }
+  impl_->ChangeLife(index, [&](NodeLife& life) {
+    if (event.kind == BeaconEvent::Kind::kDying) {
+      life.OnDying(event.epoch, now);
+    } else {
+      life.OnHeard(now);
+    }
+  });
+  return absl::OkStatus();
+}
+
+NodeRef Cluster::Find(std::string_view node) const {
+  const NodeIndex index = impl_->FindIndex(node);
+  return index == NodeIndex::kNone ? NodeRef{} : NodeRef{index, impl_->nodes[Raw(index)].generation};
+}
+
+void Cluster::OnProbe(NodeRef node, bool connected, Instant now) {
+  if (Raw(node.index) >= impl_->nodes.size()) return;
+  const NodeSlot& slot = impl_->SlotOf(node.index);
+  if (slot.name.empty() || slot.generation != node.generation) return;
+  const NodeLife::Rules rules = impl_->RulesOf(slot);
+  impl_->ChangeLife(node.index, [&](NodeLife& life) { life.OnProbe(connected, rules, now); });
+}
+
+absl::Status Cluster::SetOperatorVerdict(std::string_view node, OperatorVerdict verdict, Instant now) {
+  const NodeIndex index = impl_->FindIndex(node);
+  if (index == NodeIndex::kNone || impl_->SlotOf(index).leaving) {
+    return absl::NotFoundError(absl::StrCat("there is no node '", std::string(node), "'"));
+  }
+  impl_->ChangeLife(index, [&](NodeLife& life) { life.SetOperatorVerdict(verdict, now); });
+  return absl::OkStatus();
+}
+
+void Cluster::Tick(Instant now, Duration paused) { impl_->Tick(now, paused); }
+
+std::vector<Cluster::ProbeOrder> Cluster::TakeProbes(Instant now) {
+  std::vector<ProbeOrder> orders;
+  for (size_t i = 0; i < impl_->nodes.size(); ++i) {
+    NodeSlot& slot = impl_->nodes[i];
+    if (slot.name.empty() || slot.leaving || !slot.life->TakeProbe(impl_->RulesOf(slot), now)) continue;
+    orders.push_back({{static_cast<NodeIndex>(i), slot.generation}, slot.address});
+  }
+  return orders;
+}
+
+Instant Cluster::NextDeadline() const {
+  Instant next = Instant::max();
+  for (const NodeSlot& slot : impl_->nodes) {
+    if (slot.name.empty()) continue;
+    if (impl_->last_tick == Instant::min()) return Instant::min();
+    next = std::min(next, impl_->last_tick + kTickEvery);
+    if (!slot.leaving) next = std::min(next, slot.life->NextDeadline(impl_->RulesOf(slot), impl_->last_tick));
+  }
+  return next;
+}
+
+std::vector<NodeRef> Cluster::TakeGone() { return std::exchange(impl_->gone, {}); }
+
+bool Cluster::changed() const { return impl_->changed; }
+std::unique_ptr<const RouteTable> Cluster::Build(Instant now) { return impl_->Build(now); }
+
+std::vector<Cluster::NodeStatus> Cluster::StatusOf(PoolIndex pool) const {
+  std::vector<NodeStatus> list;
+  if (Raw(pool) >= impl_->pools.size()) return list;
+  for (const PoolMember& member : impl_->pools[Raw(pool)].members) {
+    const NodeSlot& slot = impl_->nodes[Raw(member.node)];
+    list.push_back({slot.name, {member.node, slot.generation}, slot.address, member.weight, slot.is_static,
+                    slot.life->verdicts(), slot.health, slot.life->has_agent(), slot.life->last_heard(),
+                    slot.prefixes.size()});
+  }
+  return list;
+}
+
+const ClusterConfig& Cluster::config() const { return impl_->config; }
+std::optional<PoolIndex> Cluster::FindPool(std::string_view name) const { return impl_->FindPool(name); }
+void Cluster::check_invariants() const { impl_->check_invariants(); }
+
+}  // namespace hud

@@ -1,0 +1,220 @@
+#include "core/node_life.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+
+namespace hud {
+namespace {
+
+// How often the end of a silent node's connections is looked at.
+constexpr Duration kLook = std::chrono::milliseconds(500);
+
+}  // namespace
+
+NodeLife::NodeLife(Instant now, uint32_t jitter, NodeCounters* counters)
+    : jitter_(jitter),
+      counters_(counters),
+      up_since_(now),
+      reachable_since_(now - kSteadyAfter),
+      next_probe_(now + WithJitter(Duration(0))) {}
+
+// Up to a quarter of it, or of the first back-off, later; the same for a node at all times.
+Duration NodeLife::WithJitter(Duration duration) const {
+  const auto spread = static_cast<int64_t>(jitter_ * 2654435761U >> 24);
+  return duration + std::max(duration, kFirstBackoff) * spread / 1024;
+}
+
+bool NodeLife::IsForgettable(Instant now) const {
+  return verdicts_.agent == AgentVerdict::kDead && now - dead_since_ >= kForgetDeadAfter;
+}
+
+std::optional<Instant> NodeLife::dead_since() const {
+  return verdicts_.agent == AgentVerdict::kDead ? std::optional(dead_since_) : std::nullopt;
+}
+
+// ---- Transitions ----------------------------------------------------------------------------------------------------
+
+void NodeLife::NoteUsable(bool was_usable, Instant now) {
+  if (!was_usable && verdicts_.Usable()) up_since_ = now;
+}
+
+void NodeLife::SetAgent(AgentVerdict verdict, Instant now) {
+  if (verdict == verdicts_.agent) return;
+  const bool was_usable = verdicts_.Usable();
+  if (verdict == AgentVerdict::kDead) dead_since_ = now;
+  verdicts_.agent = verdict;
+  NoteUsable(was_usable, now);
+}
+
+void NodeLife::SetReachable(bool reachable, Instant now) {
+  if (reachable == verdicts_.reachable) return;
+  const bool was_usable = verdicts_.Usable();
+  verdicts_.reachable = reachable;
+  if (reachable) {
+    reachable_since_ = now;
+  } else {
+    backoff_ = now - reachable_since_ >= kSteadyAfter ? kFirstBackoff : std::min(2 * backoff_, kMostBackoff);
+    next_probe_ = now + WithJitter(backoff_);
+  }
+  NoteUsable(was_usable, now);
+}
+
+void NodeLife::SetOperatorVerdict(OperatorVerdict verdict, Instant now) {
+  const bool was_usable = verdicts_.Usable();
+  verdicts_.by_operator = verdict;
+  NoteUsable(was_usable, now);
+}
+
+// ---- The agent ------------------------------------------------------------------------------------------------------
+
+bool NodeLife::OnReport(uint64_t epoch, bool ready, Instant now) {
+  last_heard_ = has_agent_ ? std::max(last_heard_, now) : now;
+  if (said_dying_ && epoch == epoch_) return false;
+  const bool is_back = !has_agent_ || epoch != epoch_ || verdicts_.agent == AgentVerdict::kDead;
+  has_agent_ = true;
+  epoch_ = epoch;
+  said_dying_ = false;
+  SetAgent(ready ? AgentVerdict::kAlive : AgentVerdict::kNotReady, now);
+  // A machine that was switched on again need not wait for the end of a long back-off.
+  if (is_back && ready && !verdicts_.reachable) ProbeSoon(now);
+  return true;
+}
+
+void NodeLife::OnDying(uint64_t epoch, Instant now) {
+  const bool again = said_dying_ && epoch == epoch_;
+  last_heard_ = has_agent_ ? std::max(last_heard_, now) : now;
+  has_agent_ = true;
+  epoch_ = epoch;
+  said_dying_ = true;
+  if (!again) SetAgent(AgentVerdict::kDying, now);
+}
+
+void NodeLife::OnHeard(Instant now) {
+  if (!has_agent_) return;
+  last_heard_ = std::max(last_heard_, now);
+  if (verdicts_.agent == AgentVerdict::kSilent) SetAgent(AgentVerdict::kAlive, now);
+}
+
+// ---- Time -----------------------------------------------------------------------------------------------------------
+
+void NodeLife::Tick(const Rules& rules, Instant now, Duration paused) {
+  if (has_agent_) last_heard_ = std::max(last_heard_, std::min(now, last_heard_ + paused));
+  JudgeReachability(rules, now);
+  JudgeSilence(rules, now);
+}
+
+void NodeLife::JudgeReachability(const Rules& rules, Instant now) {
+  const uint32_t failures = counters_->connect_failures.load(std::memory_order_relaxed);
+  if (rules.fall == 0) return SetReachable(true, now);
+  if (verdicts_.reachable) {
+    if (failures < rules.fall) return;
+    failures_seen_ = failures;
+    SetReachable(false, now);
+  } else if (failures < failures_seen_) {
+    // A connect succeeded since: a worker's, that was under way or had no other node.
+    failures_seen_ = failures;
+    if (failures < rules.fall) SetReachable(true, now);
+  } else {
+    failures_seen_ = failures;
+  }
+}
+
+void NodeLife::JudgeSilence(const Rules& rules, Instant now) {
+  if (!has_agent_ || verdicts_.agent == AgentVerdict::kDead || !IsSilent(rules, now)) return;
+  if (verdicts_.agent == AgentVerdict::kAlive) SetAgent(AgentVerdict::kSilent, now);
+  // What was not ready or dying stays so: silence makes nothing usable.
+  if (counters_->active.load(std::memory_order_relaxed) > 0) return;
+  SetAgent(AgentVerdict::kDead, now);
+  if (rules.is_static) {
+    backoff_ = kFirstBackoff;
+    ProbeSoon(now);
+  }
+}
+
+// ---- Connects -------------------------------------------------------------------------------------------------------
+
+// A dead static node becomes one without an agent as soon as a connect succeeds.
+bool NodeLife::NeedsProof(const Rules& rules, Instant now) const {
+  if (!rules.is_static || verdicts_.agent != AgentVerdict::kDead) return false;
+  return !said_dying_ || now - dead_since_ >= kForgetDeadAfter;
+}
+
+bool NodeLife::WantsProbe(const Rules& rules, Instant now) const {
+  if (NeedsProof(rules, now)) return true;
+  if (verdicts_.agent == AgentVerdict::kDead || verdicts_.agent == AgentVerdict::kDying) return false;
+  if (!verdicts_.reachable) return true;
+  return rules.is_static && verdicts_.agent == AgentVerdict::kNone && rules.health_interval.has_value();
+}
+
+// Now, but not more often than once in kFirstBackoff, whatever the agent does.
+void NodeLife::ProbeSoon(Instant now) {
+  const Instant soon = last_probe_ == Instant::min() ? now : std::max(now, last_probe_ + kFirstBackoff);
+  next_probe_ = std::min(next_probe_, soon);
+}
+
+bool NodeLife::TakeProbe(const Rules& rules, Instant now) {
+  if (probing_ && now - last_probe_ < kProbeLost) return false;
+  if (now < next_probe_ || !WantsProbe(rules, now)) return false;
+  probing_ = true;
+  last_probe_ = now;
+  return true;
+}
+
+void NodeLife::OnProbe(bool connected, const Rules& rules, Instant now) {
+  probing_ = false;
+  if (connected) {
+    counters_->connect_failures.store(0, std::memory_order_relaxed);
+    failures_seen_ = 0;
+    SetReachable(true, now);
+    if (NeedsProof(rules, now)) {
+      has_agent_ = false;
+      said_dying_ = false;
+      SetAgent(AgentVerdict::kNone, now);
+    }
+    next_probe_ = now + WithJitter(rules.health_interval.value_or(kMostBackoff));
+    return;
+  }
+  counters_->connect_failures.fetch_add(1, std::memory_order_relaxed);
+  const bool was_down = !verdicts_.reachable || NeedsProof(rules, now);
+  JudgeReachability(rules, now);
+  if (was_down) {
+    backoff_ = std::min(2 * backoff_, kMostBackoff);
+    next_probe_ = now + WithJitter(backoff_);
+  } else if (verdicts_.reachable) {
+    // A node that may be on its way down is looked at more closely.
+    next_probe_ = now + WithJitter(std::min(rules.health_interval.value_or(kFirstBackoff), kFirstBackoff));
+  }
+}
+
+void NodeLife::OnNewAddress(Instant now) {
+  counters_->connect_failures.store(0, std::memory_order_relaxed);
+  failures_seen_ = 0;
+  probing_ = false;  // one that is under way went to the old address
+  SetReachable(true, now);
+  next_probe_ = std::min(next_probe_, now);
+}
+
+Instant NodeLife::NextDeadline(const Rules& rules, Instant last_tick) const {
+  Instant next = Instant::max();
+  if (has_agent_ && verdicts_.agent != AgentVerdict::kDead) {
+    next = last_heard_ + rules.dead_after + Duration(1);
+    // What is silent already waits for the end of its connections, which no clock tells.
+    if (next <= last_tick) next = last_tick + kLook;
+  } else if (has_agent_ && dead_since_ + kForgetDeadAfter > last_tick) {
+    next = dead_since_ + kForgetDeadAfter;
+  }
+  const Instant probe = probing_ ? std::max(next_probe_, last_probe_ + kProbeLost) : next_probe_;
+  if (WantsProbe(rules, std::max(probe, last_tick))) next = std::min(next, probe);
+  return next;
+}
+
+void NodeLife::check_invariants() const {
+  HUD_CHECK(has_agent_ == (verdicts_.agent != AgentVerdict::kNone));
+  HUD_CHECK(!said_dying_ || verdicts_.agent == AgentVerdict::kDying || verdicts_.agent == AgentVerdict::kDead);
+  HUD_CHECK(verdicts_.agent != AgentVerdict::kDying || said_dying_);
+  HUD_CHECK(backoff_ >= kFirstBackoff && backoff_ <= kMostBackoff);
+  HUD_CHECK(!probing_ || last_probe_ != Instant::min());
+}
+
+}  // namespace hud

@@ -1,0 +1,108 @@
+// One node's life: its three verdicts over time, and when to try to connect to it. Knows neither its name nor its pools.
+//
+// The agent's verdict:
+//
+//   kNone ──report──▶ kAlive ◀──ready/not ready──▶ kNotReady
+//                     │   ▲                            │
+//           dead_after│   │any beacon                  │
+//            of silence   │                            │
+//                     ▼   │                            │
+//                    kSilent ──no connection left──▶ kDead ◀──silence, no connection left── kDying ◀──DYING── any
+//
+//   kDead, kSilent, kNotReady → by the next report; kDying, and kDead after it → by a report of another epoch only:
+//     a STILL_HERE that was overtaken by its DYING must not bring the node back.
+//   kDead → kNone, for static nodes only, by a successful connect: the operator has written the node into the file, and
+//     it can serve without an agent; but only the connect proves that it was the agent that died and not the machine.
+//     After a DYING that proof is not taken before kForgetDeadAfter: its own agent has said that it is going to stop.
+//
+// Reachability: `fall` connects in a row failed → down; only a successful connect, ours or a worker's, clears it. A node
+// that is down is tried with back-off, doubling; one that falls again soon after it came up keeps the long intervals, so
+// that it does not flap.
+#pragma once
+
+#include <optional>
+
+#include "core/node_table.h"
+#include "core/route_table.h"
+#include "core/types.h"
+
+namespace hud {
+
+class NodeLife {
+ public:
+  static constexpr Duration kFirstBackoff = std::chrono::seconds(1);
+  static constexpr Duration kMostBackoff = std::chrono::seconds(30);
+  static constexpr Duration kSteadyAfter = std::chrono::minutes(1);   // up this long: the next fall begins anew
+  static constexpr Duration kProbeLost = std::chrono::minutes(1);     // a probe without an end is given up
+  static constexpr Duration kForgetDeadAfter = std::chrono::minutes(10);
+
+  // What the configuration says of it, at this moment.
+  struct Rules {
+    Duration dead_after{};
+    uint32_t fall = 3;                        // 0: never down
+    bool is_static = false;
+    std::optional<Duration> health_interval;  // none: not health-checked
+  };
+
+  // `jitter`: spreads the probes of many nodes; the node's index will do. `counters` outlives it.
+  NodeLife(Instant now, uint32_t jitter, NodeCounters* counters);
+
+  const NodeVerdicts& verdicts() const { return verdicts_; }
+  Instant up_since() const { return up_since_; }  // the last transition into usable
+  bool has_agent() const { return has_agent_; }
+  std::optional<Instant> last_heard() const { return has_agent_ ? std::optional(last_heard_) : std::nullopt; }
+  // An announced node that has been dead for long.
+  bool IsForgettable(Instant now) const;
+  std::optional<Instant> dead_since() const;
+
+  // An authenticated report of the agent. False if it changes nothing because this epoch has said DYING.
+  bool OnReport(uint64_t epoch, bool ready, Instant now);
+  void OnDying(uint64_t epoch, Instant now);
+  // Any other sign of life of its agent (tokens).
+  void OnHeard(Instant now);
+
+  void SetOperatorVerdict(OperatorVerdict verdict, Instant now);
+  // Another address: what was known of the reachability of the old one is void.
+  void OnNewAddress(Instant now);
+  void OnProbe(bool connected, const Rules& rules, Instant now);
+  void Tick(const Rules& rules, Instant now, Duration paused);
+
+  // True if a connect is to be tried now; it has then begun, and OnProbe is to end it.
+  bool TakeProbe(const Rules& rules, Instant now);
+  // When Tick (last called with `last_tick`) or TakeProbe has something to do, as far as time alone decides.
+  Instant NextDeadline(const Rules& rules, Instant last_tick) const;
+
+  void check_invariants() const;
+
+ private:
+  bool IsSilent(const Rules& rules, Instant now) const { return now - last_heard_ > rules.dead_after; }
+  bool NeedsProof(const Rules& rules, Instant now) const;
+  bool WantsProbe(const Rules& rules, Instant now) const;
+  void SetAgent(AgentVerdict verdict, Instant now);
+  void SetReachable(bool reachable, Instant now);
+  void NoteUsable(bool was_usable, Instant now);
+  void JudgeReachability(const Rules& rules, Instant now);
+  void JudgeSilence(const Rules& rules, Instant now);
+  void ProbeSoon(Instant now);
+  Duration WithJitter(Duration duration) const;
+
+  uint32_t jitter_;
+  NodeCounters* counters_;
+  NodeVerdicts verdicts_;
+  Instant up_since_;
+
+  bool has_agent_ = false;
+  uint64_t epoch_ = 0;
+  bool said_dying_ = false;  // this epoch has
+  Instant last_heard_{};
+  Instant dead_since_{};
+
+  uint32_t failures_seen_ = 0;  // while down; a lower count means that a worker's connect succeeded
+  Instant reachable_since_;
+  Duration backoff_ = kFirstBackoff;
+  Instant next_probe_;
+  Instant last_probe_ = Instant::min();
+  bool probing_ = false;
+};
+
+}  // namespace hud
