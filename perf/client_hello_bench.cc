@@ -59,6 +59,17 @@ void ClientHelloHalfThere(benchmark::State& state) {
 }
 BENCHMARK(ClientHelloHalfThere);
 
+// The dearest prefix that a stranger can make us read again and again, under the default cap.
+void ClientHelloOneByteRecordsToTheCap(benchmark::State& state) {
+  const Buffer input = Records(Hello({}, Extension(21, Filled(5300, 0))), 1);
+  ClientHello hello;
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(ParseClientHello(Bytes(input).first(input.size() - 1), limits::kMaxHelloBytes, hello));
+  }
+  state.counters["bytes"] = static_cast<double>(input.size());
+}
+BENCHMARK(ClientHelloOneByteRecordsToTheCap);
+
 void SipHash128OfAToken(benchmark::State& state) {
   const Buffer token = Counting(32, 1);
   const SipKey key = {1, 2};

@@ -18,8 +18,9 @@ auto ParseExact(Bytes input, const Parse& parse) {
   return parse(Bytes(exact.get(), input.size()));
 }
 
-// `parse` gives a verdict for a prefix. Returns the verdict for all of it. Looks at every prefix of a short input, and
-// of a longer one at its first bytes, at those around the decision, and at some between.
+// `parse` gives a verdict for a prefix. Returns the verdict for all of it. Looks at the first prefixes one by one, at
+// those around the decision, and at some between: where they lie depends on the input's size, so a corpus covers them
+// all.
 template <typename Verdict, typename Parse>
 Verdict CheckGrowingPrefix(Bytes input, Verdict need_more, const Parse& parse) {
   const Verdict whole = ParseExact(input, parse);
@@ -40,13 +41,13 @@ Verdict CheckGrowingPrefix(Bytes input, Verdict need_more, const Parse& parse) {
   const auto check = [&](size_t count) {
     HUD_CHECK(ParseExact(input.first(count), parse) == (count < undecided ? need_more : whole));
   };
-  constexpr size_t kEvery = 160;
-  for (size_t count = 0; count <= std::min(input.size(), kEvery); ++count) check(count);
+  constexpr size_t kFirst = 32;
+  for (size_t count = 0; count <= std::min(input.size(), kFirst); ++count) check(count);
   for (size_t count = undecided - std::min<size_t>(undecided, 8); count <= std::min(input.size(), undecided + 8);
        ++count) {
     check(count);
   }
-  for (size_t count = kEvery; count <= input.size(); count += 1 + input.size() / 37) check(count);
+  for (size_t count = kFirst; count <= input.size(); count += 1 + input.size() / 37) check(count);
   return whole;
 }
 

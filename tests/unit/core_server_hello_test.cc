@@ -127,6 +127,8 @@ std::vector<Row> Rows() {
        kResumed},
 
       {"a fatal alert", Record({2, 40}, 21), kPsk13, kUnknown},
+      {"the alert that we send ourselves",
+       Buffer(tls::kUnrecognizedNameAlert.begin(), tls::kUnrecognizedNameAlert.end()), kPsk13, kUnknown},
       {"a warning, then the hello", Record({1, 112}, 21) + Record(kEcho12), kSessionId12, kResumed},
       {"a warning that closes", Record({1, 0}, 21) + Record(kEcho12), kSessionId12, kUnknown},
       {"an alert of one byte", Record({1}, 21) + Record(kEcho12), kSessionId12, kUnknown},
