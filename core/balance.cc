@@ -50,11 +50,16 @@ size_t PickByWeight(std::span<const BalanceCandidate> candidates, uint64_t rando
 
 size_t PickPowerOfTwo(std::span<const BalanceCandidate> candidates, uint64_t random) {
   HUD_CHECK(!candidates.empty());
+  if (candidates.size() == 1) return 0;
   const uint64_t total = TotalWeight(candidates);
   const size_t first = AtWeight(candidates, Scale(static_cast<uint32_t>(random), total));
-  const size_t second = AtWeight(candidates, Scale(static_cast<uint32_t>(random >> 32), total));
-  // Half a connection at the mean weight is added to both sides: idle nodes then cost the same for any weight, the draw
-  // alone decides, and it keeps the shares.
+  // The other one is drawn from the rest of the weight: the node in front of which a queue has formed is never both.
+  uint64_t point = Scale(static_cast<uint32_t>(random >> 32), total - candidates[first].weight);
+  const uint64_t before_first = TotalWeight(candidates.first(first));
+  if (point >= before_first) point += candidates[first].weight;
+  const size_t second = AtWeight(candidates, point);
+  // Half a connection at the mean weight is added to both sides: idle nodes then cost the same for any weight, the first
+  // draw alone decides, and it keeps the shares.
   const double idle = 0.5 * static_cast<double>(candidates.size()) / static_cast<double>(total);
   const auto cost = [&](const BalanceCandidate& candidate) {
     return (static_cast<double>(candidate.active) / candidate.weight + idle) * LoadFactor(candidate.load_permille);

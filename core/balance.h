@@ -28,7 +28,7 @@ struct BalanceCandidate {
 
 // Each returns a position in `candidates`, which must not be empty.
 
-// Two candidates drawn by weight; the one that has fewer connections for its weight, and less reported load, wins.
+// Two different candidates drawn by weight; the one that has fewer connections for its weight, and less reported load, wins.
 size_t PickPowerOfTwo(std::span<const BalanceCandidate> candidates, uint64_t random);
 // The fewest connections for its weight; ties are drawn by weight.
 size_t PickLeastConnections(std::span<const BalanceCandidate> candidates, uint64_t random);

@@ -39,7 +39,13 @@ class Chooser {
       choice.node = FindOwner(*hello, choice);
       if (choice.node) return choice;
     }
+    // A connection that its owner has no room for must not reach it by the balance either, while others are within theirs.
+    bounded_ = owner_problem_ == ChoiceReason::kOwnerOverBound;
     choice.node = ByBalance();
+    if (!choice.node && bounded_) {
+      bounded_ = false;
+      choice.node = ByBalance();
+    }
     if (choice.node) {
       choice.reason = !tried_.empty() ? ChoiceReason::kRetry : owner_problem_;
     } else if (pool_.when_none == WhenNone::kAny) {
@@ -170,6 +176,7 @@ class Chooser {
 
   // ---- By balance ---------------------------------------------------------------------------------------------------
 
+  // Members that are not silent, or else those that are.
   NodeRef ByBalance() {
     for (const bool silent : {false, true}) {
       if (pool_.balance == Balance::kMaglev) {
@@ -180,12 +187,12 @@ class Chooser {
     return {};
   }
 
-  bool MayBalanceTo(const PoolMember& member, bool silent) const {
+  bool MayBalanceTo(const PoolMember& member, bool silent) {
     return member.weight > 0 && ViewOf(member.node).verdicts.Silent() == silent && IsUsable(member.node) &&
-           !IsTried(member.node);
+           !IsTried(member.node) && (!bounded_ || IsWithinBound(member));
   }
 
-  NodeRef Pick(bool silent) const {
+  NodeRef Pick(bool silent) {
     std::array<BalanceCandidate, limits::kMaxNodes> gathered;
     size_t count = 0;
     HUD_CHECK(pool_.members.size() <= gathered.size());
@@ -210,7 +217,7 @@ class Chooser {
     HUD_CHECK(false);
   }
 
-  NodeRef WalkMaglev(bool silent) const {
+  NodeRef WalkMaglev(bool silent) {
     const std::vector<uint16_t>& table = pool_.maglev;
     if (table.empty()) return {};
     size_t slot = MaglevSlot(context_.client_hash, table.size());
@@ -248,6 +255,7 @@ class Chooser {
   const std::span<const NodeIndex> tried_;
   std::optional<PoolSums> sums_;
   ChoiceReason owner_problem_ = ChoiceReason::kBalance;  // kBalance: no owner was known
+  bool bounded_ = false;  // the balance keeps to the load bound too
 };
 
 }  // namespace

@@ -53,7 +53,8 @@ struct ChoiceContext {
 // A node is usable when its three verdicts are good and fewer than `fall` connects in a row have failed to it.
 // An owner is used when it is a usable member of the pool and one more connection keeps it within
 //   max(load_bound_floor, load_bound × its share of the active connections of the pool's usable members),
-// its share being by weight (slow start counted); a client can choose its token, so a token never overrides this.
+// its share being by weight (slow start counted); a client can choose its token, so a token never overrides this: what an
+// owner has no room for goes, by balance, to a member that is within its own bound.
 // A silent owner is used, after the others of its prefix: that its agent is gone does not take its keys away.
 NodeChoice ChooseNode(const ChoiceContext& context, PoolIndex pool, const ClientHello* hello,
                       std::span<const NodeIndex> tried);

@@ -103,15 +103,28 @@ TEST(RoundRobin, EveryCycleIsExactAndSmooth) {
   }
 }
 
+std::vector<int> PickCounts(std::span<const BalanceCandidate> candidates) {
+  std::vector<int> picks(candidates.size());
+  std::mt19937_64 random(1);
+  for (int i = 0; i < 30'000; ++i) ++picks[PickPowerOfTwo(candidates, random())];
+  return picks;
+}
+
 TEST(PowerOfTwo, AFullNodeGetsFewerThanAnIdleOne) {
   std::vector<BalanceCandidate> candidates = Candidates({100, 100, 100});
   for (BalanceCandidate& candidate : candidates) candidate.active = 10;
   candidates[0].load_permille = 1000, candidates[1].load_permille = 300, candidates[2].load_permille = 320;
-  std::array<int, 3> picks{};
-  std::mt19937_64 random(1);
-  for (int i = 0; i < 30'000; ++i) ++picks[PickPowerOfTwo(candidates, random())];
-  EXPECT_NEAR(picks[0], 30'000 / 9, 300) << "only when it was drawn twice";
+  const std::vector<int> picks = PickCounts(candidates);
+  EXPECT_EQ(picks[0], 0) << "a full node counts four times";
   EXPECT_NEAR(picks[1], picks[2], 600) << "differences within an eighth are noise";
+  candidates[0].active = 2;
+  EXPECT_GT(PickCounts(candidates)[0], 15'000) << "unless it has a fourth of the connections";
+}
+
+TEST(PowerOfTwo, NeverTheWorstOfAll) {
+  std::vector<BalanceCandidate> candidates = Candidates({100, 1, 1000});
+  candidates[0].active = 50, candidates[1].active = 1, candidates[2].active = 400;
+  EXPECT_EQ(PickCounts(candidates)[1], 0) << "1 for a weight of 1";
 }
 
 // ---- A simulation: connections come and go -----------------------------------------------------------------------------
@@ -132,7 +145,7 @@ TEST(BalanceSimulation, SharesFollowWeights) {
       {"two choices, equal, nearly idle", Pick::kPowerOfTwo, {100, 100, 100, 100}, 0.5, 0.04, 0},
       {"two choices, weights, busy", Pick::kPowerOfTwo, {100, 200, 300, 400}, 1000, 0.05, 1.3},
       {"two choices, weights, nearly idle", Pick::kPowerOfTwo, {100, 300}, 0.2, 0.08, 0},
-      {"two choices, weights, a connection a node", Pick::kPowerOfTwo, {100, 300}, 2, 0.25, 0},
+      {"two choices, weights, a connection a node: whole connections are coarse", Pick::kPowerOfTwo, {100, 300}, 2, 0.5, 0},
       {"two choices, one very heavy", Pick::kPowerOfTwo, {1000, 10, 10}, 2000, 0.25, 0},
       {"least, equal, busy", Pick::kLeast, {100, 100, 100, 100, 100}, 500, 0.03, 1.2},
       {"least, weights, busy", Pick::kLeast, {100, 200, 300, 400}, 1000, 0.03, 1.2},
