@@ -18,8 +18,8 @@ namespace hud {
 
 struct RelayConfig {
   RelayMode mode = RelayMode::kAuto;
-  size_t pipe_bytes = 256 * 1024;  // size asked for a pipe
-  std::optional<unsigned> pipes;   // budget of a worker; none: what the descriptor limit has room for
+  size_t pipe_bytes = 256 * 1024;        // size asked for a pipe
+  std::optional<unsigned> pipes;         // budget of a worker; none: what the descriptor limit has room for
   size_t hello_budget_bytes = 64 << 20;  // of a worker
 };
 
@@ -50,8 +50,8 @@ struct Configuration {
   std::optional<unsigned> max_connections;  // of the process; none: what the descriptor limit has room for
   std::string user;                         // empty: stay who we are
   RelayConfig relay;
-  std::string command_socket;               // path; empty: none. Not yet served.
-  std::vector<SocketAddress> status;        // where /status and /metrics are served; empty: nowhere
+  std::string command_socket;         // path; empty: none. Not yet served.
+  std::vector<SocketAddress> status;  // where /status and /metrics are served; empty: nowhere
   LogConfig log;
   std::string state_dir = "/var/lib/hudsucker";
   Source source;
@@ -64,8 +64,8 @@ absl::StatusOr<Configuration> ParseConfiguration(std::string_view text, std::str
 // `hudsucker --listen ADDR… --node ADDR…`: one listener, one pool, everything else as it is by default.
 absl::StatusOr<Configuration> QuickStart(const std::vector<std::string>& listen, const std::vector<std::string>& nodes);
 
-// May the running process become `next` by a reload? An error lists every change that needs a restart, a line each, with
-// its place in the new file; the running configuration then stays (ReloadIsAllOrNothing).
+// May the running process become `next` by a reload? An error lists every change that needs a restart, a line each,
+// with its place in the new file; the running configuration then stays (ReloadIsAllOrNothing).
 absl::Status CheckReload(const Configuration& running, const Configuration& next);
 
 }  // namespace hud

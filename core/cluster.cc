@@ -121,10 +121,12 @@ struct Cluster::Impl {
       Enroll();
     }
     // A report that nobody renews says nothing of the load.
-    if (slot.life->verdicts().agent != AgentVerdict::kAlive) CountersOf(index).reported_load.store(0, std::memory_order_relaxed);
+    if (slot.life->verdicts().agent != AgentVerdict::kAlive)
+      CountersOf(index).reported_load.store(0, std::memory_order_relaxed);
   }
 
-  // ---- Slots ----------------------------------------------------------------------------------------------------------
+  // ---- Slots
+  // ----------------------------------------------------------------------------------------------------------
 
   size_t FreeSlots() const {
     size_t used = 0;
@@ -210,7 +212,8 @@ struct Cluster::Impl {
 
   void SetMembers(PoolSlot& pool, std::vector<PoolMember> members) {
     // Stable: of two entries of a node the first stays, which is the configuration's.
-    std::stable_sort(members.begin(), members.end(), [](const PoolMember& a, const PoolMember& b) { return a.node < b.node; });
+    std::stable_sort(members.begin(), members.end(),
+                     [](const PoolMember& a, const PoolMember& b) { return a.node < b.node; });
     const auto same = [](const PoolMember& a, const PoolMember& b) { return a.node == b.node; };
     members.erase(std::unique(members.begin(), members.end(), same), members.end());
     if (members == pool.members) return;
@@ -219,7 +222,8 @@ struct Cluster::Impl {
     changed = true;
   }
 
-  // ---- Apply ----------------------------------------------------------------------------------------------------------
+  // ---- Apply
+  // ----------------------------------------------------------------------------------------------------------
 
   absl::StatusOr<Plan> PlanFor(const ClusterConfig& next) const {
     Plan plan;
@@ -268,8 +272,8 @@ struct Cluster::Impl {
       }
     }
     if (added <= FreeSlots()) return absl::OkStatus();
-    return absl::ResourceExhaustedError(absl::StrCat("too many nodes: there is room for ", limits::kMaxNodes, ", ", FreeSlots(),
-                                                     " are free, and this adds ", added));
+    return absl::ResourceExhaustedError(absl::StrCat("too many nodes: there is room for ", limits::kMaxNodes, ", ",
+                                                     FreeSlots(), " are free, and this adds ", added));
   }
 
   absl::Status PlanListeners(const ClusterConfig& next, Plan* plan) const {
@@ -348,7 +352,8 @@ struct Cluster::Impl {
   void CommitListeners(std::vector<ListenerView> views) {
     for (ListenerSlot& slot : listeners) slot.present = false;
     for (ListenerView& view : views) {
-      auto slot = std::find_if(listeners.begin(), listeners.end(), [&](const ListenerSlot& s) { return s.name == view.name; });
+      auto slot =
+          std::find_if(listeners.begin(), listeners.end(), [&](const ListenerSlot& s) { return s.name == view.name; });
       if (slot == listeners.end()) slot = listeners.insert(listeners.end(), ListenerSlot());
       slot->name = view.name;
       slot->present = true;
@@ -356,7 +361,8 @@ struct Cluster::Impl {
     }
   }
 
-  // ---- Beacons --------------------------------------------------------------------------------------------------------
+  // ---- Beacons
+  // --------------------------------------------------------------------------------------------------------
 
   absl::Status OnReport(const BeaconEvent& event, Instant now) {
     const NodeReport& report = event.report;
@@ -383,22 +389,26 @@ struct Cluster::Impl {
   }
 
   absl::Status CheckReport(const std::string& name, const NodeReport& report, NodeIndex index) {
-    if (report.weight > kMostWeight) return Invalid("node '", name, "' announces a weight of ", report.weight, "; at most ", kMostWeight);
+    if (report.weight > kMostWeight)
+      return Invalid("node '", name, "' announces a weight of ", report.weight, "; at most ", kMostWeight);
     if (report.prefixes.size() > limits::kMaxPrefixesPerNode) {
-      return Invalid("node '", name, "' announces ", report.prefixes.size(), " prefixes; at most ", limits::kMaxPrefixesPerNode);
+      return Invalid("node '", name, "' announces ", report.prefixes.size(), " prefixes; at most ",
+                     limits::kMaxPrefixesPerNode);
     }
     if (index != NodeIndex::kNone && SlotOf(index).is_static) return absl::OkStatus();
     if (report.address.family() == AF_UNSPEC) return Invalid("node '", name, "' announces no address");
     const bool some = std::any_of(report.pools.begin(), report.pools.end(),
                                   [&](const std::string& pool) { return FindPool(pool).has_value(); });
     if (!some) {
-      return absl::NotFoundError(absl::StrCat("node '", name, "' announces itself for ",
-                                              report.pools.empty() ? "no pool" : absl::StrCat("pool '", report.pools.front(), "'"),
-                                              ", which this configuration does not have; add the pool, or correct the agent's"));
+      return absl::NotFoundError(
+          absl::StrCat("node '", name, "' announces itself for ",
+                       report.pools.empty() ? "no pool" : absl::StrCat("pool '", report.pools.front(), "'"),
+                       ", which this configuration does not have; add the pool, or correct the agent's"));
     }
     if (index != NodeIndex::kNone || FreeSlots() > 0) return absl::OkStatus();
     DropLongestDead();
-    return absl::ResourceExhaustedError(absl::StrCat("no room for node '", name, "': the table holds ", limits::kMaxNodes, " nodes"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no room for node '", name, "': the table holds ", limits::kMaxNodes, " nodes"));
   }
 
   void SetPrefixes(NodeSlot& slot, std::vector<TicketPrefix> prefixes) {
@@ -409,7 +419,8 @@ struct Cluster::Impl {
     changed = true;
   }
 
-  // ---- Time -----------------------------------------------------------------------------------------------------------
+  // ---- Time
+  // -----------------------------------------------------------------------------------------------------------
 
   void Tick(Instant now, Duration paused) {
     last_tick = now;
@@ -448,14 +459,16 @@ struct Cluster::Impl {
       const NodeSlot& slot = nodes[i];
       if (slot.name.empty() || slot.is_static || slot.leaving || !slot.life->dead_since()) continue;
       const auto index = static_cast<NodeIndex>(i);
-      if (longest == NodeIndex::kNone || *slot.life->dead_since() < *SlotOf(longest).life->dead_since()) longest = index;
+      if (longest == NodeIndex::kNone || *slot.life->dead_since() < *SlotOf(longest).life->dead_since())
+        longest = index;
     }
     if (longest == NodeIndex::kNone) return;
     Drop(longest, last_tick);
     Enroll();
   }
 
-  // ---- Build ----------------------------------------------------------------------------------------------------------
+  // ---- Build
+  // ----------------------------------------------------------------------------------------------------------
 
   std::unique_ptr<const RouteTable> Build(Instant now) {
     auto table = std::make_unique<RouteTable>();
@@ -625,8 +638,15 @@ std::vector<Cluster::NodeStatus> Cluster::StatusOf(PoolIndex pool) const {
   if (Raw(pool) >= impl_->pools.size()) return list;
   for (const PoolMember& member : impl_->pools[Raw(pool)].members) {
     const NodeSlot& slot = impl_->nodes[Raw(member.node)];
-    list.push_back({slot.name, {member.node, slot.generation}, slot.address, member.weight, slot.is_static,
-                    slot.life->verdicts(), slot.health, slot.life->has_agent(), slot.life->last_heard(),
+    list.push_back({slot.name,
+                    {member.node, slot.generation},
+                    slot.address,
+                    member.weight,
+                    slot.is_static,
+                    slot.life->verdicts(),
+                    slot.health,
+                    slot.life->has_agent(),
+                    slot.life->last_heard(),
                     slot.prefixes.size()});
   }
   return list;

@@ -1,4 +1,5 @@
-// One node's life: its three verdicts over time, and when to try to connect to it. Knows neither its name nor its pools.
+// One node's life: its three verdicts over time, and when to try to connect to it. Knows neither its name nor its
+// pools.
 //
 // The agent's verdict:
 //
@@ -15,9 +16,9 @@
 //     it can serve without an agent; but only the connect proves that it was the agent that died and not the machine.
 //     After a DYING that proof is not taken before kForgetDeadAfter: its own agent has said that it is going to stop.
 //
-// Reachability: `fall` connects in a row failed → down; only a successful connect, ours or a worker's, clears it. A node
-// that is down is tried with back-off, doubling; one that falls again soon after it came up keeps the long intervals, so
-// that it does not flap.
+// Reachability: `fall` connects in a row failed → down; only a successful connect, ours or a worker's, clears it. A
+// node that is down is tried with back-off, doubling; one that falls again soon after it came up keeps the long
+// intervals, so that it does not flap.
 #pragma once
 
 #include <optional>
@@ -32,14 +33,14 @@ class NodeLife {
  public:
   static constexpr Duration kFirstBackoff = std::chrono::seconds(1);
   static constexpr Duration kMostBackoff = std::chrono::seconds(30);
-  static constexpr Duration kSteadyAfter = std::chrono::minutes(1);   // up this long: the next fall begins anew
-  static constexpr Duration kProbeLost = std::chrono::minutes(1);     // a probe without an end is given up
+  static constexpr Duration kSteadyAfter = std::chrono::minutes(1);  // up this long: the next fall begins anew
+  static constexpr Duration kProbeLost = std::chrono::minutes(1);    // a probe without an end is given up
   static constexpr Duration kForgetDeadAfter = std::chrono::minutes(10);
 
   // What the configuration says of it, at this moment.
   struct Rules {
     Duration dead_after{};
-    uint32_t fall = 3;                        // 0: never down
+    uint32_t fall = 3;  // 0: never down
     bool is_static = false;
     std::optional<Duration> health_interval;  // none: not health-checked
   };
