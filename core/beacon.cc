@@ -328,6 +328,7 @@ std::optional<BeaconEnvelope> ReadBeaconEnvelope(Bytes datagram) {
   envelope.node = field.substr(0, field.find('\0'));
   const std::string_view padding = field.substr(envelope.node.size());
   if (!IsBeaconName(envelope.node) || padding.find_first_not_of('\0') != std::string_view::npos) return std::nullopt;
+  if (envelope.epoch > INT64_MAX) return std::nullopt;  // there must always be a greater one
   return envelope;
 }
 

@@ -6,6 +6,7 @@
 #include "core/beacon_receiver.h"
 
 #include <algorithm>
+#include <map>
 #include <unordered_map>
 
 #include "absl/strings/str_cat.h"
@@ -93,7 +94,13 @@ struct Epoch {
   ReplayWindow window;
   ReportAssembly assembly;
   uint64_t next_token = 1;
-  bool in_gap = false;
+  // TOKENS bodies that came before what belongs in front of them, by their base.
+  std::map<uint64_t, std::vector<uint8_t>> early_tokens;
+
+  void ForgetTokens() {
+    next_token = 1;
+    early_tokens.clear();
+  }
 };
 
 struct Peer {
@@ -260,7 +267,7 @@ struct BeaconReceiver::Impl {
 
   // A node that was silent for `dead_after` may have been declared dead, and its tokens withdrawn: ask for all of them.
   void NoteReport(Epoch& epoch, Instant now) {
-    if (epoch.has_report && now - epoch.last_report >= dead_after) epoch.next_token = 1;
+    if (epoch.has_report && now - epoch.last_report >= dead_after) epoch.ForgetTokens();
     epoch.has_report = true;
     epoch.last_report = now;
   }
@@ -296,14 +303,20 @@ struct BeaconReceiver::Impl {
   }
 
   bool HandleTokens(const Question& q, BeaconEvent* event, BeaconAnswer* answer) {
-    const std::optional<TokenReport> tokens = ReadTokensBody(BeaconBody(q.datagram));
+    const Bytes body = BeaconBody(q.datagram);
+    const std::optional<TokenReport> tokens = ReadTokensBody(body);
     if (!tokens) return Malformed(q);
     const int64_t items = static_cast<int64_t>(tokens->items.size());
     if (!TakeQuota(q, q.peer.token_items, items + kDatagramItems)) return false;
     Epoch& epoch = q.peer.epoch;
     if (epoch.dying || !epoch.has_report) return Late();
+    if (tokens->base > epoch.next_token) {
+      if (!KeepForLater(epoch, tokens->base, body)) return Late();
+    } else {
+      ApplyTokens(epoch, *tokens, event);
+      ApplyEarlyTokens(epoch, event);
+    }
     ++stats.applied;
-    ApplyTokens(epoch, *tokens, event);
     Sync(q, answer);
     stats.tokens_applied += event->tokens.size();
     return !event->tokens.empty();
@@ -311,18 +324,31 @@ struct BeaconReceiver::Impl {
 
   // Strictly in the order of their numbers, so that an addition never overtakes the withdrawal behind it.
   void ApplyTokens(Epoch& epoch, const TokenReport& tokens, BeaconEvent* event) {
-    if (tokens.base > epoch.next_token) {
-      if (!std::exchange(epoch.in_gap, true)) ++stats.token_gaps;
-      return;
-    }
     const uint64_t end = tokens.first + tokens.items.size();
-    if (end <= epoch.next_token) return;
+    if (tokens.base > epoch.next_token || end <= epoch.next_token) return;
     for (uint64_t number = std::max(tokens.first, epoch.next_token); number < end; ++number) {
       const TokenItem& item = tokens.items[number - tokens.first];
       if (item.length != 0) event->tokens.push_back(item);
     }
     epoch.next_token = end;
-    epoch.in_gap = false;
+  }
+
+  // A SYNC for it says "arrived", so what is answered must be kept. No room: as if it were lost.
+  bool KeepForLater(Epoch& epoch, uint64_t base, Bytes body) {
+    if (epoch.early_tokens.empty()) ++stats.token_gaps;
+    if (epoch.early_tokens.size() >= limits::kMaxTokenFlight) return false;
+    epoch.early_tokens.try_emplace(base, body.begin(), body.end());
+    return true;
+  }
+
+  void ApplyEarlyTokens(Epoch& epoch, BeaconEvent* event) {
+    auto& early = epoch.early_tokens;
+    while (!early.empty() && early.begin()->first <= epoch.next_token) {
+      const std::optional<TokenReport> tokens = ReadTokensBody(early.begin()->second);
+      HUD_CHECK(tokens);  // it was read when it came
+      ApplyTokens(epoch, *tokens, event);
+      early.erase(early.begin());
+    }
   }
 
   bool Late() {
@@ -419,7 +445,7 @@ void BeaconReceiver::SetDeadAfter(Duration dead_after) { impl_->dead_after = dea
 void BeaconReceiver::OnPause(Duration paused) { impl_->OnPause(paused); }
 
 void BeaconReceiver::ForgetTokens(std::string_view node) {
-  if (const auto peer = impl_->peers.find(node); peer != impl_->peers.end()) peer->second->epoch.next_token = 1;
+  if (const auto peer = impl_->peers.find(node); peer != impl_->peers.end()) peer->second->epoch.ForgetTokens();
 }
 
 bool BeaconReceiver::Handle(Bytes datagram, const SocketAddress& from, Instant now, BeaconEvent* event,

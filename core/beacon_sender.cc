@@ -5,7 +5,6 @@
 #include "core/beacon_sender.h"
 
 #include <algorithm>
-#include <deque>
 
 #include "absl/status/status.h"
 #include "core/check.h"
@@ -24,88 +23,137 @@ constexpr Duration kDyingEach = 100ms;
 // 2000 token datagrams a second, 20 at once: 100,000 tokens take 1.5 s, and a proxy that polls every 10 ms finds few.
 constexpr Duration kTokenDatagramEach = 500us;
 constexpr int64_t kTokenDatagramBurst = 20;
+constexpr uint64_t kEpochSpread = 1'000'000;
+constexpr size_t kFirstWindow = 16, kLeastWindow = 8;
+constexpr size_t kAnswersToGrow = 8;
 constexpr size_t kReadAhead = 256;  // journal items looked at for one datagram
 
-// How many token datagrams may be on their way, and which of them are lost. Slow start and halving as in TCP; a datagram is
-// lost when an answer to a later one does not acknowledge it (RFC 8985), or when nothing is acknowledged for too long.
-// Invariant: the next number to send is where the newest datagram on its way ends, or, with none, what is acknowledged.
+// How many token datagrams may be on their way, and which of them are lost. The window is a guard for the proxy's
+// socket buffer more than for the network, whose random losses it forgives: it shrinks by a quarter. Each answer
+// names the datagram that it answers, so one is lost when an answer to a later one has come and none to it (RFC 8985), or
+// when nothing is acknowledged for too long.
+// Invariant: the datagrams on their way follow on each other, from what is acknowledged to the cursor.
 class TokenFlight {
  public:
+  struct Range {
+    uint64_t begin, end;  // numbers; end 0: as many as fit
+  };
+
   uint64_t cursor() const { return flight_.empty() ? acknowledged_ : flight_.back().end; }
   uint64_t acknowledged() const { return acknowledged_; }
   bool HasRoom() const { return flight_.size() < window_; }
   bool IsEmpty() const { return flight_.empty(); }
+  bool HasLost() const { return lost_ > 0; }
   Instant Timeout() const { return last_progress_ + timeout_; }
 
   void StartAt(uint64_t number) {
     flight_.clear();
+    lost_ = 0;
     acknowledged_ = number;
   }
 
-  void OnSent(uint64_t end, Instant now) {
-    HUD_CHECK(end > cursor());
-    if (flight_.empty()) last_progress_ = now;
-    flight_.push_back({end, now});
+  // What to send next, when there is something: what was lost first.
+  Range Next() const {
+    for (const Datagram& datagram : flight_) {
+      if (datagram.is_lost) return {BeginOf(datagram), datagram.end};
+    }
+    return {cursor(), 0};
   }
 
-  // `next`: all below it is known. `asked`: when the datagram was sent that this answers. True if something was lost.
-  bool OnAnswer(uint64_t next, Instant asked, Instant now) {
+  // What Next() said went out, up to `end`.
+  void OnSent(uint64_t begin, uint64_t end, uint64_t sequence, Instant now) {
+    if (flight_.empty()) last_progress_ = now;
+    for (Datagram& datagram : flight_) {
+      if (!datagram.is_lost) continue;
+      HUD_CHECK(BeginOf(datagram) == begin && datagram.end == end);
+      datagram = {end, sequence, now, false, false};
+      --lost_;
+      return;
+    }
+    HUD_CHECK(begin == cursor() && end > begin);
+    flight_.push_back({end, sequence, now, false, false});
+  }
+
+  // `next`: all below it is known. `answered`: the datagram that this answers, sent at `asked`. True if others are lost.
+  bool OnAnswer(uint64_t next, uint64_t answered, Instant asked, uint64_t newest_sequence, Instant now) {
     MeasureRoundTrip(now - asked);
-    // The proxy knows less than before, or, after a loss, more than was thought.
+    // The proxy knows less than before, or, after a time without answers, more than was thought.
     if (next < acknowledged_ || next > cursor()) {
       StartAt(next);
       return false;
     }
-    if (next > acknowledged_) {
-      acknowledged_ = next;
-      last_progress_ = now;
-      timeout_ = LeastTimeout();
-      Grow();
+    if (next > acknowledged_) OnProgress(next, now);
+    bool found_lost = false;
+    for (Datagram& datagram : flight_) {
+      if (datagram.sequence == answered) MarkArrived(datagram);
+      if (datagram.has_arrived || datagram.is_lost || datagram.sent + ReorderAllowance() >= asked) continue;
+      datagram.is_lost = found_lost = true;
+      ++lost_;
+      if (datagram.sequence > shrunk_at_) Shrink(window_ * 3 / 4, newest_sequence);
     }
-    while (!flight_.empty() && flight_.front().end <= next) flight_.pop_front();
-    if (flight_.empty() || flight_.front().sent + ReorderAllowance() >= asked) return false;
-    Shrink(window_ / 2);
-    return true;
+    return found_lost;
   }
 
-  // True if it is time to send again what has not been acknowledged.
-  bool OnTime(Instant now) {
+  // True if it is time to send again all that has not been acknowledged.
+  bool OnTime(uint64_t newest_sequence, Instant now) {
     if (flight_.empty() || now < Timeout()) return false;
     timeout_ = std::min<Duration>(timeout_ * 2, 2s);
-    Shrink(2);
+    Shrink(kLeastWindow, newest_sequence);
+    StartAt(acknowledged_);
     return true;
   }
 
  private:
   struct Datagram {
-    uint64_t end;  // number behind its last item
+    uint64_t end;  // number behind its last item; it begins where the one before ends
+    uint64_t sequence;
     Instant sent;
+    bool has_arrived, is_lost;
   };
+
+  uint64_t BeginOf(const Datagram& datagram) const {
+    return &datagram == &flight_.front() ? acknowledged_ : (&datagram - 1)->end;
+  }
+
+  void OnProgress(uint64_t next, Instant now) {
+    acknowledged_ = next;
+    last_progress_ = now;
+    timeout_ = std::clamp<Duration>(round_trip_ * 4, 100ms, 2s);
+    while (!flight_.empty() && flight_.front().end <= next) {
+      lost_ -= flight_.front().is_lost ? 1 : 0;
+      flight_.erase(flight_.begin());
+    }
+    if (window_ < slow_start_until_ || ++credits_ >= kAnswersToGrow) {
+      window_ = std::min(window_ + 1, limits::kMaxTokenFlight);
+      credits_ = 0;
+    }
+  }
+
+  void MarkArrived(Datagram& datagram) {
+    datagram.has_arrived = true;
+    lost_ -= std::exchange(datagram.is_lost, false) ? 1 : 0;
+  }
 
   void MeasureRoundTrip(Duration sample) {
     if (sample < Duration::zero() || sample > 10s) return;
     round_trip_ = round_trip_ == Duration::zero() ? sample : (round_trip_ * 7 + sample) / 8;
   }
-  Duration LeastTimeout() const { return std::clamp<Duration>(round_trip_ * 4, 100ms, 2s); }
   Duration ReorderAllowance() const { return std::max<Duration>(round_trip_ / 4, 2ms); }
 
-  void Grow() {
-    if (window_ < slow_start_until_ || ++credits_ >= window_) {
-      window_ = std::min(window_ + 1, limits::kMaxTokenFlight);
-      credits_ = 0;
-    }
-  }
-  void Shrink(size_t window) {
-    window_ = slow_start_until_ = std::max<size_t>(window, 2);
+  // Once for all that is lost of what was on its way together.
+  void Shrink(size_t window, uint64_t newest_sequence) {
+    window_ = slow_start_until_ = std::max(window, kLeastWindow);
+    shrunk_at_ = newest_sequence;
     credits_ = 0;
-    flight_.clear();  // the cursor goes back to what is acknowledged
   }
 
-  std::deque<Datagram> flight_;
+  std::vector<Datagram> flight_;  // at most kMaxTokenFlight
+  size_t lost_ = 0;
   uint64_t acknowledged_ = 1;
-  size_t window_ = 16;
+  size_t window_ = kFirstWindow;
   size_t slow_start_until_ = limits::kMaxTokenFlight;
   size_t credits_ = 0;
+  uint64_t shrunk_at_ = 0;  // the newest sequence when the window was last made smaller
   Duration round_trip_{0};
   Duration timeout_ = 250ms;
   Instant last_progress_{};
@@ -128,8 +176,8 @@ bool SaysTheSame(const NodeReport& a, const NodeReport& b) {
 }  // namespace
 
 struct BeaconSender::Impl {
-  Impl(AgentKey k, uint64_t first_epoch, const TokenJournal* j, Duration report_every)
-      : key(std::move(k)), mac(key.secret), journal(j), every(report_every), epoch(first_epoch) {}
+  Impl(AgentKey k, uint64_t e, const TokenJournal* j, Duration report_every)
+      : key(std::move(k)), mac(key.secret), journal(j), every(report_every), first_epoch(e), epoch(e) {}
 
   std::vector<uint8_t> Seal(BeaconType type, Bytes body, Instant now) {
     BeaconEnvelope envelope;
@@ -164,27 +212,34 @@ struct BeaconSender::Impl {
 
   // ---- Tokens
 
-  bool HasTokens() const { return confirmed && journal != nullptr && flight.cursor() <= journal->last(); }
+  bool HasTokens() const {
+    if (!confirmed || journal == nullptr) return false;
+    return flight.HasLost() || (flight.HasRoom() && flight.cursor() <= journal->last());
+  }
 
   void PollTokens(Instant now, size_t max, std::vector<std::vector<uint8_t>>* out) {
-    if (confirmed && flight.OnTime(now)) ++stats.rewinds;
-    while (out->size() < max && HasTokens() && flight.HasRoom() && token_pace.Take(now)) out->push_back(NextTokens(now));
+    if (confirmed && flight.OnTime(sequence, now)) ++stats.rewinds;
+    while (out->size() < max && HasTokens() && token_pace.Take(now)) out->push_back(NextTokens(now));
     token_pace_next = token_pace.Next(now);
   }
 
-  // One datagram from the cursor on. What the journal no longer holds is skipped by its base.
+  // One datagram. What the journal no longer holds is skipped by its base.
   std::vector<uint8_t> NextTokens(Instant now) {
-    const uint64_t base = flight.cursor();
-    uint64_t first = std::max(base, journal->first());
-    std::vector<TokenItem> items = journal->Read(first, kReadAhead, now);
-    const auto held = std::find_if(items.begin(), items.end(), [](const TokenItem& item) { return item.length != 0; });
-    first += static_cast<uint64_t>(held - items.begin());
-    items.erase(items.begin(), held);
+    const TokenFlight::Range range = flight.Next();
+    const uint64_t held_from = std::max(range.begin, journal->first());
+    const size_t wanted = range.end == 0 ? kReadAhead : range.end - std::min(range.end, held_from);
+    std::vector<TokenItem> items = journal->Read(held_from, wanted, now);
+    const auto first_held = std::find_if(items.begin(), items.end(), [](const auto& item) { return item.length != 0; });
+    const uint64_t first = held_from + static_cast<uint64_t>(first_held - items.begin());
+    items.erase(items.begin(), first_held);
     std::vector<uint8_t> body;
-    const size_t count = WriteTokensBody(base, first, items, &body);
+    const size_t count = WriteTokensBody(range.begin, first, items, &body);
+    // What is sent again has only grown smaller since. If the journal forgot all of it, the range ends before `first`.
+    const uint64_t end = range.end == 0 ? first + count : range.end;
     stats.tokens_sent += count;
-    flight.OnSent(first + count, now);
-    return Seal(BeaconType::kTokens, body, now);
+    std::vector<uint8_t> datagram = Seal(BeaconType::kTokens, body, now);
+    flight.OnSent(range.begin, end, sequence, now);
+    return datagram;
   }
 
   // ---- Dying
@@ -215,7 +270,8 @@ struct BeaconSender::Impl {
       if (!std::exchange(dying_again, true)) dyings_left = kDyings;
       next_dying = now;
     } else if (body.held_epoch > epoch) {
-      epoch = body.held_epoch + 1;  // our clock went back between two boots
+      // Our clock went back between two boots. Not simply one more: an earlier boot may have done the same.
+      epoch = body.held_epoch + 1 + first_epoch % kEpochSpread;
     }
     return true;
   }
@@ -230,7 +286,8 @@ struct BeaconSender::Impl {
     last_answer = envelope.sequence;
     if (dying) return true;
     if (!std::exchange(confirmed, true)) flight.StartAt(body.next_token);
-    if (flight.OnAnswer(body.next_token, FromMicros(envelope.sent_micros, now), now)) ++stats.rewinds;
+    const Instant asked = FromMicros(envelope.sent_micros, now);
+    if (flight.OnAnswer(body.next_token, body.answers_sequence, asked, sequence, now)) ++stats.losses;
     return true;
   }
 
@@ -250,6 +307,7 @@ struct BeaconSender::Impl {
   const TokenJournal* const journal;
   const Duration every;
 
+  const uint64_t first_epoch;
   uint64_t epoch;
   uint64_t nonce = 0;           // 0: no proxy heard yet
   uint64_t sequence = 0;
@@ -323,7 +381,7 @@ Instant BeaconSender::NextDeadline() const {
   const Impl& s = *impl_;
   if (s.dying) return s.dyings_left == 0 ? Instant::max() : s.next_dying;
   Instant next = s.has_report ? s.next_report : Instant::max();
-  if (s.HasTokens() && s.flight.HasRoom()) next = std::min(next, s.token_pace_next);
+  if (s.HasTokens()) next = std::min(next, s.token_pace_next);
   if (s.confirmed && !s.flight.IsEmpty()) next = std::min(next, s.flight.Timeout());
   return next;
 }

@@ -38,7 +38,7 @@ class BeaconSender {
   bool Confirmed() const;
 
   struct Stats {
-    uint64_t sent = 0, challenges = 0, syncs = 0, rejected = 0, tokens_sent = 0, rewinds = 0;
+    uint64_t sent = 0, challenges = 0, syncs = 0, rejected = 0, tokens_sent = 0, losses = 0, rewinds = 0;
   };
   const Stats& stats() const;
   // Number of the first token item that the proxy has not acknowledged.

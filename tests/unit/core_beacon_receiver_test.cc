@@ -266,7 +266,7 @@ TEST(BeaconReceiver, ABootWithAClockThatWentBackIsTakenOverToo) {
   Instant now = kStart;
   for (; now < kStart + 10s && !second->Confirmed(); now += 10ms) Exchange(*second, proxy, now);
   EXPECT_LE(now, kStart + 3300ms);
-  EXPECT_EQ(proxy.events.back().epoch, 1'000'001u);
+  EXPECT_EQ(proxy.events.back().epoch, 1'000'006u);
 }
 
 TEST(BeaconReceiver, ARefusedAgentsRecordingsAreWorthlessOnceTheFirstIsSilent) {
@@ -421,7 +421,10 @@ TEST(BeaconReceiver, TokensAreAppliedInTheOrderOfTheirNumbersWhateverArrives) {
       {"twice", {{1, 1, "ab"}, {1, 1, "ab"}}, "ab", 3, 0},
       {"overlapping", {{1, 1, "ab"}, {2, 2, "bcd"}}, "abcd", 5, 0},
       {"a gap waits", {{1, 1, "a"}, {3, 3, "c"}, {5, 5, "e"}}, "a", 2, 1},
-      {"a gap is filled by sending again", {{1, 1, "a"}, {3, 3, "c"}, {2, 2, "bc"}}, "abc", 4, 1},
+      {"a gap is filled, and what came early is applied", {{1, 1, "a"}, {3, 3, "cd"}, {5, 5, "e"}, {2, 2, "b"}}, "abcde", 6, 1},
+      {"all in reverse", {{4, 4, "d"}, {3, 3, "c"}, {2, 2, "b"}, {1, 1, "a"}}, "abcd", 5, 1},
+      {"cut differently when sent again", {{3, 3, "cd"}, {1, 1, "abc"}}, "abcd", 5, 1},
+      {"early twice", {{2, 2, "b"}, {2, 2, "b"}, {1, 1, "a"}}, "ab", 3, 1},
       {"what the agent forgot is skipped", {{1, 101, "x"}}, "x", 102, 0},
       {"a base ahead is a gap all the same", {{2, 101, "x"}}, "", 1, 1},
       {"numbers that hold nothing", {{1, 1, "a--b-"}}, "ab", 6, 0},
@@ -443,6 +446,21 @@ TEST(BeaconReceiver, TokensAreAppliedInTheOrderOfTheirNumbersWhateverArrives) {
     EXPECT_EQ(ReadSyncBody(BeaconBody(answer)).next_token, row.next);
     EXPECT_EQ(proxy.receiver.stats().token_gaps, row.gaps);
   }
+}
+
+TEST(BeaconReceiver, KeepsNoMoreEarlyTokensThanItsLimit) {
+  Proxy proxy(7);
+  Draft draft = Believed(proxy, kStart);
+  proxy.Handle(draft.Seal(), kStart);
+  size_t answered = 0;
+  for (uint64_t number = 2; number < 200; ++number) {
+    draft.sequence = number;
+    answered += proxy.Handle(draft.Tokens(number, number, Items("x")), kStart).empty() ? 0 : 1;
+  }
+  EXPECT_EQ(answered, limits::kMaxTokenFlight) << "what is not kept is not acknowledged";
+  draft.sequence = 200;
+  proxy.Handle(draft.Tokens(1, 1, Items("x")), kStart);
+  EXPECT_EQ(Letters(proxy.events).size(), 1 + limits::kMaxTokenFlight);
 }
 
 TEST(BeaconReceiver, TokensBeforeTheReportAreIgnored) {
