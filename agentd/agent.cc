@@ -23,7 +23,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr Duration kHealthEvery = 1s;
 constexpr int kHealthShare = 100;  // counting connections may take this part of the loop's time at most
-constexpr Duration kComplainEvery = 60s;
 constexpr Duration kSilenceAfter = 10s;
 constexpr Duration kLongestFarewell = 2s;
 constexpr int kComfortableQueue = 256;
@@ -60,7 +59,6 @@ Agent::Agent(AgentConfig config, bool keep)
       now_(started_),
       key_files_(PathsOf(config_.ticket_key_files)) {
   next_health_ = next_key_file_poll_ = now_;
-  next_complaint_ = now_ + kComplainEvery;
   next_silence_check_ = now_ + kSilenceAfter;
 }
 
@@ -101,6 +99,8 @@ absl::Status Agent::OpenFeeds() {
       absl::StatusOr<Feed> feed = Feed::Open(kind, path, config.group, config.ttl, journal);
       if (!feed.ok()) return feed.status();
       feeds_.push_back(*std::move(feed));
+      spdlog::info("node {}: {} takes its {}", config_.nodes[config.node].name, path,
+                   kind == Feed::Kind::kSyslog ? "server's log lines" : "applications' tokens");
     }
   }
   if (!feeds_.empty()) WarnOfShortQueue();
@@ -154,14 +154,13 @@ bool Agent::Turn() {
   }
   if (now_ >= next_health_) MeasureHealth();
   SpeakToProxies();
-  if (now_ >= next_complaint_) ComplainOfFeeds();
   if (now_ >= next_silence_check_) ComplainOfSilentProxies();
   TellNews();
   return true;
 }
 
 void Agent::WaitForEvents() {
-  Instant deadline = std::min({next_health_, next_key_file_poll_, next_complaint_, next_silence_check_});
+  Instant deadline = std::min({next_health_, next_key_file_poll_, next_silence_check_});
   std::vector<pollfd> fds = {{signals_.get(), POLLIN, 0}, {mailbox_->fd(), POLLIN, 0}, {key_files_.fd(), POLLIN, 0}};
   for (const ProxyLink& proxy : proxies_) {
     deadline = std::min(deadline, proxy.NextDeadline());
@@ -205,7 +204,10 @@ void Agent::TakeFindings() {
 
 void Agent::ReadFeeds() {
   feed_has_more_ = false;
-  for (Feed& feed : feeds_) feed_has_more_ |= feed.Read(now_);
+  for (Feed& feed : feeds_) {
+    feed_has_more_ |= feed.Read(now_);
+    if (const std::string complaint = feed.TakeComplaint(now_); !complaint.empty()) spdlog::warn("{}", complaint);
+  }
 }
 
 void Agent::ReadKeyFiles(const std::vector<size_t>& which) {
@@ -247,16 +249,6 @@ void Agent::SpeakToProxies() {
   for (ProxyLink& proxy : proxies_) {
     proxy.Receive(now_);
     proxy.Send(now_);
-  }
-}
-
-void Agent::ComplainOfFeeds() {
-  next_complaint_ = now_ + kComplainEvery;
-  for (Feed& feed : feeds_) {
-    const std::string sample = feed.TakeRejectedSample();
-    if (sample.empty()) continue;
-    spdlog::warn("{}: {} lines rejected so far, {} taken; the first since the last report: \"{}\"", feed.path(),
-                 feed.stats().rejected, feed.stats().added + feed.stats().removed, sample);
   }
 }
 
@@ -316,7 +308,7 @@ void Agent::Leave() {
     });
   };
   const Instant deadline = now_ + kLongestFarewell;
-  next_health_ = next_key_file_poll_ = next_complaint_ = next_silence_check_ = deadline;
+  next_health_ = next_key_file_poll_ = next_silence_check_ = deadline;
   feed_has_more_ = false;
   feeds_.clear();
   for (SpeakToProxies(); !done() && now_ < deadline; SpeakToProxies()) {

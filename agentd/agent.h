@@ -48,7 +48,6 @@ class Agent {
   void ReadKeyFiles(const std::vector<size_t>& which);
   void MeasureHealth();
   void SpeakToProxies();
-  void ComplainOfFeeds();
   void ComplainOfSilentProxies();
   void TellNews();
   void TellSupervisor();
@@ -71,7 +70,7 @@ class Agent {
   FileWatch key_files_;
   std::unique_ptr<ProbeMailbox> mailbox_;
   std::vector<std::unique_ptr<ProbeThread>> probes_;  // destroyed first: they post to the mailbox
-  Instant next_health_, next_key_file_poll_, next_complaint_, next_silence_check_;
+  Instant next_health_, next_key_file_poll_, next_silence_check_;
   std::string last_status_;
 };
 

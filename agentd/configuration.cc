@@ -51,6 +51,7 @@ class Reader {
     const bool named = name.ReadString(&node.name) && CheckNodeName(name, node.name);
     const bool addressed = address.ReadAddress(&node.address) && CheckReachable(address, node.address);
     const bool pooled = pool.ReadStrings(&node.pools) && !node.pools.empty();
+    if (pool && pool.IsList() && pool.Items().empty()) pool.Error("at least one pool is needed");
     value.Get("weight").ReadInteger(&node.weight, 0, 1000);
     ReadKey(value, key_for_the_only_node, &node.key_path);
     if (named && addressed && pooled) CheckAnnounceable(value, node);

@@ -1,12 +1,16 @@
 #include "agentd/feed.h"
 
 #include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
 
 namespace hud {
 namespace {
 
 constexpr size_t kDatagramsPerTurn = 256;
 constexpr size_t kSampleBytes = 80;
+constexpr Duration kComplainEvery = std::chrono::minutes(1);
 
 }  // namespace
 
@@ -57,11 +61,17 @@ void Feed::Reject(std::string_view line) {
   if (!rejected_sample_.empty()) return;
   rejected_sample_ = line.substr(0, kSampleBytes);
   for (char& c : rejected_sample_) {
-    if (c < 0x20 || c == 0x7f) c = '?';
+    if (c < 0x20 || c > 0x7e) c = '?';
   }
   if (rejected_sample_.empty()) rejected_sample_ = "(empty)";
 }
 
-std::string Feed::TakeRejectedSample() { return std::exchange(rejected_sample_, {}); }
+std::string Feed::TakeComplaint(Instant now) {
+  if (rejected_sample_.empty() || now < next_complaint_) return {};
+  next_complaint_ = now + kComplainEvery;
+  const std::string sample = std::exchange(rejected_sample_, {});
+  return absl::StrCat(path_, ": not in the format, so skipped: \"", sample, "\" (", stats_.rejected,
+                      " lines so far; deploy/hud-agentd.yaml has the format)");
+}
 
 }  // namespace hud

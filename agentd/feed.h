@@ -30,8 +30,8 @@ class Feed {
   Kind kind() const { return kind_; }
   const std::string& path() const { return path_; }
   const Stats& stats() const { return stats_; }
-  // The first part of a line that was rejected since the last call, printable; empty: none was.
-  std::string TakeRejectedSample();
+  // A sentence on lines that were rejected, at most once a minute; empty: nothing to say.
+  std::string TakeComplaint(Instant now);
 
  private:
   Feed(Kind kind, std::string path, Duration ttl, TokenJournal* journal, DatagramSocket socket)
@@ -46,7 +46,8 @@ class Feed {
   TokenJournal* journal_;
   DatagramSocket socket_;
   Stats stats_;
-  std::string rejected_sample_;
+  std::string rejected_sample_;  // the first part of the first line since the last complaint, printable
+  Instant next_complaint_{};
 };
 
 }  // namespace hud

@@ -30,24 +30,26 @@ int Keygen(const std::string& name, const std::vector<std::string>& pools, const
   return 0;
 }
 
-// All that can be found out without touching a socket or a server.
-absl::Status CheckFiles(const hud::AgentConfig& config) {
+// All that can be found out without touching a socket or a server: what is wrong with the files that it names.
+std::vector<absl::Status> CheckFiles(const hud::AgentConfig& config) {
+  std::vector<absl::Status> found;
   for (const hud::AgentNodeConfig& node : config.nodes) {
-    if (const auto key = hud::ReadAgentKey(node.key_path, node.name); !key.ok()) return key.status();
+    found.push_back(hud::ReadAgentKey(node.key_path, node.name).status());
   }
-  for (const hud::ProbeConfig& probe : config.probes) {
-    if (const auto client = hud::ProbeClient::Make(probe, -1); !client.ok()) return client.status();
-  }
+  for (const hud::ProbeConfig& probe : config.probes) found.push_back(hud::ProbeClient::Make(probe, -1).status());
   for (const hud::TicketKeyFileConfig& file : config.ticket_key_files) {
-    if (const auto names = hud::ReadTicketKeyNames(file.path, file.format); !names.ok()) return names.status();
+    found.push_back(hud::ReadTicketKeyNames(file.path, file.format).status());
   }
-  return absl::OkStatus();
+  std::erase_if(found, [](const absl::Status& status) { return status.ok(); });
+  return found;
 }
 
 int Check(const std::string& path) {
   const absl::StatusOr<hud::AgentConfig> config = hud::ReadAgentConfig(path);
   if (!config.ok()) return Complain(config.status());
-  if (const absl::Status files = CheckFiles(*config); !files.ok()) return Complain(files);
+  const std::vector<absl::Status> found = CheckFiles(*config);
+  for (const absl::Status& status : found) Complain(status);
+  if (!found.empty()) return kBadConfiguration;
   std::cout << path << ": good; " << config->nodes.size() << " nodes, " << config->proxies.size() << " proxies\n";
   return 0;
 }

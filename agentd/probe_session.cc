@@ -185,7 +185,10 @@ SessionResult Diagnose(int ssl_error, int system_error, bool asked, const ProbeC
     return Ended(SessionEnd::kFailed, absl::StrCat("the handshake was cut off (", why, "); if the server expects a PROXY "
                                                    "header, set probe.proxy_protocol"));
   }
-  return Ended(SessionEnd::kFailed, absl::StrCat("the handshake failed (", why, ")"));
+  // What some servers (GnuTLS) say of a version that is switched off.
+  const bool nothing_in_common = tls_said_so && reason == SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE;
+  return Ended(SessionEnd::kFailed, absl::StrCat("the handshake failed (", why, ")",
+                                                 nothing_in_common ? "; is this version switched off?" : ""));
 }
 
 // Runs `step` until it is done, fails, or the deadline passes. Returns true when done.
@@ -238,20 +241,21 @@ std::string AlpnWire(const std::vector<std::string>& protocols) {
   return wire;
 }
 
+int OnTheWire(TlsVersion version) { return version == TlsVersion::kTls12 ? TLS1_2_VERSION : TLS1_3_VERSION; }
+
 // SSL_set_tlsext_host_name, without the old-style cast of its macro.
 bool SetServerName(SSL* ssl, std::string name) {
   return SSL_ctrl(ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name, name.data()) == 1;
 }
 
-SslPtr MakeSsl(SSL_CTX* context, int fd, const std::string& server_name, TlsVersion version,
+SslPtr MakeSsl(SSL_CTX* context, int fd, const std::string& server_name, VersionRange versions,
                const std::vector<std::string>& alpn) {
   SslPtr ssl(SSL_new(context));
   if (!ssl) return ssl;
-  const int wire_version = version == TlsVersion::kTls12 ? TLS1_2_VERSION : TLS1_3_VERSION;
   const std::string protocols = AlpnWire(alpn);
   const bool ready =
-      SSL_set_min_proto_version(ssl.get(), wire_version) == 1 &&
-      SSL_set_max_proto_version(ssl.get(), wire_version) == 1 && SSL_set_fd(ssl.get(), fd) == 1 &&
+      SSL_set_min_proto_version(ssl.get(), OnTheWire(versions.lowest)) == 1 &&
+      SSL_set_max_proto_version(ssl.get(), OnTheWire(versions.highest)) == 1 && SSL_set_fd(ssl.get(), fd) == 1 &&
       (server_name.empty() || SetServerName(ssl.get(), server_name)) &&
       (protocols.empty() || SSL_set_alpn_protos(ssl.get(), reinterpret_cast<const unsigned char*>(protocols.data()),
                                                 static_cast<unsigned>(protocols.size())) == 0);
@@ -298,7 +302,7 @@ absl::StatusOr<ProbeClient> ProbeClient::Make(const ProbeConfig& config, int wak
   return client;
 }
 
-SessionResult ProbeClient::Run(const std::string& server_name, TlsVersion version, bool want_tokens) const {
+SessionResult ProbeClient::Run(const std::string& server_name, VersionRange versions, bool want_tokens) const {
   const Instant start = Clock::now();
   const Instant deadline = start + config_.timeout;
   SessionResult result;
@@ -308,7 +312,7 @@ SessionResult ProbeClient::Run(const std::string& server_name, TlsVersion versio
   if (!preamble.empty() && ::send(fd.get(), preamble.data(), preamble.size(), MSG_NOSIGNAL) < 0) {
     return Ended(SessionEnd::kFailed, absl::StrCat("cannot send the PROXY header: ", std::strerror(errno)));
   }
-  const SslPtr ssl = MakeSsl(context_.get(), fd.get(), server_name, version, config_.alpn);
+  const SslPtr ssl = MakeSsl(context_.get(), fd.get(), server_name, versions, config_.alpn);
   if (!ssl) return Ended(SessionEnd::kLocalError, "OpenSSL gives no session (is an ALPN or SNI name malformed?)");
   Observed observed;
   SSL_set_ex_data(ssl.get(), ObservedIndex(), &observed);
@@ -322,11 +326,13 @@ SessionResult ProbeClient::Run(const std::string& server_name, TlsVersion versio
     result = wait != Wait::kReady ? EndedWaiting(wait, "shaking hands", config_.timeout)
                                   : Diagnose(ssl_error, system_error, observed.asked_for_certificate, config_);
   } else {
+    const TlsVersion version = SSL_version(ssl.get()) == TLS1_3_VERSION ? TlsVersion::kTls13 : TlsVersion::kTls12;
     result = Ended(SessionEnd::kHandshakeDone, {});
     // TLS 1.2 has told all it will tell. Where a certificate was asked for, TLS 1.3 refuses behind the handshake.
     if (version == TlsVersion::kTls13 && (want_tokens || observed.asked_for_certificate)) {
       result = AwaitTokens(ssl.get(), observed, wake_fd_, config_);
     }
+    result.version = version;
     if (result.end == SessionEnd::kHandshakeDone) SSL_shutdown(ssl.get());  // a server's log stays free of broken ends
   }
   ERR_clear_error();

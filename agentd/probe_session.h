@@ -26,8 +26,14 @@ enum class SessionEnd : uint8_t {
   kStopped,           // the agent is leaving
 };
 
+struct VersionRange {
+  TlsVersion lowest = TlsVersion::kTls12;
+  TlsVersion highest = TlsVersion::kTls13;
+};
+
 struct SessionResult {
   SessionEnd end = SessionEnd::kLocalError;
+  TlsVersion version = TlsVersion::kTls13;  // of a handshake: what the server chose
   std::string detail;  // for a person: what went wrong and what to do; empty after a handshake
   Duration handshake{0};
   bool asked_for_certificate = false;
@@ -41,7 +47,7 @@ class ProbeClient {
   ProbeClient(ProbeClient&&) noexcept = default;
 
   // Never takes longer than the configured timeout and the time allowed to tickets. `want_tokens`: wait for tickets.
-  SessionResult Run(const std::string& server_name, TlsVersion version, bool want_tokens) const;
+  SessionResult Run(const std::string& server_name, VersionRange versions, bool want_tokens) const;
 
  private:
   struct FreeContext {

@@ -33,50 +33,36 @@ void Readiness::Note(SessionEnd end) {
   if (failures_ >= kFailuresInARow) ready_ = false;
 }
 
-std::vector<TlsVersion> TicketProbe::Versions() const {
-  std::vector<TlsVersion> versions;
-  if (config_.tls13) versions.push_back(TlsVersion::kTls13);
-  if (config_.tls12) versions.push_back(TlsVersion::kTls12);
-  return versions;
+// A session id names nobody, and where no name is known none can be unknown.
+bool TicketProbe::IsUnknown(const SeenToken& token, TlsVersion version) const {
+  const auto known = memory_.find({config_.sni.front(), version});
+  if (token.is_session_id || known == memory_.end() || known->second.names.empty()) return false;
+  const std::vector<TicketPrefix>& names = known->second.names;
+  return std::none_of(names.begin(), names.end(), [&](const TicketPrefix& name) { return BeginsWith(token, name); });
 }
 
+// In whatever version the server likes best: its answer to one that is switched off would say nothing about readiness.
 ReadinessLook TicketProbe::LookAtReadiness() {
-  const bool tls13 = config_.tls13 && !(tls13_refused_ && config_.tls12);
-  const TlsVersion version = tls13 ? TlsVersion::kTls13 : TlsVersion::kTls12;
-  const std::string& server_name = config_.sni.front();
-  const auto known = memory_.find({server_name, version});
-  const bool compare = known != memory_.end() && !known->second.names.empty();
-
-  SessionResult session = client_.Run(server_name, version, compare);
-  if (session.end == SessionEnd::kVersionRefused && tls13 && config_.tls12) {
-    tls13_refused_ = true;
-    session = client_.Run(server_name, TlsVersion::kTls12, false);
-  } else if (session.end == SessionEnd::kVersionRefused) {
-    tls13_refused_ = false;
-  }
-  ReadinessLook look{session.end, std::move(session.detail), session.handshake, false};
-  if (compare) {
-    const std::vector<TicketPrefix>& names = known->second.names;
-    look.unknown_name = std::any_of(session.tokens.begin(), session.tokens.end(), [&](const SeenToken& token) {
-      return !token.is_session_id && std::none_of(names.begin(), names.end(), [&](const TicketPrefix& name) {
-        return BeginsWith(token, name);
-      });
-    });
-  }
-  return look;
+  const VersionRange versions{config_.tls12 ? TlsVersion::kTls12 : TlsVersion::kTls13,
+                              config_.tls13 ? TlsVersion::kTls13 : TlsVersion::kTls12};
+  const bool names_known = std::any_of(memory_.begin(), memory_.end(),
+                                       [](const auto& memory) { return !memory.second.names.empty(); });
+  const SessionResult session = client_.Run(config_.sni.front(), versions, names_known);
+  const bool unknown_name = std::any_of(session.tokens.begin(), session.tokens.end(), [&](const SeenToken& token) {
+    return IsUnknown(token, session.version);
+  });
+  return {session.end, session.detail, session.handshake, unknown_name};
 }
 
 std::vector<ProbeFinding> TicketProbe::LookAtTickets() {
   std::vector<ProbeFinding> findings;
   int timeouts = 0;
   for (const std::string& server_name : config_.sni) {
-    for (const TlsVersion version : Versions()) {
+    for (const TlsVersion version : {TlsVersion::kTls13, TlsVersion::kTls12}) {
+      if (!(version == TlsVersion::kTls13 ? config_.tls13 : config_.tls12)) continue;
       ProbeFinding finding = LookAt(server_name, version);
       if (finding.end == SessionEnd::kStopped) return findings;
-      if (finding.end == SessionEnd::kHandshakeDone) {
-        Remember(finding);
-        if (version == TlsVersion::kTls13) tls13_refused_ = false;
-      }
+      if (finding.end == SessionEnd::kHandshakeDone) Remember(finding);
       timeouts += finding.end == SessionEnd::kTimedOut;
       const bool hopeless = finding.end == SessionEnd::kRefused || timeouts >= kTimeoutsInALook;
       findings.push_back(std::move(finding));
@@ -95,7 +81,7 @@ ProbeFinding TicketProbe::LookAt(const std::string& server_name, TlsVersion vers
   bool asked_for_certificate = false;
   for (uint32_t session = 0; session < kMoreSessions; ++session) {
     if (session >= kSessions && (settled || !WantsMoreSessions(finding.verdict))) break;
-    SessionResult result = client_.Run(server_name, version, true);
+    SessionResult result = client_.Run(server_name, {version, version}, true);
     finding.end = result.end;
     finding.detail = std::move(result.detail);
     if (result.end != SessionEnd::kHandshakeDone) return finding;

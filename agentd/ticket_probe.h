@@ -55,7 +55,7 @@ class TicketProbe {
 
  private:
   ProbeFinding LookAt(const std::string& server_name, TlsVersion version);
-  std::vector<TlsVersion> Versions() const;
+  bool IsUnknown(const SeenToken& token, TlsVersion version) const;
   void Remember(const ProbeFinding& finding);
 
   struct Memory {
@@ -65,7 +65,6 @@ class TicketProbe {
   ProbeConfig config_;
   ProbeClient client_;
   std::map<std::pair<std::string, TlsVersion>, Memory> memory_;
-  bool tls13_refused_ = false;
 };
 
 }  // namespace hud
