@@ -5,14 +5,13 @@
 
 #include "core/check.h"
 #include "core/proxy_protocol.h"
+#include "core/tls_record.h"
 #include "core/token_lookup.h"
 #include "ring/worker.h"
 
 namespace hud {
 namespace {
 
-// RFC 8446 section 6, RFC 6066 section 3: fatal unrecognized_name, in a record of the version all understand.
-constexpr uint8_t kUnrecognizedNameAlert[] = {0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x70};
 constexpr Duration kRejectingTime = std::chrono::seconds(1);
 
 }  // namespace
@@ -126,7 +125,7 @@ void Worker::Reject(Connection& c) {
   Enter(c, ConnectionState::kRejecting);
   const int client = c.fd[Index(Side::kClient)].get();
   if (c.hello_verdict == HelloVerdict::kComplete || c.hello_verdict == HelloVerdict::kMalformed) {
-    (void)send(client, kUnrecognizedNameAlert, sizeof kUnrecognizedNameAlert, MSG_DONTWAIT | MSG_NOSIGNAL);
+    (void)send(client, tls::kUnrecognizedNameAlert.data(), tls::kUnrecognizedNameAlert.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
   }
   shutdown(client, SHUT_WR);
   SetTimer(c, now_ + kRejectingTime);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -143,6 +144,7 @@ class TestBed {
     routes_ = std::make_unique<SnapshotChannel<RouteTable>>(1, std::move(table));
 
     Fd accepting = ListenOnLoopback(port_);
+    ::fcntl(accepting.get(), F_SETFL, O_NONBLOCK);  // as BindListeners makes them
     wake_ = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     std::atomic<bool> ready{false};
     thread_ = std::thread([&, options] {

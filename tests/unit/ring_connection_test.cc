@@ -1,0 +1,260 @@
+// A connection before it relays, and how it ends: hello, choice of a node, connect, limits, drain.
+#include <gtest/gtest.h>
+
+#include "tests/unit/hello_builder.h"
+#include "tests/unit/ring_test_bed.h"
+
+namespace hud::testing {
+namespace {
+
+constexpr std::string_view kNotTls = "GET / HTTP/1.1\r\n\r\n";
+constexpr std::string_view kHelloBegun("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 11);
+
+TEST(Hello, BytesThatComeOneByOneReachTheNodeUntouched) {
+  TestBed bed;
+  Peer client = bed.Client();
+  const std::string first = std::string(kHelloBegun) + std::string(505, 'h');
+  for (char c : first) client.Send({&c, 1});
+  client.Send("and what follows");
+  Peer node = bed.Node();
+  EXPECT_EQ(node.Receive(first.size() + 16), first + "and what follows");
+}
+
+TEST(Hello, AClientThatStallsIsClosedAtTheDeadline) {
+  TestBed bed({.adjust = [](RouteTable& table) { table.listeners[0].hello_deadline = 300ms; }});
+  Peer client = bed.Client();
+  client.Send(kHelloBegun);
+  const auto began = std::chrono::steady_clock::now();
+  EXPECT_EQ(client.HowItEnds(), "end");
+  const auto took = std::chrono::steady_clock::now() - began;
+  EXPECT_GE(took, 290ms);
+  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kHelloTimeout) == 1; }));
+}
+
+TEST(Hello, DrippingDoesNotMoveTheDeadline) {
+  TestBed bed({.adjust = [](RouteTable& table) { table.listeners[0].hello_deadline = 300ms; }});
+  Peer client = bed.Client();
+  client.Send(kHelloBegun);
+  for (int i = 0; i < 100 && bed.Closes(CloseReason::kHelloTimeout) == 0; ++i) {
+    client.Send("h");
+    std::this_thread::sleep_for(10ms);
+  }
+  EXPECT_EQ(bed.Closes(CloseReason::kHelloTimeout), 1);
+}
+
+TEST(Hello, AHelloBeyondTheCapIsClosed) {
+  TestBed bed({.adjust = [](RouteTable& table) { table.listeners[0].hello_max_bytes = 1024; }});
+  Peer client = bed.Client();
+  client.Send(std::string("\x16\x03\x01\x20\x00\x01\x00\x1f\xfc\x03\x03", 11) + std::string(1000, 'h'));
+  client.HowItEnds();
+  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kHelloTooLarge) == 1; }));
+}
+
+TEST(Hello, WithoutARouteATlsClientIsToldSo) {
+  TestBed bed({.adjust = [](RouteTable& table) { table.listeners[0].default_pool = PoolIndex::kNone; }});
+  Peer client = bed.Client();
+  const std::vector<uint8_t> bytes = test::Record(test::Hello({}, test::ServerName("nobody.example")));
+  client.Send({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  EXPECT_EQ(client.Receive(100), std::string("\x15\x03\x03\x00\x02\x02\x70", 7));
+  client.Close();
+  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kUnrecognizedName) == 1; }));
+}
+
+TEST(Hello, AClientThatLeavesIsForgotten) {
+  TestBed bed;
+  for (bool reset : {false, true}) {
+    Peer client = bed.Client();
+    client.Send(kHelloBegun);
+    std::this_thread::sleep_for(5ms);
+    if (reset) client.Reset();
+    else client.Close();
+  }
+  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kClientGoneInHello) == 2; }));
+}
+
+TEST(Dial, ARefusedConnectGoesToAnotherNode) {
+  TestBed bed({.nodes = 2});
+  bed.CloseNodeListener(0);
+  for (int i = 0; i < 10; ++i) {
+    Peer client = bed.Client();
+    client.Send(kNotTls);
+    Peer node = bed.Node(1);
+    EXPECT_EQ(node.Receive(kNotTls.size()), kNotTls);
+    node.Close();
+    client.Close();
+  }
+  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kDone) == 10; }));
+  EXPECT_GT(bed.node(0).failed_connects.load(), 0u);
+  EXPECT_LE(bed.node(0).failed_connects.load(), 3u) << "after three in a row it is not asked any more";
+  EXPECT_EQ(bed.node(1).connect_failures.load(), 0u);
+}
+
+TEST(Dial, WhenEveryNodeRefusesTheClientIsClosedAndItIsCounted) {
+  TestBed bed({.nodes = 2});
+  bed.CloseNodeListener(0);
+  bed.CloseNodeListener(1);
+  Peer client = bed.Client();
+  client.Send(kNotTls);
+  EXPECT_EQ(client.HowItEnds(), "end");
+  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kConnectFailed) == 1; }));
+}
+
+// 192.0.2.0/24 would leave the machine; a full backlog is silent on loopback too.
+class SilentNode {
+ public:
+  SilentNode() {
+    listener_ = ListenOnLoopback(port_);
+    ::listen(listener_.get(), 0);
+    for (int i = 0; i < 4; ++i) {
+      fillers_.push_back(Fd(::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)));
+      sockaddr_in address{};
+      address.sin_family = AF_INET;
+      address.sin_port = htons(port_);
+      address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+      (void)::connect(fillers_.back().get(), reinterpret_cast<sockaddr*>(&address), sizeof address);
+    }
+  }
+  SocketAddress address() const { return SocketAddress::Parse("127.0.0.1:" + std::to_string(port_)).value(); }
+
+ private:
+  uint16_t port_;
+  Fd listener_;
+  std::vector<Fd> fillers_;
+};
+
+TEST(Dial, ASilentNodeCostsHalfTheBudgetAndThenAnotherIsTried) {
+  SilentNode silent;
+  TestBed bed({.adjust =
+                   [&](RouteTable& table) {
+                     table.timeouts.connect = 600ms;
+                     table.nodes[0].address = silent.address();
+                     table.pools[0].members[1].weight = 0;  // never by balance, unless it is all there is
+                   },
+               .nodes = 2});
+  Peer client = bed.Client();
+  const auto began = std::chrono::steady_clock::now();
+  client.Send(kNotTls);
+  EXPECT_EQ(client.HowItEnds(), "end");
+  const auto took = std::chrono::steady_clock::now() - began;
+  EXPECT_GE(took, 250ms);
+  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kConnectTimeout) == 1; }));
+  EXPECT_EQ(bed.node(0).failed_connects.load(), 1u);
+}
+
+TEST(Dial, AClientThatResetsDuringASlowConnectIsNoticed) {
+  SilentNode silent;
+  TestBed bed({.adjust = [&](RouteTable& table) {
+    table.timeouts.connect = 8s;
+    table.nodes[0].address = silent.address();
+  }});
+  Peer client = bed.Client();
+  client.Send(kNotTls);
+  std::this_thread::sleep_for(50ms);
+  client.Reset();
+  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kClientGoneInDial) == 1; }, 3s));
+}
+
+TEST(Dial, TheNodeIsToldWhoTheClientIs) {
+  TestBed bed({.adjust = [](RouteTable& table) { table.pools[0].proxy_protocol = ProxyProtocol::kV2; }});
+  Peer client = bed.Client();
+  client.Send(kNotTls);
+  Peer node = bed.Node();
+  const std::string got = node.Receive(28 + kNotTls.size());
+  EXPECT_EQ(got.substr(0, 16), std::string("\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", 16));
+  EXPECT_EQ(got.substr(16, 8), std::string("\x7f\0\0\x01\x7f\0\0\x01", 8));
+  EXPECT_EQ(got.substr(28), kNotTls);
+}
+
+TEST(Timeouts, AnIdleRelayIsResetOnBothSides) {
+  TestBed bed({.adjust = [](RouteTable& table) { table.timeouts.idle = 200ms; }});
+  Peer client = bed.Client();
+  client.Send(kNotTls);
+  Peer node = bed.Node();
+  node.Receive(kNotTls.size());
+  EXPECT_EQ(client.HowItEnds(), "reset");
+  EXPECT_EQ(node.HowItEnds(), "reset");
+  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kIdleTimeout) == 1; }));
+}
+
+TEST(Timeouts, AHalfClosedRelayHasATimeOfItsOwn) {
+  TestBed bed({.adjust = [](RouteTable& table) { table.timeouts.half_closed = 200ms; }});
+  Peer client = bed.Client();
+  client.Send(kNotTls);
+  Peer node = bed.Node();
+  node.Receive(kNotTls.size());
+  node.FinishSending();
+  EXPECT_EQ(client.HowItEnds(), "end");
+  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kHalfClosedTimeout) == 1; }));
+}
+
+TEST(Limit, WhatIsOverTheLimitWaitsInTheBacklogAndIsServedLater) {
+  TestBed bed({.max_connections = 3});
+  std::vector<Peer> clients;
+  for (int i = 0; i < 8; ++i) {
+    clients.push_back(bed.Client());
+    clients.back().Send(kNotTls);
+  }
+  std::vector<Peer> nodes;
+  for (int i = 0; i < 3; ++i) nodes.push_back(bed.Node());
+  std::this_thread::sleep_for(50ms);
+  EXPECT_EQ(bed.counters().active.Get(), 3);
+  EXPECT_EQ(bed.counters().accepted.Get(), 3);
+  const int64_t loops = bed.counters().loops.Get();
+  std::this_thread::sleep_for(200ms);
+  EXPECT_LE(bed.counters().loops.Get() - loops, 5) << "a full worker spins";
+  for (int i = 0; i < 8; ++i) {
+    nodes[static_cast<size_t>(i)].Receive(kNotTls.size());
+    nodes[static_cast<size_t>(i)].Close();
+    clients[static_cast<size_t>(i)].Close();
+    if (i + 3 < 8) nodes.push_back(bed.Node());
+  }
+  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kDone) == 8; }));
+  EXPECT_EQ(bed.counters().over_limit.Get(), 0);
+}
+
+TEST(Drain, ConnectionsGoOnAndTheWorkerEndsAfterTheLast) {
+  TestBed bed;
+  Peer client = bed.Client();
+  client.Send(kNotTls);
+  Peer node = bed.Node();
+  node.Receive(kNotTls.size());
+  bed.orders().drain_deadline_ns = (std::chrono::steady_clock::now() + 10s).time_since_epoch().count();
+  bed.orders().drain = true;
+  bed.Wake();
+  std::this_thread::sleep_for(50ms);
+  node.Send("still here");
+  EXPECT_EQ(client.Receive(10), "still here");
+  client.Close();
+  node.Close();
+  bed.JoinThread();
+  EXPECT_EQ(bed.Closes(CloseReason::kDone), 1);
+}
+
+TEST(Drain, AtTheDeadlineWhatIsLeftIsReset) {
+  TestBed bed;
+  Peer client = bed.Client();
+  client.Send(kNotTls);
+  Peer node = bed.Node();
+  node.Receive(kNotTls.size());
+  bed.orders().drain_deadline_ns = (std::chrono::steady_clock::now() + 100ms).time_since_epoch().count();
+  bed.orders().drain = true;
+  bed.Wake();
+  bed.JoinThread();
+  EXPECT_EQ(client.HowItEnds(), "reset");
+  EXPECT_EQ(bed.Closes(CloseReason::kDrainDeadline), 1);
+}
+
+TEST(Terminate, ThousandsOfConnectsAndAbortsLeaveNothing) {
+  TestBed bed;
+  for (int i = 0; i < 3000; ++i) {
+    Peer client = bed.Client();
+    if (i % 3 == 1) client.Send(kHelloBegun);
+    if (i % 3 == 2) client.Send(kNotTls);
+    client.Reset();
+    if (i % 3 == 2 && i % 100 == 2) std::this_thread::sleep_for(1ms);
+  }
+  EXPECT_TRUE(bed.Eventually([&] { return bed.counters().active.Get() == 0; }));
+}
+
+}  // namespace
+}  // namespace hud::testing
