@@ -1,5 +1,7 @@
 #include "control/access_log.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 
 namespace hud {
@@ -100,8 +102,8 @@ LogLine FormatConnection(const ConnectionRecord& record, const StatusSnapshot& n
 }
 
 AccessLog::AccessLog(std::vector<SpscQueue<ConnectionRecord>*> queues, const Log* log, const StatusBoard* board,
-                     uint32_t one_of)
-    : queues_(std::move(queues)), log_(log), board_(board), one_of_(std::max(one_of, 1u)) {
+                     double sample)
+    : queues_(std::move(queues)), log_(log), board_(board), sample_(sample) {
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -111,6 +113,7 @@ AccessLog::~AccessLog() {
 }
 
 void AccessLog::Run() {
+  ::pthread_setname_np(::pthread_self(), "access-log");
   auto pause = kShortestPause;
   while (true) {
     const bool last = stopping_.load();
@@ -130,8 +133,12 @@ size_t AccessLog::Drain(SpscQueue<ConnectionRecord>& queue) {
   // At most what fits: a worker that goes on filling its queue waits for its next turn.
   while (drained < limits::kConnectionRecords && queue.Pop(record)) {
     ++drained;
-    const bool unusual = IsUnusualClose(record.close);
-    if (unusual || usual_++ % one_of_ == 0) log_->Write(LogLevel::kInfo, FormatConnection(record, *names, log_->format()));
+    bool wanted = IsUnusualClose(record.close);
+    if (!wanted && (owed_ += sample_) >= 1) {
+      owed_ -= 1;
+      wanted = true;
+    }
+    if (wanted) log_->Write(LogLevel::kInfo, FormatConnection(record, *names, log_->format()));
   }
   return drained;
 }

@@ -21,9 +21,9 @@ LogLine FormatConnection(const ConnectionRecord& record, const StatusSnapshot& n
 
 class AccessLog {
  public:
-  // Everything outlives the access log. `one_of`: of the connections that ended as usual, one of so many is logged; the
-  // others always are. The queues have no other consumer.
-  AccessLog(std::vector<SpscQueue<ConnectionRecord>*> queues, const Log* log, const StatusBoard* board, uint32_t one_of);
+  // Everything outlives the access log. `sample`: the share, 0 to 1, of the connections that ended as usual that is logged;
+  // the others always are. The queues have no other consumer.
+  AccessLog(std::vector<SpscQueue<ConnectionRecord>*> queues, const Log* log, const StatusBoard* board, double sample);
   ~AccessLog();  // logs what is still queued
 
  private:
@@ -33,8 +33,8 @@ class AccessLog {
   std::vector<SpscQueue<ConnectionRecord>*> queues_;
   const Log* log_;
   const StatusBoard* board_;
-  const uint32_t one_of_;
-  uint64_t usual_ = 0;
+  const double sample_;
+  double owed_ = 0;  // lines that the share has earned so far
   std::atomic<bool> stopping_{false};
   std::thread thread_;
 };

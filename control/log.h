@@ -33,6 +33,7 @@ class Log {
   void Error(std::string_view message, std::initializer_list<LogField> fields = {}) const;
   void Write(LogLevel level, const LogLine& line) const;
 
+  void Reopen() const { writer_->Reopen(); }
   LogFormat format() const { return format_; }
   uint64_t dropped() const { return writer_->dropped(); }
 

@@ -1,6 +1,8 @@
 #include "control/log_writer.h"
 
+#include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -9,8 +11,12 @@
 #include <cerrno>
 #include <chrono>
 #include <condition_variable>
+#include <cstring>
 #include <mutex>
 #include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
 
 namespace hud {
 namespace {
@@ -27,6 +33,7 @@ constexpr size_t kFileChunk = 1 << 20;
 }  // namespace
 
 struct LogWriter::State {
+  std::string path;  // empty: the sink is not a file of ours
   Fd sink;
   bool is_socket = false;
   size_t chunk = kPipeChunk;
@@ -35,6 +42,7 @@ struct LogWriter::State {
   std::condition_variable changed;
   std::string filling;
   bool stopping = false;
+  bool reopen = false;
   bool done = false;
   Clock::time_point give_up{};
 
@@ -42,6 +50,7 @@ struct LogWriter::State {
   bool torn = false;  // the last thing written was a part of a line
 
   void Run();
+  void SetSink(Fd next);
   void WriteAll(const std::string& text);
   bool MayWait();
   ssize_t WriteSome(const char* data, size_t size);
@@ -82,14 +91,19 @@ void LogWriter::State::WriteAll(const std::string& text) {
 }
 
 void LogWriter::State::Run() {
+  ::pthread_setname_np(::pthread_self(), "log");
   std::string writing;
   std::unique_lock lock(mutex);
   while (true) {
-    changed.wait(lock, [this] { return stopping || !filling.empty(); });
-    if (filling.empty()) break;
+    changed.wait(lock, [this] { return stopping || reopen || !filling.empty(); });
+    if (filling.empty() && !reopen) break;
+    const bool open_again = std::exchange(reopen, false);
     writing.clear();
     std::swap(writing, filling);
     lock.unlock();
+    if (open_again) {
+      if (absl::StatusOr<Fd> next = OpenFile(path); next.ok()) SetSink(*std::move(next));
+    }
     WriteAll(writing);
     lock.lock();
   }
@@ -97,13 +111,26 @@ void LogWriter::State::Run() {
   changed.notify_all();
 }
 
-LogWriter::LogWriter(Fd sink) : state_(std::make_shared<State>()) {
+void LogWriter::State::SetSink(Fd next) {
   struct stat info {};
-  if (::fstat(sink.get(), &info) == 0) {
-    state_->is_socket = S_ISSOCK(info.st_mode);
-    if (S_ISREG(info.st_mode)) state_->chunk = kFileChunk;
+  if (::fstat(next.get(), &info) == 0) {
+    is_socket = S_ISSOCK(info.st_mode);
+    chunk = S_ISREG(info.st_mode) ? kFileChunk : kPipeChunk;
   }
-  state_->sink = std::move(sink);
+  sink = std::move(next);
+}
+
+absl::StatusOr<Fd> LogWriter::OpenFile(const std::string& path) {
+  Fd fd(::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0640));
+  if (!fd) return absl::PermissionDeniedError(absl::StrCat(path, ": cannot open the log: ", std::strerror(errno)));
+  return fd;
+}
+
+LogWriter::LogWriter(Fd sink) : LogWriter(std::move(sink), "") {}
+
+LogWriter::LogWriter(Fd sink, std::string path) : state_(std::make_shared<State>()) {
+  state_->path = std::move(path);
+  state_->SetSink(std::move(sink));
   thread_ = std::thread([state = state_] { state->Run(); });
 }
 
@@ -134,6 +161,13 @@ bool LogWriter::Append(std::string_view line) {
   state_->filling.append(line);
   if (was_empty) state_->changed.notify_one();
   return true;
+}
+
+void LogWriter::Reopen() {
+  if (state_->path.empty()) return;
+  std::lock_guard lock(state_->mutex);
+  state_->reopen = true;
+  state_->changed.notify_one();
 }
 
 uint64_t LogWriter::dropped() const { return state_->dropped.load(std::memory_order_relaxed); }

@@ -1,6 +1,7 @@
 #include "control/status_server.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -99,8 +100,11 @@ struct StatusServer::Impl {
   using Clients = std::list<Client>;
 
   std::unique_ptr<EventLoop> loop;
-  Fd listener;
-  EventLoop::Id accepting = EventLoop::Id::kNone;
+  struct Listener {
+    Fd fd;
+    EventLoop::Id watch = EventLoop::Id::kNone;
+  };
+  std::vector<Listener> listeners;
   Instant accept_again = Instant::min();  // after an error that even the reserve did not help with
   Fd stop;
   std::atomic<bool> stopping{false};
@@ -110,8 +114,10 @@ struct StatusServer::Impl {
 
   void Run();
   void FillReserve();
-  Fd AcceptOne(bool* again);
-  void Accept();
+  bool Watch();
+  void SetAccepting(bool accepting);
+  Fd AcceptOne(const Fd& listener, bool* again);
+  void Accept(const Fd& listener);
   void Admit(Fd fd);
   void Ready(Clients::iterator client);
   bool Read(Client& client);
@@ -134,20 +140,19 @@ absl::StatusOr<Fd> StatusServer::Bind(const SocketAddress& address) {
   return fd;
 }
 
-absl::StatusOr<std::unique_ptr<StatusServer>> StatusServer::Start(Fd listener, std::vector<Page> pages) {
+absl::StatusOr<std::unique_ptr<StatusServer>> StatusServer::Start(std::vector<Fd> listeners,
+                                                                    std::vector<Page> pages) {
   auto impl = std::make_unique<Impl>();
   absl::StatusOr<std::unique_ptr<EventLoop>> loop = EventLoop::Create();
   if (!loop.ok()) return loop.status();
   impl->loop = *std::move(loop);
   impl->stop = Fd(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
   if (!impl->stop) return absl::InternalError(absl::StrCat("cannot create an eventfd: ", std::strerror(errno)));
-  impl->listener = std::move(listener);
+  for (Fd& fd : listeners) impl->listeners.push_back({std::move(fd), EventLoop::Id::kNone});
   impl->pages = std::move(pages);
   impl->FillReserve();
   Impl* raw = impl.get();
-  raw->accepting = raw->loop->Add(raw->listener.get(), EPOLLIN, [raw](uint32_t) { raw->Accept(); });
-  const EventLoop::Id stop = raw->loop->Add(raw->stop.get(), EPOLLIN, [](uint32_t) {});
-  if (raw->accepting == EventLoop::Id::kNone || stop == EventLoop::Id::kNone) {
+  if (!raw->Watch()) {
     return absl::InternalError(absl::StrCat("cannot watch the status socket: ", std::strerror(errno)));
   }
   auto server = std::unique_ptr<StatusServer>(new StatusServer(std::move(impl)));
@@ -166,26 +171,40 @@ StatusServer::~StatusServer() {
 }
 
 void StatusServer::Impl::Run() {
+  ::pthread_setname_np(::pthread_self(), "status");
   while (!stopping.load()) {
     loop->RunOnce(UntilNextDeadline());
     CloseLate();
     if (accept_again != Instant::min() && Now() >= accept_again) {
       accept_again = Instant::min();
-      loop->Change(accepting, EPOLLIN);
+      SetAccepting(true);
     }
   }
 }
 
+bool StatusServer::Impl::Watch() {
+  bool ok = loop->Add(stop.get(), EPOLLIN, [](uint32_t) {}) != EventLoop::Id::kNone;
+  for (Listener& listener : listeners) {
+    listener.watch = loop->Add(listener.fd.get(), EPOLLIN, [this, &listener](uint32_t) { Accept(listener.fd); });
+    ok = ok && listener.watch != EventLoop::Id::kNone;
+  }
+  return ok;
+}
+
+void StatusServer::Impl::SetAccepting(bool accepting) {
+  for (const Listener& listener : listeners) loop->Change(listener.watch, accepting ? uint32_t{EPOLLIN} : 0);
+}
+
 void StatusServer::Impl::FillReserve() {
   while (reserve.size() < kReserveDescriptors) {
-    Fd fd(::fcntl(listener.get(), F_DUPFD_CLOEXEC, 0));
+    Fd fd(::fcntl(stop.get(), F_DUPFD_CLOEXEC, 0));
     if (!fd) return;
     reserve.push_back(std::move(fd));
   }
 }
 
 // With no descriptor left, one of the reserve makes room; when that client ends, the reserve is filled again first.
-Fd StatusServer::Impl::AcceptOne(bool* again) {
+Fd StatusServer::Impl::AcceptOne(const Fd& listener, bool* again) {
   while (true) {
     Fd fd(::accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     *again = static_cast<bool>(fd) || errno == ECONNABORTED || errno == EINTR;
@@ -194,16 +213,16 @@ Fd StatusServer::Impl::AcceptOne(bool* again) {
   }
 }
 
-void StatusServer::Impl::Accept() {
+void StatusServer::Impl::Accept(const Fd& listener) {
   bool again = true;
   for (size_t turn = 0; again && turn < kMaxClients; ++turn) {
-    Fd fd = AcceptOne(&again);
+    Fd fd = AcceptOne(listener, &again);
     if (fd) {
       Admit(std::move(fd));
     } else if (!again && errno != EAGAIN) {
       // Out of memory, or of descriptors and reserve: a level-triggered retry at once would spin.
       accept_again = Now() + std::chrono::milliseconds(100);
-      loop->Change(accepting, 0);
+      SetAccepting(false);
     }
   }
 }

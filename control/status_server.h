@@ -34,7 +34,7 @@ class StatusServer {
   // Bound and listening; done before privileges are dropped.
   static absl::StatusOr<Fd> Bind(const SocketAddress& address);
 
-  static absl::StatusOr<std::unique_ptr<StatusServer>> Start(Fd listener, std::vector<Page> pages);
+  static absl::StatusOr<std::unique_ptr<StatusServer>> Start(std::vector<Fd> listeners, std::vector<Page> pages);
   ~StatusServer();  // ends its thread, and what was being answered
 
   // The whole answer to a request, for the request line and headers in `head`. Apart from sockets, for the tests.

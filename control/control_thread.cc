@@ -1,0 +1,305 @@
+#include "control/control_thread.h"
+
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <systemd/sd-daemon.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace hud {
+namespace {
+
+// Whole buckets of the map, a few at a time: a map of a million is swept in about ten seconds.
+constexpr size_t kSweepBuckets = 4096;
+constexpr Duration kSweepEvery = std::chrono::milliseconds(100);
+constexpr Duration kDrainPoll = std::chrono::milliseconds(20);
+
+Instant Now() { return std::chrono::steady_clock::now(); }
+
+void TellServiceManager(const std::string& state) { ::sd_notify(0, state.c_str()); }
+
+int64_t Count(size_t n) { return static_cast<int64_t>(n); }
+
+}  // namespace
+
+ControlThread::ControlThread(const Parts& parts, std::shared_ptr<const LoadedConfiguration> loaded)
+    : parts_(parts),
+      loaded_(std::move(loaded)),
+      checker_(parts.loop,
+               [this](NodeRef node, bool connected) {
+                 parts_.cluster->OnProbe(node, connected, Now());
+                 if (!connected) bad_news_ = true;
+               }),
+      pause_(Now()) {
+  checker_.SetTimeout(loaded_->configuration.cluster.timeouts.connect);
+  uint64_t micros = 0;
+  if (::sd_watchdog_enabled(0, &micros) > 0) {
+    watchdog_every_ = std::chrono::microseconds(micros) / 3;
+    next_watchdog_ = Now();
+  }
+  PublishSnapshot(Now());
+}
+
+ControlThread::~ControlThread() = default;
+
+int ControlThread::Run() {
+  // What the beacon sockets have is read at each turn; the loop only has to wake for it.
+  for (const auto& socket : parts_.intake->sockets()) {
+    HUD_CHECK(parts_.loop->Add(socket->fd(), EPOLLIN, [](uint32_t) {}) != EventLoop::Id::kNone);
+  }
+  HUD_CHECK(parts_.loop->Add(parts_.signals, EPOLLIN, [this](uint32_t) { OnSignal(); }) != EventLoop::Id::kNone);
+  TellServiceManager("READY=1\nSTATUS=serving");
+
+  while (phase_ != Phase::kEnded) {
+    const Duration sleep = SleepTime(Now());
+    parts_.loop->RunOnce(sleep);
+    const Instant now = Now();
+    Turn(now, pause_.OnTurn(now, sleep));
+  }
+  return exit_code_;
+}
+
+Duration ControlThread::SleepTime(Instant now) const {
+  if (more_beacons_) return Duration(0);
+  Instant next = now + kLongestSleep;
+  next = std::min({next, parts_.cluster->NextDeadline(), checker_.NextDeadline(), next_watchdog_});
+  if (parts_.cluster->changed()) next = std::min(next, last_publish_ + std::max(kPublishEvery, 4 * publish_took_));
+  if (snapshot_due_ || snapshot_of_beacons_ != parts_.receiver->stats().received) {
+    next = std::min(next, last_snapshot_ + kSnapshotEvery);
+  }
+  if (phase_ == Phase::kDraining) next = std::min(next, now + kDrainPoll);
+  return next <= now ? Duration(0) : Duration(next - now);  // not by subtraction alone: `next` may be Instant::min()
+}
+
+// Beacons first, and silence only after them.
+void ControlThread::Turn(Instant now, Duration paused) {
+  if (paused > Duration(0)) {
+    parts_.log->Warning("this process stood still; nobody is called silent for it",
+                        {{"milliseconds", std::chrono::duration_cast<std::chrono::milliseconds>(paused).count()}});
+    parts_.receiver->OnPause(paused);
+  }
+  const BeaconIntake::Turn read = parts_.intake->Read(now);
+  more_beacons_ = read.more;
+  JudgeSilence(now, paused);
+  Withdraw();
+  Probe(now);
+  PublishRoutes(now, read.bad_news || std::exchange(bad_news_, false));
+  PublishSnapshot(now);
+  Sweep(now);
+  FeedWatchdog(now);
+  CheckDrain(now);
+}
+
+void ControlThread::JudgeSilence(Instant now, Duration paused) {
+  const Instant until = std::min(now, parts_.intake->drained_at());
+  if (parts_.intake->TookDrops() && judged_at_ != Instant::min()) {
+    // What the kernel dropped may have been beacons: a flood must not silence nodes that speak.
+    const Duration in_doubt = std::max(Duration(0), Duration(now - judged_at_) - unjudged_pause_ - paused);
+    parts_.receiver->OnPause(in_doubt);
+    paused += in_doubt;
+  }
+  unjudged_pause_ += paused;
+  if (until <= judged_at_) return;
+  judged_at_ = until;
+  parts_.cluster->Tick(until, std::exchange(unjudged_pause_, Duration(0)));
+}
+
+void ControlThread::Withdraw() {
+  for (const NodeRef gone : parts_.cluster->TakeGone()) {
+    const size_t tokens = parts_.affinity->WithdrawAll(gone);
+    checker_.Forget(gone);
+    const auto name = node_names_.find({Raw(gone.index), gone.generation});
+    if (name != node_names_.end()) {
+      parts_.intake->ForgetTokens(name->second);
+      parts_.log->Info("node is gone", {{"node", std::string_view(name->second)}, {"tokens_withdrawn", Count(tokens)}});
+      node_names_.erase(name);
+    }
+    snapshot_due_ = true;
+  }
+}
+
+void ControlThread::Probe(Instant now) {
+  checker_.Start(parts_.cluster->TakeProbes(now), now);
+}
+
+void ControlThread::PublishRoutes(Instant now, bool bad_news) {
+  if (!parts_.cluster->changed()) return;
+  // A table that takes long to build (many nodes, Maglev) is built less often, so that building never fills the thread.
+  const Duration every = std::max(kPublishEvery, 4 * publish_took_);
+  if (!bad_news && last_publish_ != Instant::min() && now - last_publish_ < every) return;
+  parts_.routes->Publish(parts_.cluster->Build(now));
+  last_publish_ = now;
+  publish_took_ = Now() - now;
+  snapshot_due_ = true;
+  last_snapshot_ = Instant::min();  // show it at once
+}
+
+void ControlThread::PublishSnapshot(Instant now) {
+  const uint64_t received = parts_.receiver->stats().received;
+  if (!snapshot_due_ && received == snapshot_of_beacons_) return;
+  if (last_snapshot_ != Instant::min() && now - last_snapshot_ < kSnapshotEvery) return;
+  std::shared_ptr<StatusSnapshot> snapshot = TakeSnapshot(now);
+  LogNodeStates(*snapshot);
+  parts_.board->Publish(std::move(snapshot));
+  last_snapshot_ = now;
+  snapshot_due_ = false;
+  snapshot_of_beacons_ = received;
+}
+
+std::shared_ptr<StatusSnapshot> ControlThread::TakeSnapshot(Instant now) const {
+  auto snapshot = std::make_shared<StatusSnapshot>();
+  const RouteTable& table = parts_.routes->latest();
+  snapshot->taken = now;
+  snapshot->route_table_version = table.version;
+  snapshot->prefixes = table.prefixes.size();
+  snapshot->draining = phase_ != Phase::kServing;
+  for (const ListenerView& listener : table.listeners) snapshot->listeners.push_back(listener.name);
+  for (size_t i = 0; i < table.pools.size(); ++i) {
+    const PoolIndex index{static_cast<uint16_t>(i)};
+    const PoolView& pool = table.pools[i];
+    snapshot->pools.push_back({index, pool.name, pool.balance, {}});
+    if (!pool.name.empty()) snapshot->pools.back().nodes = parts_.cluster->StatusOf(index);
+  }
+  snapshot->beacon_keys = loaded_->keys.size();
+  snapshot->beacons = parts_.receiver->stats();
+  snapshot->beacon_sockets = {parts_.intake->dropped(), parts_.intake->answers_failed()};
+  snapshot->beacons_refused = parts_.intake->refused();
+  snapshot->tokens_unowned = parts_.intake->tokens_unowned();
+  snapshot->reloads = reloads_;
+  return snapshot;
+}
+
+void ControlThread::LogNodeStates(const StatusSnapshot& snapshot) {
+  std::map<std::string, std::string, std::less<>> seen;
+  for (const PoolSnapshot& pool : snapshot.pools) {
+    for (const Cluster::NodeStatus& node : pool.nodes) {
+      const std::string_view state = node.verdicts.StateName();
+      if (!seen.emplace(node.name, state).second) continue;  // a node may be in several pools
+      node_names_[{Raw(node.ref.index), node.ref.generation}] = node.name;
+      const auto known = node_states_.find(node.name);
+      const std::string_view was = known == node_states_.end() ? std::string_view("new") : std::string_view(known->second);
+      if (was == state) continue;
+      const std::string address = node.address.ToString();
+      parts_.log->Info("node state", {{"pool", std::string_view(pool.name)},
+                                      {"node", std::string_view(node.name)},
+                                      {"address", std::string_view(address)},
+                                      {"state", state},
+                                      {"was", was},
+                                      {"prefixes", Count(node.prefixes)}});
+    }
+  }
+  node_states_ = std::move(seen);
+}
+
+void ControlThread::Sweep(Instant now) {
+  if (last_sweep_ != Instant::min() && now - last_sweep_ < kSweepEvery) return;
+  last_sweep_ = now;
+  parts_.affinity->SweepExpired(now, kSweepBuckets);
+}
+
+// ---- Signals --------------------------------------------------------------------------------------------------------
+
+void ControlThread::OnSignal() {
+  signalfd_siginfo info{};
+  while (::read(parts_.signals, &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
+    if (info.ssi_signo == SIGHUP) {
+      parts_.log->Reopen();
+      BeginReload();
+    } else if (phase_ == Phase::kServing) {
+      BeginDrain(Now());
+    } else {
+      parts_.log->Warning("a second signal: ending at once");
+      phase_ = Phase::kEnded;
+    }
+  }
+}
+
+void ControlThread::BeginReload() {
+  if (phase_ != Phase::kServing) return;
+  if (parts_.reloader == nullptr) {
+    parts_.log->Warning("SIGHUP: there is no configuration file to load; start with --config to have one");
+    return;
+  }
+  timespec monotonic{};
+  ::clock_gettime(CLOCK_MONOTONIC, &monotonic);
+  TellServiceManager(absl::StrCat("RELOADING=1\nMONOTONIC_USEC=",
+                                  int64_t{monotonic.tv_sec} * 1'000'000 + monotonic.tv_nsec / 1000));
+  parts_.reloader->Request();
+}
+
+void ControlThread::OnReloaded(ReloadResult result) {
+  const Instant now = Now();
+  snapshot_due_ = true;
+  if (result.errors.empty()) {
+    const absl::Status applied = parts_.cluster->Apply(result.loaded->configuration.cluster, now);
+    if (!applied.ok()) result.errors.emplace_back(applied.message());
+  }
+  if (!result.errors.empty()) {
+    ++reloads_.failed;
+    reloads_.last_error = absl::StrJoin(result.errors, "\n");
+    for (const std::string& error : result.errors) parts_.log->Error("reload", {{"error", std::string_view(error)}});
+    parts_.log->Error("reload failed: nothing has changed", {{"errors", Count(result.errors.size())}});
+  } else {
+    for (const std::string& change : result.changes) parts_.log->Info("reload", {{"change", std::string_view(change)}});
+    const ClusterConfig& config = result.loaded->configuration.cluster;
+    parts_.receiver->SetKeys(result.loaded->keys);
+    parts_.receiver->SetDeadAfter(config.beacons.dead_after);
+    parts_.intake->SetTokenTtl(config.affinity.token_ttl);
+    checker_.SetTimeout(config.timeouts.connect);
+    loaded_ = std::move(result.loaded);
+    PublishRoutes(now, true);
+    parts_.data_plane->Wake();  // timeouts may have become shorter
+    ++reloads_.ok;
+    reloads_.last_error.clear();
+    parts_.log->Info("reloaded", {{"changes", Count(result.changes.size())}});
+  }
+  if (phase_ == Phase::kServing) TellServiceManager("READY=1");
+}
+
+void ControlThread::BeginDrain(Instant now) {
+  const Duration deadline = loaded_->configuration.cluster.timeouts.drain;
+  phase_ = Phase::kDraining;
+  drain_ends_ = now + deadline + kDrainGrace;
+  snapshot_due_ = true;
+  TellServiceManager("STOPPING=1\nSTATUS=draining");
+  parts_.log->Info("draining: no new connections; those there are may go on",
+                   {{"seconds", std::chrono::duration_cast<std::chrono::seconds>(deadline).count()}});
+  parts_.data_plane->Drain(deadline);
+}
+
+void ControlThread::CheckDrain(Instant now) {
+  if (phase_ != Phase::kDraining) return;
+  if (parts_.data_plane->Drained()) {
+    parts_.log->Info("drained");
+    phase_ = Phase::kEnded;
+  } else if (now >= drain_ends_) {
+    parts_.log->Error("a worker did not end at its deadline; ending without it");
+    exit_code_ = 1;
+    phase_ = Phase::kEnded;
+  }
+}
+
+// The service manager's watchdog is fed only while every worker turns: each is woken, and must have turned by the next time.
+void ControlThread::FeedWatchdog(Instant now) {
+  if (now < next_watchdog_) return;
+  next_watchdog_ = now + watchdog_every_;
+  bool all_turn = true;
+  std::vector<int64_t> loops;
+  for (unsigned i = 0; i < parts_.data_plane->workers(); ++i) {
+    loops.push_back(parts_.data_plane->counters(i).loops.Get());
+    const bool turns = worker_loops_.empty() || loops[i] != worker_loops_[i] || phase_ != Phase::kServing;
+    if (!turns) parts_.log->Error("a worker stands still; the watchdog is not fed", {{"worker", int64_t{i}}});
+    all_turn = all_turn && turns;
+  }
+  worker_loops_ = std::move(loops);
+  if (all_turn) TellServiceManager("WATCHDOG=1");
+  parts_.data_plane->Wake();
+}
+
+}  // namespace hud

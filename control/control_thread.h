@@ -1,0 +1,106 @@
+// The control thread: one epoll loop. The only writer of the affinity map and the only publisher of route tables. It reads
+// beacons, judges silence, probes nodes, applies reloads, and answers signals. Whatever could make it wait is elsewhere:
+// files are read in the reloader's thread, HTTP and logs have threads of their own.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "control/beacon_intake.h"
+#include "control/event_loop.h"
+#include "control/health_checker.h"
+#include "control/log.h"
+#include "control/pause_meter.h"
+#include "control/reload.h"
+#include "control/status_snapshot.h"
+#include "core/fd.h"
+#include "ring/data_plane.h"
+
+namespace hud {
+
+class ControlThread {
+ public:
+  // Route tables are published at most this often, except for bad news.
+  static constexpr Duration kPublishEvery = std::chrono::milliseconds(10);
+  // /status is at most this old.
+  static constexpr Duration kSnapshotEvery = std::chrono::milliseconds(100);
+  static constexpr Duration kLongestSleep = std::chrono::milliseconds(500);
+  // How much longer than its deadline a drain may take before the process ends without it.
+  static constexpr Duration kDrainGrace = std::chrono::seconds(5);
+
+  struct Parts {  // all outlive the thread
+    EventLoop* loop;
+    const Log* log;
+    NodeTable* nodes;
+    AffinityMap* affinity;
+    SnapshotChannel<RouteTable>* routes;
+    DataPlane* data_plane;
+    StatusBoard* board;
+    Cluster* cluster;  // with the configuration applied
+    BeaconReceiver* receiver;
+    BeaconIntake* intake;
+    Reloader* reloader;  // null: started without a file
+    int signals;         // a signalfd of SIGTERM, SIGINT and SIGHUP
+  };
+
+  ControlThread(const Parts& parts, std::shared_ptr<const LoadedConfiguration> loaded);
+  ~ControlThread();
+
+  // Until the process is to end; returns its exit code.
+  int Run();
+
+  // For the reloader, in this thread.
+  std::shared_ptr<const LoadedConfiguration> loaded() const { return loaded_; }
+  void OnReloaded(ReloadResult result);
+
+ private:
+  enum class Phase : uint8_t { kServing, kDraining, kEnded };
+
+  Duration SleepTime(Instant now) const;
+  void Turn(Instant now, Duration paused);
+  void JudgeSilence(Instant now, Duration paused);
+  void Withdraw();
+  void Probe(Instant now);
+  void PublishRoutes(Instant now, bool bad_news);
+  void PublishSnapshot(Instant now);
+  std::shared_ptr<StatusSnapshot> TakeSnapshot(Instant now) const;
+  void LogNodeStates(const StatusSnapshot& snapshot);
+  void Sweep(Instant now);
+
+  void OnSignal();
+  void BeginReload();
+  void BeginDrain(Instant now);
+  void CheckDrain(Instant now);
+  void FeedWatchdog(Instant now);
+
+  Parts parts_;
+  std::shared_ptr<const LoadedConfiguration> loaded_;
+  HealthChecker checker_;
+  PauseMeter pause_;
+  Phase phase_ = Phase::kServing;
+  int exit_code_ = 0;
+
+  bool more_beacons_ = false;
+  bool bad_news_ = false;
+  Instant judged_at_ = Instant::min();
+  Duration unjudged_pause_{0};
+  Instant last_publish_ = Instant::min();
+  Duration publish_took_{0};
+  Instant last_snapshot_ = Instant::min();
+  uint64_t snapshot_of_beacons_ = 0;  // receiver's count when the last snapshot was taken
+  bool snapshot_due_ = true;
+  Instant last_sweep_ = Instant::min();
+  Instant drain_ends_ = Instant::max();
+  ReloadStats reloads_;
+
+  std::map<std::string, std::string, std::less<>> node_states_;    // by name, as last logged
+  std::map<std::pair<uint16_t, uint16_t>, std::string> node_names_;  // by index and generation, until the node is gone
+
+  Duration watchdog_every_{0};
+  Instant next_watchdog_ = Instant::max();
+  std::vector<int64_t> worker_loops_;  // when they were last woken for the watchdog
+};
+
+}  // namespace hud

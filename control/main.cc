@@ -1,0 +1,322 @@
+// hudsucker: wires the process together, in the order that safety asks for. What needs rights (limits, ports) comes first;
+// then they are given up; only then come threads, rings and anything that a stranger can talk to.
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "control/access_log.h"
+#include "control/beacon_intake.h"
+#include "control/beacon_keys_file.h"
+#include "control/beacon_socket.h"
+#include "control/configuration.h"
+#include "control/control_thread.h"
+#include "control/descriptor_budget.h"
+#include "control/log.h"
+#include "control/privileges.h"
+#include "control/reload.h"
+#include "control/status_report.h"
+#include "control/status_server.h"
+#include "ring/data_plane.h"
+
+namespace hud {
+namespace {
+
+constexpr int kClean = 0;
+constexpr int kSetUpFailed = 1;
+constexpr int kUsage = 2;
+
+struct Options {
+  std::string config;
+  std::string check;
+  std::vector<std::string> listen;
+  std::vector<std::string> nodes;
+  std::string status;
+};
+
+// All that is opened while the process still has its rights.
+struct Sockets {
+  std::vector<ListenerSockets> listeners;
+  std::vector<std::unique_ptr<BeaconSocket>> beacons;
+  std::vector<Fd> status;
+};
+
+int Fail(absl::string_view what) {
+  for (absl::string_view line : absl::StrSplit(what, '\n', absl::SkipEmpty())) {
+    std::fprintf(stderr, "hudsucker: %.*s\n", static_cast<int>(line.size()), line.data());
+  }
+  return kSetUpFailed;
+}
+
+template <typename T>
+T Random() {
+  T value;
+  HUD_CHECK(::getrandom(&value, sizeof value, 0) == static_cast<ssize_t>(sizeof value));
+  return value;
+}
+
+unsigned CoresToUse() {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  if (::sched_getaffinity(0, sizeof cores, &cores) != 0) return 1;
+  return static_cast<unsigned>(std::clamp(CPU_COUNT(&cores), 1, static_cast<int>(limits::kMaxWorkers)));
+}
+
+// Rings and their buffers are locked memory on some kernels.
+void RaiseLockedMemoryLimit() {
+  rlimit limit{};
+  ::getrlimit(RLIMIT_MEMLOCK, &limit);
+  const rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
+  if (::setrlimit(RLIMIT_MEMLOCK, &unlimited) == 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_MEMLOCK, &limit);
+}
+
+// SIGTERM, SIGINT and SIGHUP are read by the control thread; every thread started later inherits that they are blocked.
+Fd TakeSignals() {
+  sigset_t signals;
+  ::sigemptyset(&signals);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&signals, signal);
+  ::sigprocmask(SIG_BLOCK, &signals, nullptr);
+  return Fd(::signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC));
+}
+
+int Check(const std::string& path) {
+  const ReloadResult result = LoadConfigurationAndKeys(path, nullptr);
+  for (const std::string& error : result.errors) std::fprintf(stderr, "%s\n", error.c_str());
+  if (!result.errors.empty()) return kSetUpFailed;
+  std::puts("ok");
+  return kClean;
+}
+
+absl::StatusOr<Configuration> ReadConfiguration(const Options& options) {
+  absl::StatusOr<Configuration> configuration =
+      options.config.empty() ? QuickStart(options.listen, options.nodes) : LoadConfiguration(options.config);
+  if (!configuration.ok() || options.status.empty()) return configuration;
+  absl::StatusOr<SocketAddress> status = SocketAddress::Parse(options.status);
+  if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat("--status: ", status.status().message()));
+  configuration->status = {*status};
+  return configuration;
+}
+
+absl::StatusOr<Sockets> OpenSockets(const Configuration& configuration, unsigned workers) {
+  Sockets sockets;
+  absl::StatusOr<std::vector<ListenerSockets>> listeners = BindListeners(configuration.cluster.listeners, workers);
+  if (!listeners.ok()) return listeners.status();
+  sockets.listeners = *std::move(listeners);
+  for (const SocketAddress& address : configuration.cluster.beacons.bind) {
+    absl::StatusOr<std::unique_ptr<BeaconSocket>> socket = BeaconSocket::Bind(address);
+    if (!socket.ok()) return socket.status();
+    sockets.beacons.push_back(*std::move(socket));
+  }
+  for (const SocketAddress& address : configuration.status) {
+    absl::StatusOr<Fd> socket = StatusServer::Bind(address);
+    if (!socket.ok()) return socket.status();
+    sockets.status.push_back(*std::move(socket));
+  }
+  return sockets;
+}
+
+absl::StatusOr<std::unique_ptr<LogWriter>> OpenLog(const LogConfig& config) {
+  if (config.file.empty()) return std::make_unique<LogWriter>(Fd(::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3)));
+  absl::StatusOr<Fd> file = LogWriter::OpenFile(config.file);
+  if (!file.ok()) return absl::PermissionDeniedError(absl::StrCat("log.file: ", file.status().message()));
+  return std::make_unique<LogWriter>(*std::move(file), config.file);
+}
+
+absl::StatusOr<DataPlaneOptions> PlanDataPlane(const Configuration& configuration, unsigned workers, size_t limit) {
+  const absl::StatusOr<DescriptorBudget> budget =
+      PlanDescriptors(limit, CountOpenDescriptors(), workers, configuration.max_connections);
+  if (!budget.ok()) return budget.status();
+  DataPlaneOptions options;
+  options.workers = workers;
+  options.relay_mode = configuration.relay.mode;
+  options.max_connections = budget->max_connections;
+  options.pipe_bytes = configuration.relay.pipe_bytes;
+  options.pipes_per_worker = std::min(budget->pipes_per_worker, configuration.relay.pipes.value_or(budget->pipes_per_worker));
+  options.hello_budget_bytes = configuration.relay.hello_budget_bytes;
+  options.log_connections = configuration.log.access.enabled;
+  options.digest_key = Random<SipKey>();
+  return options;
+}
+
+void LogStart(const Log& log, const LoadedConfiguration& loaded, const DataPlaneOptions& options, size_t limit,
+              std::string_view kernel, const std::vector<std::unique_ptr<BeaconSocket>>& beacons) {
+  const Configuration& configuration = loaded.configuration;
+  const std::string user = CurrentUserName();
+  log.Info("starting", {{"version", std::string_view(HUD_VERSION)}, {"pid", int64_t{::getpid()}}, {"user", std::string_view(user)}});
+  log.Info("kernel", {{"found", kernel}});
+  log.Info("limits", {{"descriptors", static_cast<int64_t>(limit)},
+                      {"max_connections", int64_t{options.max_connections}},
+                      {"workers", int64_t{options.workers}},
+                      {"pipes_per_worker", int64_t{options.pipes_per_worker}}});
+  if (configuration.max_connections.value_or(0) > options.max_connections) {
+    log.Warning("the descriptor limit has no room for max_connections; raise LimitNOFILE= or ulimit -n",
+                {{"wanted", int64_t{*configuration.max_connections}}, {"have", int64_t{options.max_connections}}});
+  }
+  for (const ListenerConfig& listener : configuration.cluster.listeners) {
+    for (const SocketAddress& address : listener.bind) {
+      const std::string text = address.ToString();
+      log.Info("listening", {{"listener", std::string_view(listener.name)}, {"address", std::string_view(text)}});
+    }
+  }
+  for (const auto& socket : beacons) {
+    const std::string text = socket->address().ToString();
+    log.Info("beacons", {{"address", std::string_view(text)}, {"receive_buffer", int64_t{socket->receive_buffer_bytes()}}});
+  }
+  if (loaded.keys.empty()) log.Warning("there are no beacon keys: no beacons are accepted (beacons.keys)");
+  if (!configuration.command_socket.empty()) {
+    log.Warning("command_socket is not yet served", {{"path", std::string_view(configuration.command_socket)}});
+  }
+  if (!configuration.source.path.empty() && ::access(configuration.source.path.c_str(), R_OK) != 0) {
+    log.Warning("this user cannot read the configuration: reloads will fail",
+                {{"file", std::string_view(configuration.source.path)}, {"user", std::string_view(user)}});
+  }
+}
+
+// From here on there are threads. Everything is destroyed in the opposite order.
+int Serve(std::shared_ptr<const LoadedConfiguration> loaded, Sockets sockets, const DataPlaneOptions& options,
+          const std::string& kernel, Fd signals, std::unique_ptr<LogWriter> writer, const Log& log) {
+  const ClusterConfig& config = loaded->configuration.cluster;
+  const auto nodes = std::make_unique<NodeTable>();
+  AffinityMap affinity({config.affinity.capacity, Random<SipKey>()});
+  Cluster cluster(nodes.get());
+  Instant now = std::chrono::steady_clock::now();
+  if (absl::Status status = cluster.Apply(config, now); !status.ok()) return Fail(status.message());
+  SnapshotChannel<RouteTable> routes(options.workers, cluster.Build(now));
+
+  absl::StatusOr<std::unique_ptr<DataPlane>> data_plane =
+      DataPlane::Start(options, {&routes, &affinity, nodes.get()}, std::move(sockets.listeners));
+  if (!data_plane.ok()) return Fail(data_plane.status().message());
+
+  BeaconReceiver receiver(Random<uint64_t>());
+  receiver.SetKeys(loaded->keys);
+  receiver.SetDeadAfter(config.beacons.dead_after);
+  BeaconIntake intake(std::move(sockets.beacons), &receiver, &cluster, &affinity, &log);
+  intake.SetTokenTtl(config.affinity.token_ttl);
+
+  absl::StatusOr<std::unique_ptr<EventLoop>> loop = EventLoop::Create();
+  if (!loop.ok()) return Fail(loop.status().message());
+  std::unique_ptr<ControlThread> control;
+  std::unique_ptr<Reloader> reloader;
+  if (const std::string path = loaded->configuration.source.path; !path.empty()) {
+    absl::StatusOr<std::unique_ptr<Reloader>> created = Reloader::Create(
+        loop->get(), {.load = [path](const LoadedConfiguration& running) { return LoadConfigurationAndKeys(path, &running); },
+                      .running = [&control] { return control->loaded(); },
+                      .done = [&control](ReloadResult result) { control->OnReloaded(std::move(result)); }});
+    if (!created.ok()) return Fail(created.status().message());
+    reloader = *std::move(created);
+  }
+  StatusBoard board;
+  control = std::make_unique<ControlThread>(
+      ControlThread::Parts{loop->get(), &log, nodes.get(), &affinity, &routes, data_plane->get(), &board, &cluster, &receiver,
+                           &intake, reloader.get(), signals.get()},
+      loaded);
+
+  StatusSources sources{HUD_VERSION, ::getpid(), now, kernel, &board, nodes.get(), &affinity, {}, writer.get()};
+  std::vector<SpscQueue<ConnectionRecord>*> records;
+  for (unsigned i = 0; i < options.workers; ++i) {
+    sources.workers.push_back(&(*data_plane)->counters(i));
+    records.push_back(&(*data_plane)->records(i));
+  }
+  std::unique_ptr<AccessLog> access_log;
+  if (options.log_connections) {
+    access_log = std::make_unique<AccessLog>(records, &log, &board, loaded->configuration.log.access.sample);
+  }
+  std::unique_ptr<StatusServer> status_server;
+  if (!sockets.status.empty()) {
+    const auto clock = [] { return std::chrono::steady_clock::now(); };
+    absl::StatusOr<std::unique_ptr<StatusServer>> started = StatusServer::Start(
+        std::move(sockets.status),
+        {{"/", "text/html; charset=utf-8", [] { return std::string(kStatusPage); }},
+         {"/status", "application/json", [&sources, clock] { return StatusJson(sources, clock()); }},
+         {"/metrics", "text/plain; version=0.0.4; charset=utf-8", [&sources, clock] { return MetricsText(sources, clock()); }}});
+    if (!started.ok()) return Fail(started.status().message());
+    status_server = *std::move(started);
+  }
+
+  const int code = control->Run();
+  log.Info("ending", {{"code", int64_t{code}}});
+  if (code == kClean) return kClean;
+  // A worker hangs: nobody can wait for it. What is logged so far is written, and that is all.
+  access_log.reset();
+  writer.reset();
+  ::_exit(code);
+}
+
+int Run(const Options& options) {
+  ::signal(SIGPIPE, SIG_IGN);
+  absl::StatusOr<Configuration> configuration = ReadConfiguration(options);
+  if (!configuration.ok()) return Fail(configuration.status().message());
+  const unsigned workers = configuration->workers.value_or(CoresToUse());
+  const size_t wanted = DescriptorsFor(configuration->max_connections.value_or(0), workers, 64);
+  const size_t limit = RaiseDescriptorLimit(wanted);
+  RaiseLockedMemoryLimit();
+  absl::StatusOr<Sockets> sockets = OpenSockets(*configuration, workers);
+  if (!sockets.ok()) return Fail(sockets.status().message());
+
+  if (!configuration->user.empty()) {
+    if (absl::Status status = BecomeUser(configuration->user); !status.ok()) return Fail(status.message());
+  }
+  auto loaded = std::make_shared<LoadedConfiguration>();
+  if (const std::string& path = configuration->cluster.beacons.keys_path; !path.empty()) {
+    absl::StatusOr<std::vector<BeaconKey>> keys = LoadBeaconKeys(path, ::getegid());
+    if (!keys.ok()) return Fail(keys.status().message());
+    loaded->keys = *std::move(keys);
+  }
+  const absl::StatusOr<std::string> kernel = ProbeKernel();
+  if (!kernel.ok()) return Fail(kernel.status().message());
+  const absl::StatusOr<DataPlaneOptions> plan = PlanDataPlane(*configuration, workers, limit);
+  if (!plan.ok()) return Fail(plan.status().message());
+  loaded->configuration = *std::move(configuration);
+
+  Fd signals = TakeSignals();
+  absl::StatusOr<std::unique_ptr<LogWriter>> writer = OpenLog(loaded->configuration.log);
+  if (!writer.ok()) return Fail(writer.status().message());
+  const Log log(writer->get(), loaded->configuration.log.format, loaded->configuration.log.level);
+  LogStart(log, *loaded, *plan, limit, *kernel, sockets->beacons);
+  return Serve(std::move(loaded), *std::move(sockets), *plan, *kernel, std::move(signals), *std::move(writer), log);
+}
+
+int Main(int argc, char** argv) {
+  Options options;
+  CLI::App app{"Hudsucker: a TLS pass-through load balancer that sends returning clients where they can resume"};
+  app.set_version_flag("--version", std::string("hudsucker ") + HUD_VERSION);
+  auto* config = app.add_option("--config", options.config, "Run with this configuration")->type_name("FILE");
+  auto* check = app.add_option("--check", options.check, "Check a configuration, say everything that is wrong, and end")->type_name("FILE");
+  auto* listen = app.add_option("--listen", options.listen, "Without a file: where to listen")->type_name("ADDR");
+  auto* node = app.add_option("--node", options.nodes, "Without a file: where the TLS servers are")->type_name("ADDR");
+  auto* status = app.add_option("--status", options.status, "Where to serve /status, /metrics and a page")->type_name("ADDR");
+  config->excludes(listen)->excludes(node);
+  check->excludes(config)->excludes(listen)->excludes(node)->excludes(status);
+  listen->needs(node);
+  node->needs(listen);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    std::fprintf(stderr, "hudsucker: %s; see hudsucker --help\n", error.what());
+    return kUsage;
+  }
+  if (!options.check.empty()) return Check(options.check);
+  if (options.config.empty() && options.listen.empty()) {
+    std::fputs("hudsucker: nothing to do: give --config FILE, or --listen ADDR and --node ADDR; see hudsucker --help\n", stderr);
+    return kUsage;
+  }
+  return Run(options);
+}
+
+}  // namespace
+}  // namespace hud
+
+int main(int argc, char** argv) { return hud::Main(argc, argv); }

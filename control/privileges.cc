@@ -1,0 +1,92 @@
+#include "control/privileges.h"
+
+#include <grp.h>
+#include <pwd.h>
+#include <sys/capability.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+
+namespace hud {
+namespace {
+
+absl::Status Failure(std::string_view what, const std::string& user, int error) {
+  return absl::InternalError(absl::StrCat("user: ", absl::string_view(what.data(), what.size()), " '", user,
+                                          "': ", std::strerror(error)));
+}
+
+absl::Status DropCapabilities() {
+  cap_t none = ::cap_init();
+  const bool dropped = none != nullptr && ::cap_set_proc(none) == 0;
+  const int error = errno;
+  if (none != nullptr) ::cap_free(none);
+  ::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+  if (!dropped) return absl::InternalError(absl::StrCat("cannot drop capabilities: ", std::strerror(error)));
+  // Nothing that this process may run in future gives rights back.
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
+    return absl::InternalError(absl::StrCat("cannot set no_new_privs: ", std::strerror(errno)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status VerifyDropped(uid_t uid, gid_t gid) {
+  uid_t real = 0, effective = 0, saved = 0;
+  gid_t real_group = 0, effective_group = 0, saved_group = 0;
+  ::getresuid(&real, &effective, &saved);
+  ::getresgid(&real_group, &effective_group, &saved_group);
+  const bool ids_hold = real == uid && effective == uid && saved == uid && real_group == gid && effective_group == gid &&
+                        saved_group == gid;
+  if (!ids_hold || (uid != 0 && (::setuid(0) == 0 || ::seteuid(0) == 0))) {
+    return absl::InternalError("user: the process could still become root; refusing to run");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status BecomeUser(const std::string& user) {
+  std::vector<char> buffer(16 * 1024);
+  passwd entry{};
+  passwd* found = nullptr;
+  const int error = ::getpwnam_r(user.c_str(), &entry, buffer.data(), buffer.size(), &found);
+  if (found == nullptr) {
+    if (error != 0) return Failure("cannot look up", user, error);
+    return absl::NotFoundError(absl::StrCat("user: there is no user '", user,
+                                            "'; create it (useradd --system ", user, ") or name one that exists"));
+  }
+  if (::geteuid() == entry.pw_uid && ::getuid() == entry.pw_uid) return absl::OkStatus();
+  if (::geteuid() != 0) {
+    return absl::PermissionDeniedError(absl::StrCat("user: ", CurrentUserName(), " cannot become '", user,
+                                                    "'; start as root, or leave `user` out"));
+  }
+  if (::initgroups(user.c_str(), entry.pw_gid) != 0) return Failure("cannot take the groups of", user, errno);
+  if (::setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid) != 0) return Failure("cannot take the group of", user, errno);
+  if (::setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid) != 0) return Failure("cannot become", user, errno);
+  if (absl::Status status = DropCapabilities(); !status.ok()) return status;
+  return VerifyDropped(entry.pw_uid, entry.pw_gid);
+}
+
+gid_t GroupOf(const std::string& user) {
+  std::vector<char> buffer(16 * 1024);
+  passwd entry{};
+  passwd* found = nullptr;
+  if (!user.empty()) ::getpwnam_r(user.c_str(), &entry, buffer.data(), buffer.size(), &found);
+  return found != nullptr ? entry.pw_gid : ::getegid();
+}
+
+std::string CurrentUserName() {
+  std::vector<char> buffer(16 * 1024);
+  passwd entry{};
+  passwd* found = nullptr;
+  const uid_t uid = ::geteuid();
+  ::getpwuid_r(uid, &entry, buffer.data(), buffer.size(), &found);
+  if (found == nullptr) return absl::StrCat("uid ", uid);
+  return absl::StrCat(entry.pw_name, " (uid ", uid, ")");
+}
+
+}  // namespace hud
