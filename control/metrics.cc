@@ -252,6 +252,10 @@ void AddBeacons(Exposition& out, const StatusSnapshot& snapshot) {
   Sample(results, {{"result", "second_epoch"}}, stats.second_epoch);
   Sample(results, {{"result", "refused_pool"}}, stats.refused_pool);
   Sample(results, {{"result", "refused_address"}}, stats.refused_address);
+  Sample(results, {{"result", "over_quota"}}, stats.over_quota);
+  Sample(results, {{"result", "late"}}, stats.late);
+  Sample(out.Counter("hudsucker_beacon_takeovers_total", "Times a later boot of an agent followed an earlier one."), {},
+         stats.takeovers);
   Sample(out.Counter("hudsucker_beacons_dropped_total", "Datagrams dropped by the kernel: the buffer was full."), {},
          snapshot.beacon_sockets.dropped);
   MetricFamily& answers = out.Counter("hudsucker_beacon_answers_total", "Answers to agents.");
