@@ -318,13 +318,14 @@ def sigterm_makes_the_real_agent_say_dying_and_keep_does_not(stage):
     hudsucker = Hudsucker(stage, [{"name": "web"}], keys=[line for _, line in keys.values()])
     agents = {}
     for n in names:
-        agents[n] = Agent(stage, n, Nginx(stage, n).address, [hudsucker.beacon_address], keys[n][0])
+        options = ["--keep"] if n == "n2" else []
+        agents[n] = Agent(stage, n, Nginx(stage, n).address, [hudsucker.beacon_address], keys[n][0], options=options)
     hudsucker.wait_states({n: "up" for n in names})
-    held = connect(hudsucker.address)
-    assert agents["n1"].stop() == 0
-    agents["n1"].expected = True
+    for agent in agents.values():
+        assert agent.stop() == 0
+        agent.expected = True
     wait_until(lambda: (hudsucker.node("n1") or {"state": "gone"})["state"] in ("draining", "down", "gone"), 1, "n1 draining at once")
-    held.close()
+    assert hudsucker.node("n2")["state"] == "up", "--keep, and yet the node is not up"
 
 
 @case

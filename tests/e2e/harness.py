@@ -318,7 +318,7 @@ class Agent(Process):
     """hud-agentd for one node, telling `proxies` (addresses) about it. `rest` goes into the YAML."""
 
     def __init__(self, stage, node_name, node_address, proxies, key_path, *, pool="web", sni="www.example.com",
-                 probe_address=None, beacon_every="200ms", name=None, **rest):
+                 probe_address=None, beacon_every="200ms", name=None, options=(), **rest):
         self.config = {
             "node": {"name": node_name, "address": node_address, "pool": pool, **rest.pop("node", {})},
             "proxies": list(proxies),
@@ -329,7 +329,7 @@ class Agent(Process):
         }
         name = name or f"agent-{node_name}"
         path = stage.write(f"{name}.yaml", to_yaml(self.config))
-        super().__init__(stage, name, [PROGRAMS / "hud-agentd", "--config", path], fatal=True)
+        super().__init__(stage, name, [PROGRAMS / "hud-agentd", "--config", path, *options], fatal=True)
 
 
 def make_key(stage, node_name, pools=("web",), addresses=("*",)):
