@@ -81,7 +81,9 @@ void Worker::DialNext(Connection& c) {
   ring_->Connect(c.fd[Index(Side::kNode)].get(), node.address.data(), node.address.size(),
                  c.TagOf(Op::kConnect, Side::kNode));
   Owe(c, Op::kConnect, Side::kNode);
-  c.state_deadline = now_ + DialAttemptLimit(c.dial_deadline - now_, allowed - c.attempts + 1);
+  const auto members = static_cast<uint32_t>(table_->pools[Raw(c.route.pool)].members.size());
+  const uint32_t attempts_left = std::min(allowed, std::max<uint32_t>(members, c.attempts)) - c.attempts + 1;
+  c.state_deadline = now_ + DialAttemptLimit(c.dial_deadline - now_, attempts_left);
   SetTimer(c, std::min(c.state_deadline, now_ + kWatchClientAfter));
 }
 

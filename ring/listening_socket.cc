@@ -6,13 +6,18 @@
 #include <sys/stat.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "ring/data_plane.h"
 
 namespace hud {
 namespace {
+
+constexpr std::chrono::milliseconds kPatienceForTheDead{1000};
+constexpr std::chrono::milliseconds kBetweenTries{10};
 
 absl::Status BindError(const SocketAddress& address, const ListenerConfig& listener, int error) {
   std::string hint;
@@ -32,7 +37,12 @@ absl::Status CheckNobodyElseIsBound(const SocketAddress& address, const Listener
   if (!probe) return absl::ResourceExhaustedError(absl::StrCat("cannot open a socket: ", std::strerror(errno)));
   SetOption(probe.get(), SOL_SOCKET, SO_REUSEADDR, 1);  // sockets in TIME_WAIT are nobody
   if (address.family() == AF_INET6) SetOption(probe.get(), IPPROTO_IPV6, IPV6_V6ONLY, 0);
-  if (bind(probe.get(), address.data(), address.size()) != 0) return BindError(address, listener, errno);
+  // The kernel reaps the rings of a process that was killed a little after the process (10 ms measured on 6.18), and with
+  // them the listeners: a supervisor that restarts at once must not be told that somebody else is there.
+  for (int tries = 0; bind(probe.get(), address.data(), address.size()) != 0; ++tries) {
+    if (errno != EADDRINUSE || tries == kPatienceForTheDead / kBetweenTries) return BindError(address, listener, errno);
+    std::this_thread::sleep_for(kBetweenTries);
+  }
   return absl::OkStatus();
 }
 

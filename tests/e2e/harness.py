@@ -67,15 +67,14 @@ def to_yaml(value, indent=0):
 class Process:
     """A child with its output in a log file; ended by pid."""
 
-    def __init__(self, stage, name, arguments, *, cwd=None, env=None, fatal=False, preexec=None, stop_signal=signal.SIGTERM,
-                 pass_fds=()):
-        self.name, self.fatal, self.stop_signal = name, fatal, stop_signal
+    def __init__(self, stage, name, arguments, *, cwd=None, env=None, fatal=False, preexec=None, group=False):
+        self.name, self.fatal, self.stop_signal, self.group = name, fatal, signal.SIGTERM, group
         self.arguments = [str(a) for a in arguments]
         self.log_path = stage.folder / f"{name}.log"
         self._log = open(self.log_path, "ab")
         self.popen = subprocess.Popen(self.arguments, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
                                       cwd=cwd or stage.folder, env={**os.environ, **(env or {})}, preexec_fn=preexec,
-                                      pass_fds=pass_fds)
+                                      start_new_session=group)
         self.expected = False  # killed by the case on purpose
         stage.own(self)
 
@@ -93,9 +92,13 @@ class Process:
         self.popen.send_signal(number)
 
     def kill(self):
-        """As `kill -9`, and reaps it."""
+        """As `kill -9`, and reaps it. With `group` its own children too: nginx's workers outlive their master."""
         self.expected = True
-        self.popen.kill()
+        if self.group:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        else:
+            self.popen.kill()
         self.popen.wait()
 
     def stop(self, seconds=10):
@@ -107,8 +110,8 @@ class Process:
         try:
             return self.popen.wait(seconds * (3 if REDUCED else 1))
         except subprocess.TimeoutExpired:
-            self.popen.kill()
-            self.popen.wait()
+            self.kill()
+            self.expected = False
             return None
 
     def close(self):
@@ -165,10 +168,11 @@ class Stage:
         return faults
 
     def tails(self, lines=25):
+        """The ends of the logs; the access log of the proxy is left out, it would drown the rest."""
         parts = []
-        for process in getattr(self, "_processes", []):
+        for process in {p.log_path: p for p in getattr(self, "_processes", [])}.values():
             with contextlib.suppress(OSError):
-                last = process.log().splitlines()[-lines:]
+                last = [line for line in process.log().splitlines() if "msg=connection" not in line][-lines:]
                 if last:
                     parts.append(f"--- the end of {process.log_path}\n" + "\n".join(last))
         return "\n".join(parts)

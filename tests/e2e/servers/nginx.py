@@ -55,7 +55,7 @@ class Nginx(Process):
             certificate=certificate, key=key, protocols=protocols, cache=cache, tickets="on" if tickets else "off", name=name,
             listen_options=(" " + listen_options) if listen_options else "", more="\n    ".join(filter(None, lines)))
         path = stage.write(f"{name}.conf", text)
-        super().__init__(stage, name, [require_program("nginx"), "-p", self.folder, "-c", path, "-e", "stderr"])
+        super().__init__(stage, name, [require_program("nginx"), "-p", self.folder, "-c", path, "-e", "stderr"], group=True)
         self.node_name = name
         if self.address.startswith("unix:"):
             wait_until(lambda: os.path.exists(self.address[5:]), 10, f"{name}'s socket")
