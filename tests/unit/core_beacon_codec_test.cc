@@ -3,11 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <fstream>
 #include <sstream>
 
 #include "tests/unit/beacon_pair.h"
+#include "tests/unit/source_tree.h"
 
 namespace hud {
 namespace {
@@ -261,7 +261,7 @@ std::string HexLines(Bytes bytes) {
 }
 
 TEST(BeaconCodec, TheWorkedExamplesOfThePageAreWhatThisCodeSends) {
-  std::ifstream file(std::filesystem::path(__FILE__).parent_path() / "../../deploy/beacon-protocol.md");
+  std::ifstream file(SourceTree() / "deploy" / "beacon-protocol.md");
   std::stringstream page;
   page << file.rdbuf();
   ASSERT_FALSE(page.str().empty());

@@ -11,6 +11,7 @@
 #include "core/server_hello.h"
 #include "core/token_lookup.h"
 #include "tests/unit/hello_builder.h"
+#include "tests/unit/source_tree.h"
 
 namespace hud {
 namespace {
@@ -18,7 +19,7 @@ namespace {
 using test::Buffer;
 using test::Describe;
 
-const std::filesystem::path kCorpus = std::filesystem::path(__FILE__).parent_path().parent_path() / "fuzz" / "corpus";
+const std::filesystem::path kCorpus = SourceTree() / "tests" / "fuzz" / "corpus";
 
 Buffer ReadFile(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
