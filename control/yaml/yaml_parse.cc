@@ -4,6 +4,7 @@
 #include <yaml-cpp/exceptions.h>
 #include <yaml-cpp/parser.h>
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <sstream>
@@ -146,9 +147,12 @@ class TreeBuilder : public YAML::EventHandler {
   int documents_ = 0;
 };
 
-// yaml-cpp takes the byte 4 for the end of the text and replaces what is not UTF-8: neither must pass in silence.
+// yaml-cpp takes the byte 4 for the end of the text and replaces what is not UTF-8: neither must pass in silence. Of a
+// tab in the indentation it says something else each time.
 std::optional<Stopped> FindDirt(std::string_view text) {
   YamlPlace place{1, 1};
+  bool in_indentation = true;
+  std::optional<YamlPlace> tab;  // in this line's indentation
   for (size_t i = 0; i < text.size();) {
     const auto byte = static_cast<unsigned char>(text[i]);
     size_t length = 1;
@@ -160,16 +164,31 @@ std::optional<Stopped> FindDirt(std::string_view text) {
     } else if ((byte < 0x20 && byte != '\n' && byte != '\r' && byte != '\t') || byte == 0x7f) {
       return Stopped{place, absl::StrCat("a control character (byte ", static_cast<int>(byte), "); remove it")};
     }
+    if (in_indentation && byte == '\t' && !tab) tab = place;
+    if (in_indentation && byte != '\t' && byte != ' ') {
+      const bool says_nothing = byte == '#' || byte == '\n' || byte == '\r';
+      if (tab && !says_nothing) return Stopped{*tab, "a tab in the indentation; indent with blanks"};
+      in_indentation = false;
+    }
     i += length;
     ++place.column;
-    if (byte == '\n') place = {place.line + 1, 1};
+    if (byte == '\n') {
+      place = {place.line + 1, 1};
+      in_indentation = true;
+      tab.reset();
+    }
   }
   return std::nullopt;
 }
 
-}  // namespace
-
-namespace {
+// What is missing at the end of the file is missed on its last line.
+YamlPlace Within(std::string_view text, YamlPlace place) {
+  while (text.ends_with('\n') || text.ends_with('\r')) text.remove_suffix(1);
+  const int last = 1 + static_cast<int>(std::count(text.begin(), text.end(), '\n'));
+  if (place.line <= last) return place;
+  const size_t begin = text.rfind('\n') == text.npos ? 0 : text.rfind('\n') + 1;
+  return {last, static_cast<int>(text.size() - begin) + 1};
+}
 
 // Half a tree would only give faults that are not there: "listeners is missing".
 void GiveUp(YamlTree* tree, YamlPlace place, std::string why) {
@@ -187,7 +206,8 @@ void ParseYaml(std::string_view text, YamlTree* tree) {
   }
   if (const std::optional<Stopped> dirt = FindDirt(text)) return GiveUp(tree, dirt->place, dirt->why);
   try {
-    std::istringstream stream{std::string(text)};
+    // The mark of the end: without it a quote that is never closed would swallow the rest of the file in silence.
+    std::istringstream stream(std::string(text) + "\n...\n");
     YAML::Parser parser(stream);
     TreeBuilder builder(tree);
     while (parser.HandleNextDocument(builder)) {
@@ -195,8 +215,13 @@ void ParseYaml(std::string_view text, YamlTree* tree) {
   } catch (const Stopped& stopped) {
     GiveUp(tree, stopped.place, stopped.why);
   } catch (const YAML::Exception& error) {
-    GiveUp(tree, error.mark.is_null() ? YamlPlace{1, 1} : PlaceOf(error.mark),
-           absl::StrCat("not YAML: ", error.msg, "; look at the indentation, colons, quotes and brackets near here"));
+    const YamlPlace place = error.mark.is_null() ? YamlPlace{1, 1} : Within(text, PlaceOf(error.mark));
+    if (error.msg == YAML::ErrorMsg::DOC_IN_SCALAR) {
+      GiveUp(tree, place, "a quote that is not closed before here; look for the ' or \" that opens it");
+    } else {
+      GiveUp(tree, place,
+             absl::StrCat("not YAML: ", error.msg, "; look at the indentation, colons, quotes and brackets near here"));
+    }
   } catch (const std::exception& error) {
     GiveUp(tree, {1, 1}, absl::StrCat("cannot be read as YAML: ", error.what()));
   }
