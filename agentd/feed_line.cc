@@ -45,8 +45,9 @@ std::optional<Duration> ParseTtl(std::string_view text) {
   uint32_t number = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (text.empty() || error != std::errc() || end != text.data() + text.size() || number == 0) return std::nullopt;
-  const Duration ttl = std::chrono::seconds(number * unit);
-  if (ttl > kLongestTokenTtl) return std::nullopt;
+  // Compared as seconds: in nanoseconds a large number of hours would overflow.
+  const std::chrono::seconds ttl(number * unit);
+  if (ttl > std::chrono::duration_cast<std::chrono::seconds>(kLongestTokenTtl)) return std::nullopt;
   return ttl;
 }
 

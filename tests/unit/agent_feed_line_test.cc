@@ -68,6 +68,7 @@ TEST(TokenLine, AddsAndRemoves) {
       {"an empty line", "", kNoSession},
       {"more than a week", "add " + kId + " 169h", kRejected},
       {"a time that would overflow", "add " + kId + " 99999999999999999999", kRejected},
+      {"hours that would overflow as nanoseconds", "add " + kId + " 0091223342h", kRejected},
       {"no time at all", "add " + kId + " 0", kRejected},
       {"a negative time", "add " + kId + " -5", kRejected},
       {"a unit alone", "add " + kId + " s", kRejected},
