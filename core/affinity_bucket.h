@@ -101,13 +101,15 @@ class alignas(64) AffinityBucket {
  private:
   // A bit for each slot that holds `tag`: at most one is set.
   unsigned Matches(uint64_t tag) const {
-    unsigned matches = 0;
-    for (int slot = 0; slot < kSlots; ++slot) {
-      // The tags are equal and the node is not 0, in one comparison.
-      const uint64_t node = tags_[slot].load(std::memory_order_acquire) ^ tag << AffinityEntry::kNodeBits;
-      matches |= (node - 1 < AffinityEntry::kNodeMask ? 1U : 0U) << slot;
-    }
-    return matches;
+    const uint64_t wanted = tag << AffinityEntry::kNodeBits;
+    // Written out, since g++ -O2 leaves the loop a loop.
+    return Match(0, wanted) | Match(1, wanted) << 1 | Match(2, wanted) << 2 | Match(3, wanted) << 3;
+  }
+
+  // The tags are equal and the node is not 0, in one comparison.
+  unsigned Match(int slot, uint64_t wanted) const {
+    const uint64_t node = tags_[slot].load(std::memory_order_acquire) ^ wanted;
+    return node - 1 < AffinityEntry::kNodeMask ? 1 : 0;
   }
 
   bool Load(int slot, AffinityEntry& entry) const {
