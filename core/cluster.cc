@@ -453,11 +453,23 @@ struct Cluster::Impl {
     return true;
   }
 
+  // A slot that is about to be free is room enough: its turn comes with the next Ticks.
+  bool WillHaveRoom() const {
+    for (size_t i = 0; i < nodes.size(); ++i) {
+      if (!nodes[i].leaving) continue;
+      if (counters->node(static_cast<NodeIndex>(i)).active.load(std::memory_order_relaxed) <= 0) return true;
+    }
+    return false;
+  }
+
+  // What the operator has taken out stays known: a node that came back without his verdict would get connections.
   void DropLongestDead() {
+    if (WillHaveRoom()) return;
     NodeIndex longest = NodeIndex::kNone;
     for (size_t i = 0; i < nodes.size(); ++i) {
       const NodeSlot& slot = nodes[i];
       if (slot.name.empty() || slot.is_static || slot.leaving || !slot.life->dead_since()) continue;
+      if (slot.life->verdicts().by_operator != OperatorVerdict::kOn) continue;
       const auto index = static_cast<NodeIndex>(i);
       if (longest == NodeIndex::kNone || *slot.life->dead_since() < *SlotOf(longest).life->dead_since())
         longest = index;

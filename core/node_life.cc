@@ -26,7 +26,8 @@ Duration NodeLife::WithJitter(Duration duration) const {
 }
 
 bool NodeLife::IsForgettable(Instant now) const {
-  return verdicts_.agent == AgentVerdict::kDead && now - dead_since_ >= kForgetDeadAfter;
+  return verdicts_.agent == AgentVerdict::kDead && now - dead_since_ >= kForgetDeadAfter &&
+         verdicts_.by_operator == OperatorVerdict::kOn;
 }
 
 std::optional<Instant> NodeLife::dead_since() const {

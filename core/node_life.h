@@ -52,7 +52,7 @@ class NodeLife {
   Instant up_since() const { return up_since_; }  // the last transition into usable
   bool has_agent() const { return has_agent_; }
   std::optional<Instant> last_heard() const { return has_agent_ ? std::optional(last_heard_) : std::nullopt; }
-  // An announced node that has been dead for long.
+  // An announced node that has been dead for long, and on which the operator's verdict would not be lost.
   bool IsForgettable(Instant now) const;
   std::optional<Instant> dead_since() const;
 

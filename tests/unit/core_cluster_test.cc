@@ -534,6 +534,24 @@ TEST(ClusterBeacons, AFullTableRefusesAndMakesRoomByWhatHasBeenDeadForLongest) {
   EXPECT_EQ(world.Ref("x").index, NodeIndex{7});
 }
 
+TEST(ClusterBeacons, ManyWhoAskForRoomInAFullTableCostOneDeadNode) {
+  World world(OnePool({}));
+  for (size_t i = 0; i < limits::kMaxNodes; ++i) {
+    ASSERT_TRUE(world.Report(absl::StrCat("n", i), absl::StrCat("10.0.0.1:", i + 1)).ok());
+  }
+  world.Pass(4s);  // all are dead
+  for (int i = 0; i < 100; ++i) {
+    EXPECT_FALSE(world.Report("x", "10.0.0.9:9").ok());
+    EXPECT_FALSE(world.Report("y", "10.0.0.9:10").ok());
+  }
+  EXPECT_THAT(world.Members("web"), SizeIs(limits::kMaxNodes - 1));
+  // One that waits for its last connection makes no room: another has to.
+  const auto left = [&] { return world.Members("web").size(); };
+  for (size_t i = 0; i < limits::kMaxNodes; ++i) world.counters->node(static_cast<NodeIndex>(i)).active = 1;
+  EXPECT_FALSE(world.Report("x", "10.0.0.9:9").ok());
+  EXPECT_EQ(left(), limits::kMaxNodes - 2);
+}
+
 // ---- Silence, death, dying ------------------------------------------------------------------------------------------
 
 TEST(ClusterSilence, ANodeWithConnectionsIsSilentAndOneWithoutIsDead) {
@@ -850,6 +868,21 @@ TEST(ClusterOperator, HisVerdictIsOneOfThree) {
   ASSERT_TRUE(world.cluster.SetOperatorVerdict("n1", OperatorVerdict::kOn, world.now).ok());
   EXPECT_EQ(world.State("n1"), "up");
   EXPECT_EQ(world.View("n1").up_since, world.now);
+}
+
+TEST(ClusterOperator, ANodeThatHeTookOutIsNotForgottenHoweverLongItIsDead) {
+  World world(OnePool({}));
+  ASSERT_TRUE(world.Report("n1", "10.0.0.1:1").ok());
+  ASSERT_TRUE(world.cluster.SetOperatorVerdict("n1", OperatorVerdict::kOff, world.now).ok());
+  world.Pass(NodeLife::kForgetDeadAfter + 1min);
+  world.Publish();
+  world.Pass(1min);
+  ASSERT_TRUE(world.Report("n1", "10.0.0.1:1", {"web"}, 2).ok());
+  EXPECT_FALSE(world.IsUsable("n1")) << "only he may bring it back";
+  ASSERT_TRUE(world.cluster.SetOperatorVerdict("n1", OperatorVerdict::kOn, world.now).ok());
+  EXPECT_TRUE(world.IsUsable("n1"));
+  world.Pass(NodeLife::kForgetDeadAfter + 1min);
+  EXPECT_THAT(world.Members("web"), IsEmpty());
 }
 
 TEST(NodeVerdicts, ATableOfStates) {
