@@ -172,7 +172,10 @@ void Agent::WaitForEvents() {
   const Instant now = Clock::now();
   const Duration wait = deadline <= now ? 0s : std::min(deadline, now + 60s) - now;
   ::poll(fds.data(), fds.size(), static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(wait).count()));
-  if (fds[2].revents != 0) next_key_file_poll_ = Instant::min();
+  if (fds[2].revents != 0) {
+    key_files_.DrainEvents();
+    next_key_file_poll_ = std::min(next_key_file_poll_, Clock::now() + FileWatch::kSettle);
+  }
 }
 
 bool Agent::TakeSignals() {

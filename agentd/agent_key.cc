@@ -83,6 +83,9 @@ absl::StatusOr<std::string> MakeAgentKey(const std::string& directory, const std
   if (RAND_priv_bytes(key.secret.bytes.data(), static_cast<int>(key.secret.bytes.size())) != 1) {
     return absl::InternalError("OpenSSL has no random bytes");
   }
+  // The proxy must be able to read the line, or the key would be made for nothing.
+  std::string line = FormatBeaconKeyLine(key, pools, addresses);
+  if (const auto read_back = ParseBeaconKeys(line, "--pools, --addresses"); !read_back.ok()) return read_back.status();
   const Fd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd) {
     return Bad(path, errno == EEXIST ? "exists; it is never overwritten: move it away if the node is to have a new key"
@@ -96,7 +99,6 @@ absl::StatusOr<std::string> MakeAgentKey(const std::string& directory, const std
     ::unlink(path.c_str());
     return Bad(path, written.ToString());
   }
-  std::string line = FormatBeaconKeyLine(key, pools, addresses);
   OPENSSL_cleanse(key.secret.bytes.data(), key.secret.bytes.size());
   return line;
 }

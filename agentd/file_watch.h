@@ -17,6 +17,10 @@ class FileWatch {
   explicit FileWatch(std::vector<std::string> paths);
 
   int fd() const { return inotify_.get(); }  // readable: something happened near a file; -1: poll only
+  // To be called when fd() is readable, so that it is not any more. A file that is being written is not whole yet: call
+  // TakeChanged kSettle later.
+  void DrainEvents();
+  static constexpr Duration kSettle = std::chrono::milliseconds(100);
   // Indices of the paths that have changed since the last call. Cheap: one stat a file.
   std::vector<size_t> TakeChanged();
   // How often to call TakeChanged without a wake-up.
@@ -30,7 +34,6 @@ class FileWatch {
   };
   static Signature SignatureOf(const std::string& path);
   void WatchDirectories();
-  void DrainEvents();
 
   std::vector<std::string> paths_;
   std::vector<Signature> signatures_;

@@ -7,6 +7,7 @@ import socket
 import ssl
 import stat
 import subprocess
+import threading
 import time
 
 from harness import PROGRAMS, Agent, Process, make_key, split_address, to_yaml, wait_until
@@ -45,11 +46,19 @@ def handshake(address, version=None, keep=None):
 
 def ticket_name(address, version):
     """The first 16 bytes of a ticket, as `openssl s_client` shows it."""
-    shown = subprocess.run(["openssl", "s_client", "-connect", address, version, "-servername", "www.example.com"],
-                           input=b"", capture_output=True, timeout=20).stdout.decode()
-    line = re.search(r"TLS session ticket:\s+0000 - ([0-9a-f -]{47})", shown)
-    assert line, f"s_client shows no ticket: {shown[-1500:]}"
-    return bytes.fromhex(re.sub("[ -]", "", line.group(1)))
+    client = subprocess.Popen(["openssl", "s_client", "-connect", address, version, "-servername", "www.example.com"],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    # It leaves at the end of its input, perhaps before a TLS 1.3 ticket has come: so its input stays open until then.
+    impatience = threading.Timer(20, client.kill)
+    impatience.start()
+    try:
+        ticket = next((line for line in client.stdout if " 0000 - " in line), None)
+    finally:
+        impatience.cancel()
+        client.kill()
+        client.communicate()
+    assert ticket, "s_client shows no ticket"
+    return bytes.fromhex(re.sub("[ -]", "", ticket.split(" 0000 - ")[1][:47]))
 
 
 class Watched:

@@ -199,6 +199,13 @@ TEST_F(AKey, IsMadeForItsOwnerAloneAndReadBack) {
   EXPECT_EQ(found.st_mode & 07777, 0600u);
 }
 
+TEST_F(AKey, IsNotMadeForAPoolOrAnAddressThatTheProxyCouldNotRead) {
+  EXPECT_FALSE(MakeAgentKey(folder_, "n1", {"a b"}, {}).ok());
+  EXPECT_FALSE(MakeAgentKey(folder_, "n1", {"web"}, {"10.0.0.0/99"}).ok());
+  EXPECT_FALSE(MakeAgentKey(folder_, "n1", {"web"}, {"www.example.com"}).ok());
+  EXPECT_FALSE(std::filesystem::exists(Path("n1.key")));
+}
+
 TEST_F(AKey, IsNeverOverwritten) {
   ASSERT_TRUE(MakeAgentKey(folder_, "n1", {}, {}).ok());
   const auto before = ReadAgentKey(Path("n1.key"), "n1");
