@@ -50,10 +50,14 @@ ControlThread::~ControlThread() = default;
 
 int ControlThread::Run() {
   // What the beacon sockets have is read at each turn; the loop only has to wake for it.
+  bool watched = parts_.loop->Add(parts_.signals, EPOLLIN, [this](uint32_t) { OnSignal(); }) != EventLoop::Id::kNone;
   for (const auto& socket : parts_.intake->sockets()) {
-    HUD_CHECK(parts_.loop->Add(socket->fd(), EPOLLIN, [](uint32_t) {}) != EventLoop::Id::kNone);
+    watched = watched && parts_.loop->Add(socket->fd(), EPOLLIN, [](uint32_t) {}) != EventLoop::Id::kNone;
   }
-  HUD_CHECK(parts_.loop->Add(parts_.signals, EPOLLIN, [this](uint32_t) { OnSignal(); }) != EventLoop::Id::kNone);
+  if (!watched) {
+    parts_.log->Error("cannot watch the sockets: the kernel has no memory for it (fs.epoll.max_user_watches)");
+    return 1;
+  }
   TellServiceManager("READY=1\nSTATUS=serving");
 
   while (phase_ != Phase::kEnded) {
@@ -80,8 +84,10 @@ Duration ControlThread::SleepTime(Instant now) const {
 // Beacons first, and silence only after them.
 void ControlThread::Turn(Instant now, Duration paused) {
   if (paused > Duration(0)) {
-    parts_.log->Warning("this process stood still; nobody is called silent for it",
-                        {{"milliseconds", std::chrono::duration_cast<std::chrono::milliseconds>(paused).count()}});
+    const int64_t milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(paused).count();
+    if (milliseconds >= 1000) {
+      parts_.log->Warning("this process stood still; nobody is called silent for it", {{"milliseconds", milliseconds}});
+    }
     parts_.receiver->OnPause(paused);
   }
   const BeaconIntake::Turn read = parts_.intake->Read(now);

@@ -10,6 +10,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -185,7 +186,7 @@ void Reloader::Request() {
 
 // The thread holds copies of all that it uses.
 void Reloader::Begin() {
-  thread_ = std::thread([shared = shared_, load = owner_.load, running = owner_.running()] {
+  const auto work = [shared = shared_, load = owner_.load, running = owner_.running()] {
     ReloadResult result = load(*running);
     {
       std::lock_guard lock(shared->mutex);
@@ -193,7 +194,14 @@ void Reloader::Begin() {
     }
     const uint64_t one = 1;
     [[maybe_unused]] const ssize_t n = ::write(shared->finished.get(), &one, sizeof one);
-  });
+  };
+  try {
+    thread_ = std::thread(work);
+  } catch (const std::system_error& error) {  // out of threads or memory: no reason to end
+    ReloadResult failed;
+    failed.errors.push_back(absl::StrCat("cannot start a thread to read the configuration: ", error.what()));
+    owner_.done(std::move(failed));
+  }
 }
 
 void Reloader::Finish() {
