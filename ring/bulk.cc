@@ -2,12 +2,13 @@
 // IORING_OP_SPLICE, which parks a kernel thread for each idle direction (FACTS 4). The sockets are non-blocking; readiness
 // comes from one-shot polls in the ring. SPLICE_F_MORE is never set: it makes the tail of a stream wait 200 ms.
 #include <fcntl.h>
-#include <linux/sockios.h>
+#include <linux/sock_diag.h>
 #include <poll.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 
 #include "core/check.h"
@@ -18,6 +19,11 @@ namespace {
 
 // Transfers of one direction before the others have their turn. Two to four cost the same, one costs more (FACTS 4).
 constexpr int kTransfersPerTurn = 4;
+
+// When a worker holds this much for sinks that have stalled, it takes in little at a time: hundreds of them stalling at
+// once, as when the kernel runs short of socket memory and takes less than it has room for, must stay within 64 KiB each.
+constexpr int64_t kHeldForStalledSinks = 4 * 1024 * 1024;
+constexpr size_t kCautiousChunk = 24 * 1024;
 
 ssize_t Splice(int from, int to, size_t bytes) {
   return splice(from, nullptr, to, nullptr, bytes, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
@@ -42,14 +48,16 @@ void Worker::LeaveBulk(Connection& c, Side source) {
   d.engine = Engine::kSmall;
 }
 
-// How much the sink can take now, so that little is left in the pipe when it stalls.
+// How much the sink can take now, so that little is left in the pipe when it stalls. By the kernel's own account
+// (SO_MEMINFO): it counts what its buffers occupy, which can be twice the payload that SIOCOUTQ tells.
 size_t Worker::SinkChunk(const Connection& c, Side sink, const Pipe& pipe) const {
-  const int fd = c.fd[Index(sink)].get();
-  int queued = 0, send_buffer = 0;
-  socklen_t size = sizeof send_buffer;
-  if (ioctl(fd, SIOCOUTQ, &queued) != 0) return pipe.capacity;
-  if (getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_buffer, &size) != 0) return pipe.capacity;
-  return SpliceChunk(pipe.capacity, send_buffer, queued);
+  std::array<uint32_t, SK_MEMINFO_VARS> memory{};
+  socklen_t size = sizeof memory;
+  const bool cautious = counters_.private_bytes.Get() + bytes_in_pipes_ > kHeldForStalledSinks;
+  const size_t most = cautious ? std::min<size_t>(pipe.capacity, kCautiousChunk) : pipe.capacity;
+  if (getsockopt(c.fd[Index(sink)].get(), SOL_SOCKET, SO_MEMINFO, memory.data(), &size) != 0) return most;
+  return SpliceChunk(most, memory[SK_MEMINFO_SNDBUF],
+                     std::max(memory[SK_MEMINFO_WMEM_QUEUED], memory[SK_MEMINFO_WMEM_ALLOC]));
 }
 
 // Precondition: no bytes are held but those in the pipe.
@@ -75,6 +83,7 @@ void Worker::PumpSplice(Connection& c, Side source) {
         return OnSourceError(c, source, error);
       }
       d.pipe_bytes = static_cast<uint32_t>(n);
+      bytes_in_pipes_ += n;
       d.bytes += static_cast<uint64_t>(n);
       c.last_activity = now_;
       if (d.policy.SawBulkTransfer(static_cast<size_t>(n))) d.small_again = options_.relay_mode == RelayMode::kAuto;
@@ -86,6 +95,7 @@ void Worker::PumpSplice(Connection& c, Side source) {
       return OnSinkError(c, sink, errno);
     }
     d.pipe_bytes -= static_cast<uint32_t>(n);
+    bytes_in_pipes_ -= n;
     c.last_activity = now_;
     if (d.pipe_bytes == 0 && std::exchange(d.small_again, false)) {
       LeaveBulk(c, source);
@@ -125,6 +135,7 @@ void Worker::GiveBackPipe(Direction& d) {
     pipes_.Return(std::move(d.pipe));
   } else {
     pipes_.Destroy(std::move(d.pipe));
+    bytes_in_pipes_ -= d.pipe_bytes;
   }
   d.pipe = Pipe();
   d.pipe_bytes = 0;
@@ -144,6 +155,7 @@ void Worker::EmptyPipeToMemory(Connection& c, Side source) {
     HUD_CHECK(n > 0);
     place.size += static_cast<uint32_t>(n);
   }
+  bytes_in_pipes_ -= d.pipe_bytes;
   d.pipe_bytes = 0;
   GiveBackPipe(d);
 }

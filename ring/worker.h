@@ -196,6 +196,7 @@ class Worker {
   ConnectionTable connections_;
   TimerWheel timers_;
   PipePool pipes_;
+  int64_t bytes_in_pipes_ = 0;  // of all directions
   ZeroCopyPool zero_copy_pool_;
   std::vector<Turn> ready_;
   std::vector<Turn> starved_;

@@ -42,7 +42,8 @@ BAD = [
 def a_hundred_reloads_under_load_good_and_bad_refuse_and_reset_nobody(stage):
     nodes = [Nginx(stage, f"n{i}") for i in range(3)]
     as_nodes = [{"name": n.node_name, "address": n.address} for n in nodes]
-    hudsucker = Hudsucker(stage, [{"name": "web", "nodes": as_nodes}])
+    hudsucker = Hudsucker(stage, [{"name": "web", "nodes": as_nodes}],
+                          listeners=[{"name": "tls", "default_pool": "web", "hello": {"deadline": "120s"}}])
     stopping, counts = threading.Event(), {"done": 0, "failed": 0}
 
     def load():
