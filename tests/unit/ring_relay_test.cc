@@ -28,13 +28,6 @@ INSTANTIATE_TEST_SUITE_P(Modes, Relay,
 // Not TLS at all, so the fallback choice is made at the first byte and the bytes go through untouched.
 constexpr std::string_view kFirst = "GET / HTTP/1.1\r\n\r\n";
 
-std::string RandomBytes(size_t n, uint32_t seed) {
-  std::mt19937_64 random(seed);
-  std::string bytes(n, 0);
-  for (char& c : bytes) c = static_cast<char>(random());
-  return bytes;
-}
-
 TEST_P(Relay, AMessageGoesThroughAndIsAnswered) {
   TestBed bed(Options());
   Peer client = bed.Client();
@@ -56,7 +49,7 @@ TEST_P(Relay, MegabytesGoBothWaysAtOnceInChunksOfAllSizes) {
   client.Send(kFirst);
   Peer node = bed.Node();
   node.Receive(kFirst.size());
-  const std::string up = RandomBytes(32 << 20, 1), down = RandomBytes(32 << 20, 2);
+  const std::string up = RandomBytes(32 * kMegabyte, 1), down = RandomBytes(32 * kMegabyte, 2);
   auto send = [](Peer& peer, const std::string& bytes, uint32_t seed) {
     std::mt19937 random(seed);
     for (size_t at = 0; at < bytes.size();) {
@@ -85,7 +78,7 @@ TEST_P(Relay, AClientThatEndsItsStreamStillReceivesEverything) {
   client.FinishSending();
   Peer node = bed.Node();
   EXPECT_EQ(node.Receive(kFirst.size() + 1), kFirst) << "the node sees the end";
-  const std::string down = RandomBytes(10 << 20, 5);
+  const std::string down = RandomBytes(10 * kMegabyte, 5);
   std::thread sender([&] {
     node.Send(down);
     node.Close();
@@ -103,7 +96,7 @@ TEST_P(Relay, ANodeThatEndsItsStreamStillReceivesEverything) {
   node.Receive(kFirst.size());
   node.FinishSending();
   EXPECT_EQ(client.HowItEnds(), "end");
-  const std::string up = RandomBytes(10 << 20, 6);
+  const std::string up = RandomBytes(10 * kMegabyte, 6);
   std::thread sender([&] {
     client.Send(up);
     client.Close();
@@ -151,7 +144,7 @@ TEST_P(Relay, AResetReachesTheOtherSideEvenWhenThatSideDoesNotRead) {
     EXPECT_TRUE(bed.Eventually([&] {
       return bed.Closes(by_client ? CloseReason::kClientReset : CloseReason::kNodeReset) == 1;
     })) << "a paused direction did not notice";
-    while (sink.Receive(1 << 20).size() == 1 << 20) {
+    while (sink.Receive(kMegabyte).size() == kMegabyte) {
     }
     EXPECT_EQ(errno, ECONNRESET);
   }
@@ -218,7 +211,7 @@ TEST_P(Relay, ManyConnectionsAtOnceWithFewPipes) {
     threads.emplace_back([&, i] {
       Peer client = bed.Client();
       client.Send(kFirst);
-      const std::string up = RandomBytes(3 << 20, static_cast<uint32_t>(i));
+      const std::string up = RandomBytes(3 * kMegabyte, static_cast<uint32_t>(i));
       std::thread sender([&] {
         client.Send(up);
         client.FinishSending();

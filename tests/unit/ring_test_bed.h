@@ -17,6 +17,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -44,13 +45,27 @@ inline Fd ListenOnLoopback(uint16_t& port) {
   return fd;
 }
 
+// Sanitizers make everything ten times slower, and CI's machine has two cores: there the same cases run with less.
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+inline constexpr size_t kMegabyte = 1 << 18;
+#else
+inline constexpr size_t kMegabyte = 1 << 20;
+#endif
+
+inline std::string RandomBytes(size_t n, uint32_t seed) {
+  std::mt19937_64 random(seed);
+  std::vector<uint64_t> words(n / 8 + 1);
+  for (uint64_t& word : words) word = random();
+  return std::string(reinterpret_cast<const char*>(words.data()), n);
+}
+
 // A blocking socket with a receive timeout, so that no test hangs.
 struct Peer {
   Fd fd;
 
   static Peer Connect(uint16_t port) {
     Peer peer{Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0))};
-    peer.SetTimeout(10s);
+    peer.SetTimeout(60s);
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_port = htons(port);
@@ -60,10 +75,10 @@ struct Peer {
   }
   static Peer Accept(const Fd& listener) {
     pollfd p{listener.get(), POLLIN, 0};
-    if (::poll(&p, 1, 10'000) != 1) ADD_FAILURE() << "nobody connected";
+    if (::poll(&p, 1, 60'000) != 1) ADD_FAILURE() << "nobody connected";
     Peer peer{Fd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC))};
     if (!peer.fd) Fail("accept");
-    peer.SetTimeout(10s);
+    peer.SetTimeout(60s);
     return peer;
   }
   void SetTimeout(Duration d) {
@@ -196,7 +211,7 @@ class TestBed {
   }
   void JoinThread() { thread_.join(); }
 
-  bool Eventually(const std::function<bool()>& condition, Duration limit = 5s) {
+  bool Eventually(const std::function<bool()>& condition, Duration limit = 20s) {
     const auto until = std::chrono::steady_clock::now() + limit;
     while (!condition()) {
       if (std::chrono::steady_clock::now() > until) return false;
