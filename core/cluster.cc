@@ -430,6 +430,7 @@ struct Cluster::Impl {
       NodeSlot& slot = nodes[i];
       if (slot.name.empty()) continue;
       if (slot.leaving) {
+        if (slot.excluded_at) *slot.excluded_at += paused;  // the workers were stopped, too
         if (MayBeFreed(index, now)) Free(index);
         continue;
       }

@@ -771,18 +771,23 @@ TEST(ClusterReachability, ProbesOfADownNodeBackOffFromOneSecondDoublingToThirty)
 TEST(ClusterReachability, ANodeThatFallsAgainSoonKeepsTheLongIntervals) {
   World world(OnePool({Node("n1", "10.0.0.1:1")}));
   // It accepts connects of ours and refuses those of clients, for ten minutes.
-  size_t transitions = 0;
-  bool was_up = true;
+  size_t ups = 0;
   for (int i = 0; i < 6000; ++i) {
     world.now += 100ms;
+    const bool was_up = world.IsUsable("n1");
     for (const auto& order : world.cluster.TakeProbes(world.now)) world.cluster.OnProbe(order.node, true, world.now);
-    if (world.IsUsable("n1")) world.CountersOf("n1").connect_failures += 3;
-    world.Tick();
     const bool is_up = world.IsUsable("n1");
-    transitions += is_up != was_up;
-    was_up = is_up;
+    ups += is_up && !was_up;
+    if (is_up) world.CountersOf("n1").connect_failures += 3;
+    world.Tick();
   }
-  EXPECT_LE(transitions, 70U) << "it flaps";
+  EXPECT_GE(ups, 10U) << "it is tried";
+  EXPECT_LE(ups, 25U) << "it flaps";
+  // Once it has been up for long, the next fall begins anew.
+  world.PassProbing(2min, [](const auto&) { return true; });
+  ASSERT_TRUE(world.IsUsable("n1"));
+  world.CountersOf("n1").connect_failures = 3;
+  EXPECT_THAT(world.PassProbing(2s, [](const auto&) { return true; }), SizeIs(1));
 }
 
 TEST(ClusterReachability, StaticNodesWithoutAnAgentAreHealthCheckedUnlessThePoolSaysNo) {
@@ -836,17 +841,41 @@ TEST(ClusterReachability, AProbeThatNeverEndsIsGivenUp) {
   EXPECT_THAT(world.cluster.TakeProbes(world.now), SizeIs(1));
 }
 
+TEST(ClusterReachability, ADeadNodeIsNotProbedUntilItsAgentIsBack) {
+  World world(OnePool({}));
+  ASSERT_TRUE(world.Report("n1", "10.0.0.1:1").ok());
+  world.CountersOf("n1").connect_failures = 3;
+  world.Pass(3200ms);
+  ASSERT_EQ(world.View("n1").verdicts.agent, AgentVerdict::kDead);
+  world.Pass(5min);
+  EXPECT_THAT(world.cluster.TakeProbes(world.now), IsEmpty());
+  ASSERT_TRUE(world.Report("n1", "10.0.0.1:1", {"web"}, 2).ok());
+  EXPECT_THAT(world.cluster.TakeProbes(world.now), SizeIs(1));
+}
+
 TEST(ClusterReachability, AMachineThatWasSwitchedOnAgainNeedNotWaitForALongBackOff) {
   World world(OnePool({}));
   ASSERT_TRUE(world.Report("n1", "10.0.0.1:1").ok());
   world.CountersOf("n1").connect_failures = 3;
-  world.Pass(10min - 10s);
-  EXPECT_THAT(world.cluster.TakeProbes(world.now), IsEmpty()) << "dead: nobody waits for it";
+  world.Tick();
+  bool probed = false;
+  for (int second = 0; second < 300 && !(second > 100 && probed); ++second) {
+    ASSERT_TRUE(world.Report("n1", "10.0.0.1:1").ok());
+    probed = !world.PassProbing(1s, [](const auto&) { return false; }).empty();
+  }
+  ASSERT_TRUE(probed);  // the next one is due in half a minute
+  world.PassProbing(1s, [](const auto&) { return true; });
+  ASSERT_EQ(world.State("n1"), "down");
   ASSERT_TRUE(world.Report("n1", "10.0.0.1:1", {"web"}, 2).ok());
-  const auto orders = world.cluster.TakeProbes(world.now);
-  ASSERT_THAT(orders, SizeIs(1));
-  world.cluster.OnProbe(orders[0].node, true, world.now);
-  EXPECT_EQ(world.State("n1"), "up");
+  EXPECT_THAT(world.PassProbing(1s, [](const auto&) { return false; }), SizeIs(1));
+  // However often it restarts, it is tried once a second at most.
+  size_t probes = 0;
+  for (uint64_t epoch = 3; epoch < 103; ++epoch) {
+    ASSERT_TRUE(world.Report("n1", "10.0.0.1:1", {"web"}, epoch).ok());
+    probes += world.PassProbing(100ms, [](const auto&) { return false; }).size();
+  }
+  EXPECT_LE(probes, 10U);
+  EXPECT_GE(probes, 5U);
 }
 
 // ---- The operator, and all three together ---------------------------------------------------------------------------
