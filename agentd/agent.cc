@@ -25,11 +25,12 @@ constexpr Duration kHealthEvery = 1s;
 constexpr int kHealthShare = 100;  // counting connections may take this part of the loop's time at most
 constexpr Duration kSilenceAfter = 10s;
 constexpr Duration kLongestFarewell = 2s;
-constexpr int kComfortableQueue = 256;
+constexpr int kComfortableQueue = 512;
 
 uint64_t WallClockMicros() {
   return static_cast<uint64_t>(
-      std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch()).count());
+      std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch())
+          .count());
 }
 
 std::vector<std::string> PathsOf(const std::vector<TicketKeyFileConfig>& files) {
@@ -38,14 +39,23 @@ std::vector<std::string> PathsOf(const std::vector<TicketKeyFileConfig>& files) 
   return paths;
 }
 
-// A server's log socket never waits: lines beyond the kernel's queue are lost, and with them their sessions.
-void WarnOfShortQueue() {
-  std::ifstream file("/proc/sys/net/unix/max_dgram_qlen");
-  int length = 0;
-  if (file >> length && length < kComfortableQueue) {
-    spdlog::warn("net.unix.max_dgram_qlen is {}: a burst of more log lines than that loses some; run "
-                 "'sysctl net.unix.max_dgram_qlen={}' before the agent starts",
-                 length, 2 * kComfortableQueue);
+// A server's log socket never waits: lines beyond the kernel's queue are lost without a word, and with them their
+// sessions (nginx 1.22 on a busy machine, queue of 10: one line in ten). systemd raises the kernel's default of 10 at
+// boot; where it does not run, that is done here, before the sockets are made.
+void EnsureComfortableQueue() {
+  constexpr char kPath[] = "/proc/sys/net/unix/max_dgram_qlen";
+  int length = kComfortableQueue;
+  std::ifstream(kPath) >> length;
+  if (length >= kComfortableQueue) return;
+  std::ofstream file(kPath);
+  if (file << kComfortableQueue << std::flush) {
+    spdlog::info("raised net.unix.max_dgram_qlen from {} to {}: bursts of log lines would be lost", length,
+                 kComfortableQueue);
+  } else {
+    spdlog::warn(
+        "net.unix.max_dgram_qlen is {}: longer bursts of log lines lose some; run 'sysctl net.unix.max_dgram_qlen={}' "
+        "before the agent starts",
+        length, kComfortableQueue);
   }
 }
 
@@ -85,12 +95,14 @@ absl::Status Agent::AddNodes() {
     // The probe's address is the server's own, the node's may be that of a translator in front of it.
     const SocketAddress& server = config_.probes[probes.front()].address;
     nodes_.push_back({std::make_unique<NodeAgent>(node, probes), ConnectionCounter(server)});
-    for (ProxyLink& proxy : proxies_) proxy.AddNode(*key, epoch_, &nodes_.back().agent->journal(), config_.beacon_every);
+    for (ProxyLink& proxy : proxies_)
+      proxy.AddNode(*key, epoch_, &nodes_.back().agent->journal(), config_.beacon_every);
   }
   return absl::OkStatus();
 }
 
 absl::Status Agent::OpenFeeds() {
+  if (!config_.feeds.empty()) EnsureComfortableQueue();
   for (const FeedsConfig& config : config_.feeds) {
     TokenJournal* journal = &nodes_[config.node].agent->journal();
     for (const Feed::Kind kind : {Feed::Kind::kSyslog, Feed::Kind::kTokens}) {
@@ -103,7 +115,6 @@ absl::Status Agent::OpenFeeds() {
                    kind == Feed::Kind::kSyslog ? "server's log lines" : "applications' tokens");
     }
   }
-  if (!feeds_.empty()) WarnOfShortQueue();
   return absl::OkStatus();
 }
 
@@ -268,7 +279,8 @@ void Agent::ComplainOfSilentProxies() {
         hearing = Hearing::kHeard;
         spdlog::info("{} knows it", pair);
       } else if (std::exchange(hearing, Hearing::kComplained) == Hearing::kNotYet) {
-        spdlog::warn("{} does not answer: is it up, is its UDP port open, does its keys file have this node's line?", pair);
+        spdlog::warn("{} does not answer: is it up, is its UDP port open, does its keys file have this node's line?",
+                     pair);
       }
     }
   }
@@ -307,7 +319,8 @@ void Agent::Leave() {
   spdlog::info("telling {} proxies that {} nodes take no new connections", proxies_.size(), dying.size());
   const auto done = [&] {
     return std::all_of(dying.begin(), dying.end(), [&](const std::string& node) {
-      return std::all_of(proxies_.begin(), proxies_.end(), [&](const ProxyLink& proxy) { return proxy.DoneDying(node); });
+      return std::all_of(proxies_.begin(), proxies_.end(),
+                         [&](const ProxyLink& proxy) { return proxy.DoneDying(node); });
     });
   };
   const Instant deadline = now_ + kLongestFarewell;

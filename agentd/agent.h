@@ -1,5 +1,5 @@
-// The agent: one loop over signals, probes' findings, feeds, key files and the sockets to the proxies. All state but the
-// probes' own is the loop's (OneOwner).
+// The agent: one loop over signals, probes' findings, feeds, key files and the sockets to the proxies. All state but
+// the probes' own is the loop's (OneOwner).
 #pragma once
 
 #include <map>

@@ -29,8 +29,8 @@ absl::Status CheckOwnership(int fd, const std::string& path) {
   if (!S_ISREG(found.st_mode)) return Bad(path, "is not a file");
   if ((found.st_mode & 077) != 0) {
     return Bad(path, absl::StrCat("others can read or change it (mode 0", absl::Hex(found.st_mode >> 6 & 7),
-                                  absl::Hex(found.st_mode >> 3 & 7), absl::Hex(found.st_mode & 7),
-                                  "); run 'chmod 600 ", path, "', and make a new key if it may have been read"));
+                                  absl::Hex(found.st_mode >> 3 & 7), absl::Hex(found.st_mode & 7), "); run 'chmod 600 ",
+                                  path, "', and make a new key if it may have been read"));
   }
   if (found.st_uid != ::geteuid() && found.st_uid != 0) {
     return Bad(path, absl::StrCat("belongs to user ", found.st_uid, "; it must belong to the agent's user or to root"));
@@ -64,8 +64,8 @@ absl::StatusOr<AgentKey> ReadAgentKey(const std::string& path, std::string_view 
   absl::StatusOr<AgentKey> key = ParseAgentKey({text.data(), static_cast<size_t>(n)}, path);
   OPENSSL_cleanse(text.data(), text.size());
   if (key.ok() && key->node != node) {
-    return Bad(path, absl::StrCat("is the key of node '", key->node, "', not of '", absl::string_view(node.data(), node.size()),
-                                  "'; each node has a key of its own"));
+    return Bad(path, absl::StrCat("is the key of node '", key->node, "', not of '",
+                                  absl::string_view(node.data(), node.size()), "'; each node has a key of its own"));
   }
   return key;
 }
@@ -75,8 +75,9 @@ absl::StatusOr<std::string> MakeAgentKey(const std::string& directory, const std
                                          const std::vector<std::string>& addresses) {
   // The name becomes a file's name: none that is hidden, or that looks like an option.
   if (!IsBeaconName(name) || name[0] == '.' || name[0] == '-') {
-    return absl::InvalidArgumentError(absl::StrCat("'", name, "' cannot name a node: use up to ", limits::kMaxBeaconNameBytes,
-                                                   " letters, digits, '.', '_' and '-', beginning with a letter or digit"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", name, "' cannot name a node: use up to ", limits::kMaxBeaconNameBytes,
+                     " letters, digits, '.', '_' and '-', beginning with a letter or digit"));
   }
   const std::string path = absl::StrCat(directory, "/", name, ".key");
   AgentKey key{name, {}};

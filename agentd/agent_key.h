@@ -1,5 +1,5 @@
-// The file that holds a node's beacon key: made by `hud-agentd keygen NAME`, read at start. Whoever can read it can speak
-// for the node, so a file that anybody but its owner can read is refused.
+// The file that holds a node's beacon key: made by `hud-agentd keygen NAME`, read at start. Whoever can read it can
+// speak for the node, so a file that anybody but its owner can read is refused.
 #pragma once
 
 #include <string>

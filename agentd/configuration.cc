@@ -88,7 +88,8 @@ class Reader {
     if (address.IsUnix()) return true;
     const Bytes host = address.host_bytes();
     const bool wildcard = std::all_of(host.begin(), host.end(), [](uint8_t byte) { return byte == 0; });
-    if (wildcard) value.Error("is not an address that can be connected to; give the one that clients of the server use");
+    if (wildcard)
+      value.Error("is not an address that can be connected to; give the one that clients of the server use");
     if (!wildcard && address.port() == 0) value.Error("port 0 cannot be connected to");
     return !wildcard && address.port() != 0;
   }
@@ -174,7 +175,9 @@ class Reader {
     value.Get("ready_every").ReadDuration(&probe->ready_every, 100ms, kLongest);
     value.Get("timeout").ReadDuration(&probe->timeout, 100ms, 60s);
     value.Get("proxy_protocol")
-        .ReadEnum(&probe->proxy_protocol, {{"off", ProbeProxyProtocol::kOff}, {"v1", ProbeProxyProtocol::kV1}, {"v2", ProbeProxyProtocol::kV2}});
+        .ReadEnum(
+            &probe->proxy_protocol,
+            {{"off", ProbeProxyProtocol::kOff}, {"v1", ProbeProxyProtocol::kV1}, {"v2", ProbeProxyProtocol::kV2}});
     ReadAlpn(value.Get("alpn"), &probe->alpn);
     ReadVersions(value.Get("versions"), probe);
     const YamlValue certificate = value.Get("client_certificate");
@@ -189,7 +192,8 @@ class Reader {
     value.ReadStrings(names);
     if (names->size() > kMaxNamesPerProbe) value.Error(absl::StrCat("at most ", kMaxNamesPerProbe, " names"));
     for (const std::string& name : *names) {
-      if (name.find('*') != std::string::npos) value.Error(absl::StrCat("'", name, "': give a name that a client would send"));
+      if (name.find('*') != std::string::npos)
+        value.Error(absl::StrCat("'", name, "': give a name that a client would send"));
       if (name.size() > limits::kMaxServerNameBytes) value.Error("a server name has at most 255 bytes");
     }
     if (names->empty()) *names = {""};
@@ -247,7 +251,8 @@ class Reader {
       item.Get("ttl").ReadDuration(&feeds.ttl, 1s, kLongestTokenTtl);
       const std::optional<size_t> node = OwnerOf(item);
       if (!node) continue;
-      if (!fed.insert(*node).second) item.Error(absl::StrCat("node '", config_.nodes[*node].name, "' has feeds already"));
+      if (!fed.insert(*node).second)
+        item.Error(absl::StrCat("node '", config_.nodes[*node].name, "' has feeds already"));
       feeds.node = *node;
       config_.feeds.push_back(std::move(feeds));
     }
@@ -257,7 +262,8 @@ class Reader {
     if (!value.ReadString(path)) return;
     if (path->front() != '/') value.Error("give an absolute path, like /run/hudsucker/n1.syslog");
     if (path->size() >= sizeof(sockaddr_un::sun_path)) value.Error("a socket's path has at most 107 bytes");
-    if (!socket_paths_.insert(*path).second) value.Error(absl::StrCat(*path, " is used twice; each feed needs its own"));
+    if (!socket_paths_.insert(*path).second)
+      value.Error(absl::StrCat(*path, " is used twice; each feed needs its own"));
   }
 
   YamlDocument document_;

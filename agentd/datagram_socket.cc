@@ -32,10 +32,12 @@ absl::Status RemoveStale(const std::string& path, const sockaddr_un& address) {
     return Failed(path, "exists and is not a socket; give another path or remove it");
   }
   const Fd probe(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 || errno != ECONNREFUSED) {
+  if (::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ||
+      errno != ECONNREFUSED) {
     return Failed(path, "is in use by another process; is a second agent running?");
   }
-  if (::unlink(path.c_str()) != 0) return Failed(path, absl::StrCat("stale, and cannot be removed: ", std::strerror(errno)));
+  if (::unlink(path.c_str()) != 0)
+    return Failed(path, absl::StrCat("stale, and cannot be removed: ", std::strerror(errno)));
   return absl::OkStatus();
 }
 

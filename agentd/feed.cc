@@ -22,9 +22,8 @@ absl::StatusOr<Feed> Feed::Open(Kind kind, const std::string& path, const std::s
 }
 
 bool Feed::Read(Instant now) {
-  const size_t count = socket_.Receive(kDatagramsPerTurn, [&](std::string_view datagram, bool truncated) {
-    TakeDatagram(datagram, truncated, now);
-  });
+  const size_t count = socket_.Receive(
+      kDatagramsPerTurn, [&](std::string_view datagram, bool truncated) { TakeDatagram(datagram, truncated, now); });
   return count == kDatagramsPerTurn;
 }
 
@@ -43,9 +42,13 @@ void Feed::TakeDatagram(std::string_view datagram, bool truncated, Instant now) 
 void Feed::TakeLine(std::string_view line, Instant now) {
   FeedToken token;
   switch (kind_ == Kind::kSyslog ? ParseSyslogLine(line, token) : ParseTokenLine(line, token)) {
-    case FeedVerdict::kNoSession: ++stats_.without_session; return;
-    case FeedVerdict::kRejected: return Reject(line);
-    case FeedVerdict::kToken: break;
+    case FeedVerdict::kNoSession:
+      ++stats_.without_session;
+      return;
+    case FeedVerdict::kRejected:
+      return Reject(line);
+    case FeedVerdict::kToken:
+      break;
   }
   if (token.remove) {
     ++stats_.removed;

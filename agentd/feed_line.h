@@ -4,7 +4,7 @@
 //   syslog   = anything, then the first field  "hud_session=" ID, where the field begins the line or follows a space, a
 //              quote or a comma, and ends at one of these or at the line's end; or, in a line without such a field,
 //              [header ": "] ID  where nothing but the id follows the last ": " of the line.
-//   ID       = HEX | "-" | ""                               no id: the request had no TLS session; skipped, not an error
+//   ID       = HEX | "-" | ""                              no id: the request had no TLS session; skipped, not an error
 //   tokens   = "add" SP HEX [SP TTL] | "remove" SP HEX      one a line, several lines a datagram
 //   HEX      = 8 to 64 digits of either case, an even number
 //   TTL      = digits [ "s" | "m" | "h" ]                   1 second to 7 days

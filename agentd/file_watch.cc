@@ -47,7 +47,7 @@ void FileWatch::WatchDirectories() {
 void FileWatch::DrainEvents() {
   if (!inotify_) return;
   alignas(inotify_event) std::array<char, 4096> events;
-  for (size_t i = 0; i < kReadsPerTurn && ::read(inotify_.get(), events.data(), events.size()) > 0; ++i) {
+  for (size_t i = 0; i<kReadsPerTurn&& ::read(inotify_.get(), events.data(), events.size())> 0; ++i) {
   }
 }
 

@@ -11,8 +11,8 @@
 
 #include <algorithm>
 #include <array>
-#include <span>
 #include <cstring>
+#include <span>
 #include <string>
 
 #include "core/fd.h"

@@ -75,13 +75,17 @@ int main(int argc, char** argv) {
   bool keep = false;
   std::vector<std::string> pools, addresses;
   auto* config = app.add_option("--config", config_path, "run with this YAML file")->type_name("FILE");
-  auto* check = app.add_option("--check", check_path, "say all that is wrong with this YAML file, and end")->type_name("FILE");
-  app.add_flag("--keep", keep, "at SIGTERM leave without saying DYING, so that the nodes stay in service while the agent "
-                               "is restarted (SIGUSR1 does the same once)");
+  auto* check =
+      app.add_option("--check", check_path, "say all that is wrong with this YAML file, and end")->type_name("FILE");
+  app.add_flag("--keep", keep,
+               "at SIGTERM leave without saying DYING, so that the nodes stay in service while the agent "
+               "is restarted (SIGUSR1 does the same once)");
   config->excludes(check);
   auto* keygen = app.add_subcommand("keygen", "make a node's key: writes ./NAME.key and prints the proxy's line");
   keygen->add_option("name", key_name, "the node")->required()->type_name("NAME");
-  keygen->add_option("--pools", pools, "pools the node may join; any unless given")->delimiter(',')->type_name("POOL,…");
+  keygen->add_option("--pools", pools, "pools the node may join; any unless given")
+      ->delimiter(',')
+      ->type_name("POOL,…");
   keygen->add_option("--addresses", addresses, "addresses its server may have, like 10.0.0.0/8; any unless given")
       ->delimiter(',')
       ->type_name("RANGE,…");

@@ -24,8 +24,8 @@ std::string Abbreviate(const std::vector<TicketPrefix>& prefixes) {
   for (const TicketPrefix& prefix : prefixes) {
     if (&prefix - prefixes.data() == kNamesInALogLine) return absl::StrCat(text, " …");
     const auto* bytes = reinterpret_cast<const char*>(prefix.bytes.data());
-    absl::StrAppend(&text, text.empty() ? "" : " ",
-                    absl::BytesToHexString({bytes, std::min<size_t>(prefix.length, 4)}), "…");
+    absl::StrAppend(&text, text.empty() ? "" : " ", absl::BytesToHexString({bytes, std::min<size_t>(prefix.length, 4)}),
+                    "…");
   }
   return text;
 }
@@ -58,7 +58,8 @@ void NodeAgent::Say(bool warning, std::string text) {
 std::vector<NodeAgent::News> NodeAgent::TakeNews() { return std::exchange(news_, {}); }
 
 bool NodeAgent::ready() const {
-  return std::all_of(probes_.begin(), probes_.end(), [](const auto& probe) { return probe.second.ready.value_or(false); });
+  return std::all_of(probes_.begin(), probes_.end(),
+                     [](const auto& probe) { return probe.second.ready.value_or(false); });
 }
 
 void NodeAgent::Apply(const ProbeReport& report, Instant now) {
@@ -108,9 +109,12 @@ void NodeAgent::ApplyFinding(size_t probe, const ProbeFinding& finding, Instant 
     // A failure proves nothing about the keys: what was learnt stays. Readiness has a line of its own.
     case SessionEnd::kRefused:
     case SessionEnd::kTimedOut:
-    case SessionEnd::kFailed: said = absl::StrCat("cannot be probed: ", finding.detail); break;
+    case SessionEnd::kFailed:
+      said = absl::StrCat("cannot be probed: ", finding.detail);
+      break;
     case SessionEnd::kLocalError:
-    case SessionEnd::kStopped: return;
+    case SessionEnd::kStopped:
+      return;
   }
   std::string& last_said = last_said_[source];
   // Of several names a look at the tickets shows now these, now those: no line for each.
@@ -127,7 +131,8 @@ bool NodeAgent::AllAdvertised(const std::vector<TicketPrefix>& prefixes, Instant
 
 void NodeAgent::Apply(const std::string& path, const std::vector<TicketPrefix>& names, Instant now) {
   if (!ledger_.Replace(absl::StrCat("file ", path), names, TicketLifetime(), now)) return;
-  Say(false, absl::StrCat(path, ": ", names.size(), " key name", names.size() == 1 ? "" : "s", " (", Abbreviate(names), ")"));
+  Say(false,
+      absl::StrCat(path, ": ", names.size(), " key name", names.size() == 1 ? "" : "s", " (", Abbreviate(names), ")"));
 }
 
 Duration NodeAgent::TicketLifetime() const {

@@ -125,7 +125,9 @@ Fd Connect(const SocketAddress& address, int wake_fd, Instant deadline, Duration
   }
   if (error == 0) return fd;
   const bool refused = error == ECONNREFUSED || error == ENOENT;
-  result = Ended(refused ? SessionEnd::kRefused : IsLocalError(error) ? SessionEnd::kLocalError : SessionEnd::kFailed,
+  result = Ended(refused               ? SessionEnd::kRefused
+                 : IsLocalError(error) ? SessionEnd::kLocalError
+                                       : SessionEnd::kFailed,
                  absl::StrCat("cannot connect: ", std::strerror(error)));
   return {};
 }
@@ -134,9 +136,12 @@ Fd Connect(const SocketAddress& address, int wake_fd, Instant deadline, Duration
 std::string_view PreambleOf(ProbeProxyProtocol protocol) {
   static constexpr char kV2Local[] = "\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
   switch (protocol) {
-    case ProbeProxyProtocol::kOff: return {};
-    case ProbeProxyProtocol::kV1: return "PROXY UNKNOWN\r\n";
-    case ProbeProxyProtocol::kV2: return {kV2Local, sizeof(kV2Local) - 1};
+    case ProbeProxyProtocol::kOff:
+      return {};
+    case ProbeProxyProtocol::kV1:
+      return "PROXY UNKNOWN\r\n";
+    case ProbeProxyProtocol::kV2:
+      return {kV2Local, sizeof(kV2Local) - 1};
   }
   return {};
 }
@@ -152,8 +157,10 @@ bool IsAboutCertificates(int reason) {
     case SSL_R_SSLV3_ALERT_CERTIFICATE_UNKNOWN:
     case SSL_R_TLSV1_ALERT_UNKNOWN_CA:
     case SSL_R_TLSV1_ALERT_ACCESS_DENIED:
-    case SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED: return true;
-    default: return false;
+    case SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -164,7 +171,9 @@ SessionResult Diagnose(int ssl_error, int system_error, bool asked, const ProbeC
   const unsigned long error = ERR_peek_error();
   const int reason = ERR_GET_REASON(error);
   const char* text = ERR_reason_error_string(error);
-  const std::string why = text != nullptr ? text : system_error != 0 ? std::strerror(system_error) : "connection closed";
+  const std::string why = text != nullptr     ? text
+                          : system_error != 0 ? std::strerror(system_error)
+                                              : "connection closed";
   const bool tls_said_so = ssl_error == SSL_ERROR_SSL;
 
   // A server that asked for a certificate and then goes away, with whatever alert or none, missed the certificate.
@@ -179,10 +188,12 @@ SessionResult Diagnose(int ssl_error, int system_error, bool asked, const ProbeC
     return Ended(SessionEnd::kVersionRefused, "this version is switched off");
   }
   if (tls_said_so && IsNotTls(reason)) {
-    return Ended(SessionEnd::kFailed, absl::StrCat("the server does not answer with TLS (", why, "): is the port right?"));
+    return Ended(SessionEnd::kFailed,
+                 absl::StrCat("the server does not answer with TLS (", why, "): is the port right?"));
   }
   if (!tls_said_so && config.proxy_protocol == ProbeProxyProtocol::kOff) {
-    return Ended(SessionEnd::kFailed, absl::StrCat("the handshake was cut off (", why, "); if the server expects a PROXY "
+    return Ended(SessionEnd::kFailed, absl::StrCat("the handshake was cut off (", why,
+                                                   "); if the server expects a PROXY "
                                                    "header, set probe.proxy_protocol"));
   }
   // What some servers (GnuTLS) say of a version that is switched off.
@@ -319,8 +330,8 @@ SessionResult ProbeClient::Run(const std::string& server_name, VersionRange vers
 
   Wait wait = Wait::kReady;
   int ssl_error = SSL_ERROR_NONE, system_error = 0;
-  const bool done = Drive(ssl.get(), [&] { return SSL_connect(ssl.get()); }, wake_fd_, deadline, wait, ssl_error,
-                          system_error);
+  const bool done = Drive(
+      ssl.get(), [&] { return SSL_connect(ssl.get()); }, wake_fd_, deadline, wait, ssl_error, system_error);
   const Duration handshake = Clock::now() - start;
   if (!done) {
     result = wait != Wait::kReady ? EndedWaiting(wait, "shaking hands", config_.timeout)

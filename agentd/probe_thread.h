@@ -1,5 +1,5 @@
-// Runs one TicketProbe in a thread of its own, so that a beacon never waits for a slow server. What it finds goes to the
-// agent's loop through a bounded mailbox with a descriptor to poll. The thread owns its probe; nothing else is shared.
+// Runs one TicketProbe in a thread of its own, so that a beacon never waits for a slow server. What it finds goes to
+// the agent's loop through a bounded mailbox with a descriptor to poll. The thread owns its probe; nothing else is shared.
 #pragma once
 
 #include <atomic>

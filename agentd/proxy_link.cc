@@ -15,7 +15,9 @@ constexpr size_t kDatagramsPerTurn = 64;
 constexpr Duration kBetweenOpens = std::chrono::seconds(1);
 
 // Errors that say something about this datagram or its receiver, and nothing about the socket.
-bool IsPassing(int error) { return error == EAGAIN || error == ENOBUFS || error == ENOMEM || error == EPERM || error == EINTR; }
+bool IsPassing(int error) {
+  return error == EAGAIN || error == ENOBUFS || error == ENOMEM || error == EPERM || error == EINTR;
+}
 
 }  // namespace
 

@@ -1,5 +1,5 @@
-// The way to one proxy: a connected UDP socket, and a BeaconSender for each node. What the network refuses is counted and
-// otherwise ignored: beacons come again.
+// The way to one proxy: a connected UDP socket, and a BeaconSender for each node. What the network refuses is counted
+// and otherwise ignored: beacons come again.
 #pragma once
 
 #include <cstdint>

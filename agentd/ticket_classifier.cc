@@ -121,15 +121,24 @@ bool WantsMoreSessions(const TicketVerdict& verdict) {
 
 std::string_view Explain(TicketKind kind) {
   switch (kind) {
-    case TicketKind::kNone: return "offers no resumption; nothing to learn";
-    case TicketKind::kTooFew: return "gave too few tickets to tell";
-    case TicketKind::kKeyName: return "tickets begin with a 16-byte key name; nothing more to set up";
-    case TicketKind::kSeveralKeyNames: return "tickets begin with one of several 16-byte key names (separate processes?)";
-    case TicketKind::kS2n: return "tickets begin with s2n's version byte and a 16-byte key name; nothing more to set up";
-    case TicketKind::kJsse: return "tickets begin with JSSE's 4-byte key number; nothing more to set up";
-    case TicketKind::kTag: return "tickets begin with a tag; nothing more to set up";
-    case TicketKind::kStateful: return "stateful: every session has an id of its own, so an exact feed is needed";
-    case TicketKind::kNoPrefix: return "tickets have no clear name: they cannot be led back to this node";
+    case TicketKind::kNone:
+      return "offers no resumption; nothing to learn";
+    case TicketKind::kTooFew:
+      return "gave too few tickets to tell";
+    case TicketKind::kKeyName:
+      return "tickets begin with a 16-byte key name; nothing more to set up";
+    case TicketKind::kSeveralKeyNames:
+      return "tickets begin with one of several 16-byte key names (separate processes?)";
+    case TicketKind::kS2n:
+      return "tickets begin with s2n's version byte and a 16-byte key name; nothing more to set up";
+    case TicketKind::kJsse:
+      return "tickets begin with JSSE's 4-byte key number; nothing more to set up";
+    case TicketKind::kTag:
+      return "tickets begin with a tag; nothing more to set up";
+    case TicketKind::kStateful:
+      return "stateful: every session has an id of its own, so an exact feed is needed";
+    case TicketKind::kNoPrefix:
+      return "tickets have no clear name: they cannot be led back to this node";
   }
   return "";
 }

@@ -39,8 +39,8 @@ struct Key {
 std::optional<Key> DecodeBase64Key(std::string_view line) {
   if (line.size() > kBase64Of80 || line.size() % 4 != 0) return std::nullopt;
   std::array<uint8_t, kLongKeyBytes + 4> decoded;
-  const int written = EVP_DecodeBlock(decoded.data(), reinterpret_cast<const uint8_t*>(line.data()),
-                                      static_cast<int>(line.size()));
+  const int written =
+      EVP_DecodeBlock(decoded.data(), reinterpret_cast<const uint8_t*>(line.data()), static_cast<int>(line.size()));
   std::optional<Key> key;
   if (written > 0) {
     const size_t padding = line.ends_with("==") ? 2 : line.ends_with("=") ? 1 : 0;
@@ -67,7 +67,8 @@ absl::StatusOr<std::vector<TicketPrefix>> ParseHaproxy(std::string_view text, st
     if (line.empty() && text.empty()) break;
     const std::optional<Key> key = DecodeBase64Key(line);
     if (!key) {
-      return Bad(path, absl::StrCat("line ", line_number, " is not base64 of 48 or 80 bytes; make one with "
+      return Bad(path, absl::StrCat("line ", line_number,
+                                    " is not base64 of 48 or 80 bytes; make one with "
                                     "'openssl rand -base64 48' (80: add '| tr -d \"\\n\"')"));
     }
     if (key_bytes && *key_bytes != key->bytes) {
@@ -107,7 +108,8 @@ absl::StatusOr<std::vector<TicketPrefix>> ParseTicketKeys(std::span<const uint8_
     const bool text = std::all_of(content.begin(), content.end(),
                                   [](uint8_t c) { return (c >= 0x20 && c < 0x7f) || c == '\n' || c == '\r'; });
     if (format == TicketKeyFormat::kHaproxy && (!text || content.empty())) {
-      return Bad(path, absl::StrCat("has ", content.size(), " bytes; nginx and Apache use 48 (nginx also 80), HAProxy "
+      return Bad(path, absl::StrCat("has ", content.size(),
+                                    " bytes; nginx and Apache use 48 (nginx also 80), HAProxy "
                                     "lines of base64"));
     }
   }

@@ -24,11 +24,16 @@ void Readiness::Note(SessionEnd end) {
       failures_ = 0;
       return;
     case SessionEnd::kLocalError:
-    case SessionEnd::kStopped: return;
-    case SessionEnd::kRefused: failures_ = kFailuresInARow; break;
+    case SessionEnd::kStopped:
+      return;
+    case SessionEnd::kRefused:
+      failures_ = kFailuresInARow;
+      break;
     case SessionEnd::kVersionRefused:
     case SessionEnd::kTimedOut:
-    case SessionEnd::kFailed: failures_ = std::min(failures_ + 1, kFailuresInARow); break;
+    case SessionEnd::kFailed:
+      failures_ = std::min(failures_ + 1, kFailuresInARow);
+      break;
   }
   if (failures_ >= kFailuresInARow) ready_ = false;
 }
@@ -45,12 +50,11 @@ bool TicketProbe::IsUnknown(const SeenToken& token, TlsVersion version) const {
 ReadinessLook TicketProbe::LookAtReadiness() {
   const VersionRange versions{config_.tls12 ? TlsVersion::kTls12 : TlsVersion::kTls13,
                               config_.tls13 ? TlsVersion::kTls13 : TlsVersion::kTls12};
-  const bool names_known = std::any_of(memory_.begin(), memory_.end(),
-                                       [](const auto& memory) { return !memory.second.names.empty(); });
+  const bool names_known =
+      std::any_of(memory_.begin(), memory_.end(), [](const auto& memory) { return !memory.second.names.empty(); });
   const SessionResult session = client_.Run(config_.sni.front(), versions, names_known);
-  const bool unknown_name = std::any_of(session.tokens.begin(), session.tokens.end(), [&](const SeenToken& token) {
-    return IsUnknown(token, session.version);
-  });
+  const bool unknown_name = std::any_of(session.tokens.begin(), session.tokens.end(),
+                                        [&](const SeenToken& token) { return IsUnknown(token, session.version); });
   return {session.end, session.detail, session.handshake, unknown_name};
 }
 

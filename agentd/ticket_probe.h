@@ -18,7 +18,7 @@ struct ProbeFinding {
   std::string server_name;
   TlsVersion version = TlsVersion::kTls13;
   SessionEnd end = SessionEnd::kLocalError;
-  std::string detail;       // for a person, when `end` is not a handshake, or when a missing certificate is why no ticket came
+  std::string detail;       // for a person: what went wrong, or why no ticket came
   TicketVerdict verdict;    // of a handshake
 };
 
@@ -30,7 +30,8 @@ struct ReadinessLook {
   bool unknown_name = false;  // a ticket began with a name that no look at the tickets has seen: the server reloaded
 };
 
-// Ready after a success; not ready at once where nobody listens, and after two failures in a row where it may be chance.
+// Ready after a success; not ready at once where nobody listens, and after two failures in a row where it may be
+// chance.
 class Readiness {
  public:
   void Note(SessionEnd end);
