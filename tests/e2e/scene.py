@@ -32,7 +32,7 @@ class Scene:
         self.proxy.wait_states({n: "up" for n in self.names}, 15)
 
     def rows(self):
-        return self.proxy.pool("web")["nodes"]
+        return sorted(self.proxy.pool("web")["nodes"], key=lambda node: node["name"])
 
     def counted(self):
         """(offered, resumed) as /status has them, over all nodes."""
