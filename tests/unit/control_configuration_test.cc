@@ -4,8 +4,6 @@
 
 #include <filesystem>
 #include <fstream>
-#include <regex>
-#include <sstream>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -391,14 +389,33 @@ TEST(ExampleFiles, AreRight) {
   EXPECT_GE(examples, 3U);
 }
 
-// "# idle: 10m" → "idle: 10m", for every line of deploy/hudsucker.yaml that is a key.
+bool IsKeyByte(char c) { return (c >= 'a' && c <= 'z') || c == '_'; }
+
+// "  # idle: 10m" → "  idle: 10m", if the comment is a key; the line as it is, if it is a sentence.
+std::string Uncommented(const std::string& line) {
+  const size_t mark = line.find_first_not_of(' ');
+  if (mark == line.npos || line.compare(mark, 2, "# ") != 0) return line;
+  size_t at = line.find_first_not_of(' ', mark + 2);
+  const size_t key = at;
+  while (at < line.size() && IsKeyByte(line[at])) ++at;
+  return at > key && at < line.size() && line[at] == ':' ? line.substr(0, mark) + line.substr(mark + 2) : line;
+}
+
 std::string WithDefaultsWritten() {
   std::ifstream file(Deploy() / "hudsucker.yaml");
-  static const std::regex kCommentedKey("^( *)# ( *[a-z_]+:.*)$");
   std::string text;
-  for (std::string line; std::getline(file, line);)
-    absl::StrAppend(&text, std::regex_replace(line, kCommentedKey, "$1$2"), "\n");
+  for (std::string line; std::getline(file, line);) absl::StrAppend(&text, Uncommented(line), "\n");
   return text;
+}
+
+// The words in single quotes behind "known here: ".
+std::vector<std::string> KnownIn(const std::string& error) {
+  std::vector<std::string> words;
+  for (const auto list = error.substr(error.find("known here: ") + 12);
+       absl::string_view part : absl::StrSplit(list, ", ")) {
+    words.emplace_back(part.substr(1, part.size() - 2));
+  }
+  return words;
 }
 
 TEST(ExampleFiles, TheCommentsOfTheFullOneAreTheDefaults) {
@@ -440,12 +457,11 @@ TEST(ExampleFiles, TheFullOneNamesEveryKeyThereIs) {
     for (std::string& error : ErrorsOf(more)) errors.push_back(std::move(error));
   }
   EXPECT_THAT(errors, SizeIs(14));
-  static const std::regex kKnown("'([a-z_]+)'");
   size_t keys = 0;
   for (const std::string& error : errors) {
-    const std::string known = error.substr(error.find("known here"));
-    for (std::sregex_iterator match(known.begin(), known.end(), kKnown), end; match != end; ++match, ++keys) {
-      EXPECT_THAT(text, HasSubstr((*match)[1].str() + ":"));
+    for (const std::string& key : KnownIn(error)) {
+      EXPECT_THAT(text, HasSubstr(key + ":"));
+      ++keys;
     }
   }
   EXPECT_GT(keys, 50U);
