@@ -73,6 +73,7 @@ class StateWatch:
         self._thread.start()
 
     def stop(self):
+        time.sleep(0.2)  # so that the last change has been looked at
         self._stopping.set()
         self._thread.join()
         return [state for _, state in self.changes]
