@@ -9,7 +9,7 @@ namespace {
 
 // Multishot accept takes whatever the backlog holds in one go; near the limit connections are taken one by one instead,
 // so that what does not fit waits in the backlog and is not refused.
-constexpr size_t kMultishotHeadroom = 1024;
+constexpr size_t kMultishotHeadroom = 4096;  // the default backlog
 constexpr int kAcceptsPerTurn = 32;
 // After EMFILE and its like. An immediate re-arm spins: 1.3 million times in two seconds (FACTS 4).
 constexpr Duration kAcceptBackoff = std::chrono::milliseconds(75);
@@ -53,7 +53,7 @@ void Worker::OnAccept(uint32_t acceptor, const Completion& completion) {
   if (!completion.more) a.armed = false;
   if (completion.result >= 0) {
     Admit(Fd(completion.result), a.socket.listener);
-    if (!a.multishot) TakeMore(a);
+    if (!a.multishot && accepting_) TakeMore(a);
     return;
   }
   if (!IsTransient(-completion.result)) BackOff(a);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/choice.h"
+#include "core/address.h"
 #include "core/client_hello.h"
 #include "core/close_reason.h"
 #include "core/fd.h"
@@ -88,6 +89,7 @@ enum class ConnectionState : uint8_t { kFree, kHello, kDialing, kRelaying, kReje
 // What is needed only until the resumption verdict has been read; freed then.
 struct HelloContext {
   ClientHello hello;
+  SocketAddress node_address;        // the kernel reads it when the connect is submitted; the table may be gone by then
   bool parsed = false;               // `hello` holds a complete ClientHello
   bool proxy_header_taken = false;
   std::vector<uint8_t> server_bytes; // the node's first bytes, while they are too few for a verdict

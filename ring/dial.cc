@@ -78,8 +78,8 @@ void Worker::DialNext(Connection& c) {
   shared_.nodes->node(choice.node.index).active.fetch_add(1, std::memory_order_relaxed);
   c.counted_active = true;
   c.attempt_timed_out = false;
-  ring_->Connect(c.fd[Index(Side::kNode)].get(), node.address.data(), node.address.size(),
-                 c.TagOf(Op::kConnect, Side::kNode));
+  const SocketAddress& address = c.context->node_address = node.address;
+  ring_->Connect(c.fd[Index(Side::kNode)].get(), address.data(), address.size(), c.TagOf(Op::kConnect, Side::kNode));
   Owe(c, Op::kConnect, Side::kNode);
   const auto members = static_cast<uint32_t>(table_->pools[Raw(c.route.pool)].members.size());
   const uint32_t attempts_left = std::min(allowed, std::max<uint32_t>(members, c.attempts)) - c.attempts + 1;

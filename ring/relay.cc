@@ -223,6 +223,8 @@ void Worker::DropHeld(Connection& c, Side source) {
     FreeResidue(d.residue[1]);
   }
   GiveBackPipe(d);
+  // The result of a send that is on its way says how much of its buffer the kernel still reads: OnZeroCopyResult goes on.
+  if (c.IsPending(Other(source), Op::kZeroCopy)) return;
   if (!d.zero_copy.empty()) d.zero_copy.back().size = d.zero_copy.back().offset;
   FreeZeroCopyBuffers(d);
 }

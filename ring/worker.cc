@@ -13,6 +13,11 @@ namespace {
 
 constexpr size_t kCompletionsPerTurn = 512;
 
+// A process that was stopped (SIGSTOP, a paused machine) wakes to deadlines that passed in its absence. What its peers
+// did in time comes only with the next turns: it looks at that before it judges anybody.
+constexpr Duration kAbsent = std::chrono::milliseconds(50);
+constexpr Duration kCatchUp = std::chrono::milliseconds(100);
+
 }  // namespace
 
 Worker::Worker(const Options& options, const DataPlane::Shared& shared, std::unique_ptr<Ring> ring,
@@ -40,7 +45,7 @@ Worker::~Worker() = default;
 Instant Worker::Now() { return std::chrono::time_point_cast<Duration>(std::chrono::steady_clock::now()); }
 
 void Worker::Run() {
-  while (!(stopping_ && connections_.used() == 0)) RunOnce();
+  while (!(stopping_ && NothingLeft())) RunOnce();
 }
 
 void Worker::RunOnce() {
@@ -51,16 +56,19 @@ void Worker::RunOnce() {
     ring_->Poll(wake_.get(), POLLIN, Tag{.op = Op::kWake}.Pack());
     wake_armed_ = true;
   }
-  const size_t n = ring_->Wait(completions, TimeToWait());
+  const Duration timeout = TimeToWait();
+  const Instant due = timeout == Duration::max() ? Instant::max() - kAbsent : Now() + timeout;
+  const size_t n = ring_->Wait(completions, timeout);
   // A new route table is taken here, between batches, never inside one.
   table_ = &shared_.routes->Current(options_.index);
   now_ = Now();
   for (size_t i = 0; i < n; ++i) Dispatch(completions[i]);
-  timers_.Advance(now_, [this](TimerEntry& entry) { OnTimer(static_cast<Connection&>(entry)); });
+  AdvanceTimers(now_ > due + kAbsent);
   TakeTurns();
   FeedStarved();
-  if (draining_ && !stopping_ && (connections_.used() == 0 || now_ >= drain_deadline_)) {
+  if (draining_ && (NothingLeft() || now_ >= drain_deadline_)) {
     stopping_ = true;
+    // In every turn from now on: a cancelled accept may still bring somebody.
     connections_.ForEach([this](Connection& c) {
       if (c.state != ConnectionState::kTerminating) Abort(c, CloseReason::kDrainDeadline);
     });
@@ -68,9 +76,14 @@ void Worker::RunOnce() {
   UpdateGauges();
 }
 
+// A cancelled accept counts until it has completed: it may have succeeded, and then a client waits for an answer.
+bool Worker::NothingLeft() const {
+  return connections_.used() == 0 && std::none_of(acceptors_.begin(), acceptors_.end(), [](const Acceptor& a) { return a.armed; });
+}
+
 Duration Worker::TimeToWait() const {
   if (!ready_.empty() || (!starved_.empty() && ring_->buffers_free() > 0)) return Duration::zero();
-  Instant next = timers_.NextDeadline();
+  Instant next = catching_up_ ? caught_up_at_ : timers_.NextDeadline();
   if (accepting_) {
     for (const Acceptor& a : acceptors_) {
       if (!a.armed && !at_limit_) next = std::min(next, a.retry_at);
@@ -128,6 +141,17 @@ void Worker::OnWake() {
     draining_ = true;
     drain_deadline_ = Instant(Duration(orders_.drain_deadline_ns.load(std::memory_order_relaxed)));
   }
+}
+
+// A machine so busy that every wait ends late must not put the timers off for ever: after each delay they do advance.
+void Worker::AdvanceTimers(bool was_absent) {
+  if (was_absent && !catching_up_) {
+    catching_up_ = true;
+    caught_up_at_ = now_ + kCatchUp;
+  }
+  if (catching_up_ && now_ < caught_up_at_) return;
+  catching_up_ = false;
+  timers_.Advance(now_, [this](TimerEntry& entry) { OnTimer(static_cast<Connection&>(entry)); });
 }
 
 void Worker::OnTimer(Connection& c) {

@@ -77,10 +77,12 @@ class Worker {
 
   // worker.cc
   void RunOnce();
+  bool NothingLeft() const;
   Duration TimeToWait() const;
   void Dispatch(const Completion& completion);
   void DispatchConnection(Connection& c, Tag tag, const Completion& completion);
   void OnWake();
+  void AdvanceTimers(bool was_absent);
   void OnTimer(Connection& c);
   void Enter(Connection& c, ConnectionState state);
   void TakeTurns();
@@ -211,6 +213,8 @@ class Worker {
   bool draining_ = false;
   bool wake_armed_ = false;
   bool stopping_ = false;
+  bool catching_up_ = false;  // after an absence, until
+  Instant caught_up_at_{};
   Instant drain_deadline_ = Instant::max();
 };
 

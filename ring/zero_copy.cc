@@ -95,9 +95,10 @@ void Worker::OnZeroCopyResult(Connection& c, Side sink, int result) {
     return d.stream == Stream::kDiscard ? Read(c, source) : void();
   }
   if (result == -EAGAIN) return Stall(c, source);
-  if (result == -EOPNOTSUPP || result == -EINVAL) {
-    // No zero copy on this socket, or not with the usage report: what is left goes by plain send.
-    d.zero_copy_copied = d.zero_copy_refused = true;
+  const bool refused = result == -EOPNOTSUPP || result == -EINVAL;  // on this socket, or with the usage report
+  const bool no_room = result == -ENOMEM || result == -ENOBUFS;     // RLIMIT_MEMLOCK counts what sends in flight pin
+  if (refused || no_room) {  // what is left goes by plain send
+    if (refused) d.zero_copy_copied = d.zero_copy_refused = true;
     ZeroCopyBuffer& buffer = d.zero_copy.back();
     KeepResidue(d, {buffer.data + buffer.offset, buffer.size - buffer.offset});
     buffer.size = buffer.offset;

@@ -125,7 +125,7 @@ struct Peer {
 
 struct TestBedOptions {
   RelayMode mode = RelayMode::kAuto;
-  size_t max_connections = 2000;
+  size_t max_connections = 5000;  // enough for multishot accept
   unsigned pipes = 16;
   std::function<std::unique_ptr<Ring>(std::unique_ptr<Ring>)> wrap_ring;  // a ring of the test's around the kernel's
   std::function<void(RouteTable&)> adjust;
@@ -210,6 +210,19 @@ class TestBed {
     (void)!::write(wake_.get(), &one, sizeof one);
   }
   void JoinThread() { thread_.join(); }
+  // As control does at a reload that changes nothing; callable from the worker's thread, too, while nobody else publishes.
+  void PublishCopy() {
+    auto table = std::make_unique<RouteTable>();
+    table->nodes = routes_->latest().nodes;
+    table->pools = routes_->latest().pools;
+    table->timeouts = routes_->latest().timeouts;
+    ListenerView listener;
+    listener.hello_deadline = routes_->latest().listeners[0].hello_deadline;
+    listener.hello_max_bytes = routes_->latest().listeners[0].hello_max_bytes;
+    listener.default_pool = PoolIndex(0);
+    table->listeners.push_back(std::move(listener));
+    routes_->Publish(std::move(table));
+  }
 
   bool Eventually(const std::function<bool()>& condition, Duration limit = 20s) {
     const auto until = std::chrono::steady_clock::now() + limit;

@@ -1,0 +1,280 @@
+// Interleavings that the kernel produces only now and then, made certain: rings around the kernel's that hold back,
+// change or merely watch what passes.
+#include <gtest/gtest.h>
+
+#include <deque>
+
+#include "tests/unit/ring_test_bed.h"
+
+namespace hud::testing {
+namespace {
+
+constexpr std::string_view kFirst = "GET / HTTP/1.1\r\n\r\n";
+
+class ForwardingRing : public Ring {
+ public:
+  explicit ForwardingRing(std::unique_ptr<Ring> inner) : inner_(std::move(inner)) {}
+  void AcceptMultishot(int fd, uint64_t u) override { inner_->AcceptMultishot(fd, u); }
+  void AcceptOne(int fd, uint64_t u) override { inner_->AcceptOne(fd, u); }
+  void Recv(int fd, uint64_t u) override { inner_->Recv(fd, u); }
+  void Send(int fd, Bytes data, uint64_t u) override { inner_->Send(fd, data, u); }
+  void SendZeroCopy(int fd, Bytes data, uint64_t u) override { inner_->SendZeroCopy(fd, data, u); }
+  void Connect(int fd, const sockaddr* a, socklen_t n, uint64_t u) override { inner_->Connect(fd, a, n, u); }
+  void Poll(int fd, uint32_t events, uint64_t u) override { inner_->Poll(fd, events, u); }
+  void Cancel(uint64_t target) override { inner_->Cancel(target); }
+  size_t Wait(std::span<Completion> out, Duration timeout) override { return inner_->Wait(out, timeout); }
+  Bytes BufferBytes(uint16_t b) const override { return inner_->BufferBytes(b); }
+  void ReturnBuffer(uint16_t b) override { inner_->ReturnBuffer(b); }
+  size_t buffer_size() const override { return inner_->buffer_size(); }
+  size_t buffers_free() const override { return inner_->buffers_free(); }
+  uint64_t overflows() const override { return inner_->overflows(); }
+
+ protected:
+  std::unique_ptr<Ring> inner_;
+};
+
+// Holds back the completions of one operation, for as long as it is told to or until a connection that reads is aborted.
+class HoldingRing final : public ForwardingRing {
+ public:
+  HoldingRing(std::unique_ptr<Ring> inner, Op op, std::atomic<bool>& holding, std::atomic<int>& held)
+      : ForwardingRing(std::move(inner)), op_(op), holding_(holding), held_count_(held) {}
+
+  void Cancel(uint64_t target) override {
+    if (Tag::Unpack(target).op == Op::kRecv) holding_ = false;
+    inner_->Cancel(target);
+  }
+  size_t Wait(std::span<Completion> out, Duration timeout) override {
+    if (!held_.empty() && !holding_) timeout = Duration::zero();
+    const size_t n = inner_->Wait(out, std::min<Duration>(timeout, 5ms));
+    size_t kept = 0;
+    for (size_t i = 0; i < n; ++i) {
+      if (holding_ && Tag::Unpack(out[i].user_data).op == op_) {
+        held_.push_back(out[i]);
+        ++held_count_;
+      } else {
+        out[kept++] = out[i];
+      }
+    }
+    while (!holding_ && !held_.empty() && kept < out.size()) {
+      out[kept++] = held_.front();
+      held_.pop_front();
+    }
+    return kept;
+  }
+
+ private:
+  const Op op_;
+  std::atomic<bool>& holding_;
+  std::atomic<int>& held_count_;
+  std::deque<Completion> held_;
+};
+
+// The direction towards a sink is given up while a zero-copy send to it is on its way: the buffer, whose result has not
+// come yet, looked as if the kernel had let go of it.
+TEST(Races, ASinkThatGoesDuringAZeroCopySendLeavesItItsBuffer) {
+  std::atomic<bool> holding{false};
+  std::atomic<int> held{0};
+  TestBed bed({.mode = RelayMode::kZeroCopy, .wrap_ring = [&](std::unique_ptr<Ring> ring) {
+                 return std::make_unique<HoldingRing>(std::move(ring), Op::kZeroCopy, holding, held);
+               }});
+  Peer client = bed.Client();
+  client.Send(kFirst);
+  Peer node = bed.Node();
+  node.Receive(kFirst.size());
+  node.Send("first through the small engine");
+  client.Receive(30);
+  // The node does not read, so at last the client's side is not read either, but watched. Not more than that: its FIN
+  // must still find room in the proxy, so that its reset is that of a stream which had ended.
+  const std::string chunk = RandomBytes(64 << 10, 1);
+  for (int64_t sends = -1; bed.counters().zerocopy_sends.Get() != sends;) {
+    sends = bed.counters().zerocopy_sends.Get();
+    client.Send(chunk);
+    std::this_thread::sleep_for(20ms);
+  }
+  client.FinishSending();
+  std::this_thread::sleep_for(20ms);
+  holding = true;
+  node.Send("zero copy");
+  ASSERT_TRUE(bed.Eventually([&] { return held == 1; }));
+  client.Reset();
+  std::this_thread::sleep_for(50ms);
+  holding = false;
+  node.Close();
+  EXPECT_TRUE(bed.Eventually([&] { return bed.counters().active.Get() == 0; }));
+}
+
+// Control publishes right after a dial, and again when the worker has taken the next table but not yet submitted the
+// connect: the table that held the address is gone then.
+class PublishingRing final : public ForwardingRing {
+ public:
+  PublishingRing(std::unique_ptr<Ring> inner, const std::function<void()>& publish, std::atomic<int>& changed)
+      : ForwardingRing(std::move(inner)), publish_(publish), changed_(changed) {}
+
+  void Connect(int fd, const sockaddr* address, socklen_t size, uint64_t u) override {
+    publish_();
+    address_ = address;
+    copy_.assign(reinterpret_cast<const char*>(address), size);
+    inner_->Connect(fd, address, size, u);
+  }
+  size_t Wait(std::span<Completion> out, Duration timeout) override {
+    if (address_ != nullptr) {
+      publish_();
+      if (std::memcmp(address_, copy_.data(), copy_.size()) != 0) ++changed_;
+      address_ = nullptr;
+    }
+    return inner_->Wait(out, timeout);
+  }
+
+ private:
+  const std::function<void()>& publish_;
+  std::atomic<int>& changed_;
+  const sockaddr* address_ = nullptr;
+  std::string copy_;
+};
+
+TEST(Races, AConnectOutlivesTheTableThatNamedItsAddress) {
+  std::function<void()> publish;
+  std::atomic<int> changed{0};
+  TestBed bed({.wrap_ring = [&](std::unique_ptr<Ring> ring) {
+    return std::make_unique<PublishingRing>(std::move(ring), publish, changed);
+  }});
+  std::vector<std::string> overwriting;
+  publish = [&] {
+    bed.PublishCopy();
+    // Whoever allocates next is given the memory.
+    for (int i = 0; i < 1000; ++i) overwriting.push_back(std::string(sizeof(NodeView) - 1, '\xee'));
+  };
+  for (int i = 0; i < 5; ++i) {
+    Peer client = bed.Client();
+    client.Send(kFirst);
+    Peer node = bed.Node();
+    EXPECT_EQ(node.Receive(kFirst.size()), kFirst);
+    client.Close();
+    node.Close();
+    ASSERT_TRUE(bed.Eventually([&] { return bed.counters().active.Get() == 0; }));
+  }
+  EXPECT_EQ(changed, 0) << "the kernel was given an address in memory that had been freed";
+}
+
+// A client that was accepted while the order to stop was on its way must not keep the worker.
+TEST(Races, AClientAcceptedAfterTheStopDoesNotHoldItUp) {
+  std::atomic<bool> holding{false};
+  std::atomic<int> held{0};
+  TestBed bed({.wrap_ring =
+                   [&](std::unique_ptr<Ring> ring) {
+                     return std::make_unique<HoldingRing>(std::move(ring), Op::kAccept, holding, held);
+                   },
+               .adjust = [](RouteTable& table) { table.listeners[0].hello_deadline = 5s; }});
+  Peer keeps_it_busy = bed.Client();
+  keeps_it_busy.Send(kFirst);
+  Peer node = bed.Node();
+  ASSERT_TRUE(bed.Eventually([&] { return bed.counters().relaying.Get() == 1; }));
+  holding = true;
+  Peer late = bed.Client();
+  ASSERT_TRUE(bed.Eventually([&] { return held >= 1; }));
+  const auto began = std::chrono::steady_clock::now();
+  bed.Stop();
+  EXPECT_LT(std::chrono::steady_clock::now() - began, 3s);
+}
+
+// The client was accepted before the drain; that its completion comes after it is no reason to forget the client.
+TEST(Races, AClientAcceptedBeforeTheDrainIsServedWhenItsCompletionComesAfter) {
+  std::atomic<bool> holding{true};
+  std::atomic<int> held{0};
+  TestBed bed({.wrap_ring = [&](std::unique_ptr<Ring> ring) {
+    return std::make_unique<HoldingRing>(std::move(ring), Op::kAccept, holding, held);
+  }});
+  Peer client = bed.Client();
+  client.Send(kFirst);
+  ASSERT_TRUE(bed.Eventually([&] { return held >= 1; }));
+  bed.orders().drain_deadline_ns = (std::chrono::steady_clock::now() + 10s).time_since_epoch().count();
+  bed.orders().drain = true;
+  bed.Wake();
+  std::this_thread::sleep_for(50ms);
+  holding = false;
+  Peer node = bed.Node();
+  EXPECT_EQ(node.Receive(kFirst.size()), kFirst);
+  client.Close();
+  node.Close();
+  bed.JoinThread();
+  EXPECT_EQ(bed.Closes(CloseReason::kDone), 1);
+}
+
+// SIGSTOP and SIGCONT as a worker sees them: the wait ends late and without a completion (-EINTR), though much has come.
+class SleepingRing final : public ForwardingRing {
+ public:
+  SleepingRing(std::unique_ptr<Ring> inner, std::atomic<bool>& sleep, Duration length)
+      : ForwardingRing(std::move(inner)), sleep_(sleep), length_(length) {}
+
+  size_t Wait(std::span<Completion> out, Duration timeout) override {
+    if (sleep_.exchange(false)) {
+      std::this_thread::sleep_for(length_);
+      return 0;
+    }
+    return inner_->Wait(out, std::min<Duration>(timeout, 2ms));
+  }
+
+ private:
+  std::atomic<bool>& sleep_;
+  const Duration length_;
+};
+
+TEST(Races, AStoppedProcessDoesNotBlameItsClientsForTheTimeItSlept) {
+  std::atomic<bool> sleep{false};
+  TestBed bed({.wrap_ring = [&](std::unique_ptr<Ring> ring) {
+                 return std::make_unique<SleepingRing>(std::move(ring), sleep, 1500ms);
+               },
+               .adjust = [](RouteTable& table) { table.listeners[0].hello_deadline = 800ms; }});
+  Peer client = bed.Client();
+  ASSERT_TRUE(bed.Eventually([&] { return bed.counters().in_hello.Get() == 1; }));
+  sleep = true;
+  ASSERT_TRUE(bed.Eventually([&] { return !sleep; }));
+  client.Send(kFirst);
+  client.SetTimeout(3s);
+  EXPECT_TRUE(bed.Eventually([&] { return bed.counters().relaying.Get() == 1; }, 3s));
+  EXPECT_EQ(bed.Closes(CloseReason::kHelloTimeout), 0);
+}
+
+// RLIMIT_MEMLOCK: the kernel counts what zero-copy sends pin, and refuses with -ENOMEM.
+class RefusingRing final : public ForwardingRing {
+ public:
+  using ForwardingRing::ForwardingRing;
+  void SendZeroCopy(int fd, Bytes data, uint64_t u) override {
+    if (++sends_ % 2 == 0) {
+      refused_.push_back({.user_data = u, .result = -ENOMEM});
+    } else {
+      inner_->SendZeroCopy(fd, data, u);
+    }
+  }
+  size_t Wait(std::span<Completion> out, Duration timeout) override {
+    const size_t n = inner_->Wait(out.first(out.size() / 2), refused_.empty() ? timeout : Duration::zero());
+    const size_t more = std::min(refused_.size(), out.size() - n);
+    std::copy_n(refused_.begin(), more, out.begin() + static_cast<std::ptrdiff_t>(n));
+    refused_.erase(refused_.begin(), refused_.begin() + static_cast<std::ptrdiff_t>(more));
+    return n + more;
+  }
+
+ private:
+  int sends_ = 0;
+  std::vector<Completion> refused_;
+};
+
+TEST(Races, NoMemoryToPinForAZeroCopySendCostsACopyNotTheConnection) {
+  TestBed bed({.mode = RelayMode::kZeroCopy, .wrap_ring = [&](std::unique_ptr<Ring> ring) {
+                 return std::make_unique<RefusingRing>(std::move(ring));
+               }});
+  Peer client = bed.Client();
+  client.Send(kFirst);
+  Peer node = bed.Node();
+  node.Receive(kFirst.size());
+  const std::string up = RandomBytes(4 * kMegabyte, 1);
+  std::thread sender([&] {
+    client.Send(up);
+    client.FinishSending();
+  });
+  EXPECT_TRUE(node.Receive(up.size() + 1) == up);
+  sender.join();
+}
+
+}  // namespace
+}  // namespace hud::testing
