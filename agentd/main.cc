@@ -1,6 +1,8 @@
 // hud-agentd: says for the TLS servers on this machine that they are alive, how they feel, and which tokens are theirs.
+#include <fcntl.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <iostream>
@@ -15,6 +17,16 @@
 namespace {
 
 constexpr int kBadConfiguration = 1;
+constexpr int kUsage = 2;
+
+// Started with a standard descriptor closed, a socket would take its number, and messages would go into it.
+void OccupyStandardDescriptors() {
+  int fd = 0;
+  do {
+    fd = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+  } while (fd >= 0 && fd <= STDERR_FILENO);
+  if (fd >= 0) ::close(fd);
+}
 
 int Complain(const absl::Status& status) {
   std::cerr << "hud-agentd: " << status.message() << "\n";
@@ -26,8 +38,10 @@ int Keygen(const std::string& name, const std::vector<std::string>& pools, const
   if (!line.ok()) return Complain(line.status());
   std::cerr << "wrote " << name << ".key: copy it to the node, readable by the agent alone.\n"
             << "Add this line to the proxy's keys file (beacons.keys), and reload the proxy:\n";
-  std::cout << *line << (line->ends_with('\n') ? "" : "\n");
-  return 0;
+  std::cout << *line << (line->ends_with('\n') ? "" : "\n") << std::flush;
+  if (std::cout) return 0;
+  std::cerr << "hud-agentd: that line could not be written; remove " << name << ".key and run keygen again\n";
+  return kBadConfiguration;
 }
 
 // All that can be found out without touching a socket or a server: what is wrong with the files that it names.
@@ -66,6 +80,7 @@ int Run(const std::string& path, bool keep) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  OccupyStandardDescriptors();
   auto logger = std::make_shared<spdlog::logger>("hud-agentd", std::make_shared<spdlog::sinks::stderr_sink_mt>());
   logger->set_pattern("%Y-%m-%dT%H:%M:%S.%eZ %l %v", spdlog::pattern_time_type::utc);
   spdlog::set_default_logger(std::move(logger));
@@ -89,7 +104,13 @@ int main(int argc, char** argv) {
   keygen->add_option("--addresses", addresses, "addresses its server may have, like 10.0.0.0/8; any unless given")
       ->delimiter(',')
       ->type_name("RANGE,…");
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help
+    std::cerr << "hud-agentd: " << error.what() << "; see hud-agentd --help\n";
+    return kUsage;
+  }
 
   if (keygen->parsed()) return Keygen(key_name, pools, addresses);
   if (!check_path.empty()) return Check(check_path);

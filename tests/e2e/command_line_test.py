@@ -181,6 +181,30 @@ def keygen_writes_a_private_key_once_and_prints_the_line_for_the_proxy(stage):
     text = path.read_text()
     complains(run("hud-agentd", "keygen", "web-1", cwd=stage.folder), "web-1.key")
     assert path.read_text() == text, "the key was overwritten"
+    with open("/dev/full", "w") as full:
+        lost = subprocess.run([PROGRAMS / "hud-agentd", "keygen", "web-2"], cwd=stage.folder, stdout=full,
+                              stderr=subprocess.PIPE, text=True, timeout=15)
+    assert lost.returncode == 1 and "could not be written" in lost.stderr, lost
+
+
+@case
+def started_without_standard_descriptors_no_socket_takes_their_place(stage):
+    programs = [["hudsucker", "--config", stage.write("c.yaml", to_yaml(good_config(stage)))]]
+    make_key(stage, "n1")
+    agent = {"node": {"name": "n1", "address": "127.0.0.1:9", "pool": "web"}, "key": str(stage.path("n1.key")),
+             "proxies": [stage.address(socket.SOCK_DGRAM)]}
+    programs.append(["hud-agentd", "--config", stage.write("a.yaml", to_yaml(agent))])
+    for name, *arguments in programs:
+        program = Process(stage, name, ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", PROGRAMS / name, *arguments], fatal=True)
+        descriptors = pathlib.Path("/proc", str(program.pid), "fd")
+
+        def what(fd):
+            try:
+                return os.readlink(descriptors / fd)
+            except OSError:  # the shell, or the program at its start
+                return ""
+        wait_until(lambda: any(what(fd).startswith("anon_inode:") for fd in os.listdir(descriptors)), 10, "its signals")
+        assert [what(fd) for fd in "012"] == ["/dev/null"] * 3, [what(fd) for fd in "012"]
 
 
 @case
