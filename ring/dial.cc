@@ -14,12 +14,11 @@
 namespace hud {
 namespace {
 
-// A node that loses its power says nothing. An idle relay to it is found out by keep-alive after 10 + 3 × 5 s, one with
-// unacknowledged bytes by TCP_USER_TIMEOUT (tcp(7)).
+// A node that loses its power says nothing. An idle relay to it is found out by keep-alive after 10 + 3 × 5 s (tcp(7)),
+// one with unacknowledged bytes by OnRelayTimer().
 constexpr int kKeepAliveIdleSeconds = 10;
 constexpr int kKeepAliveIntervalSeconds = 5;
 constexpr int kKeepAliveProbes = 3;
-constexpr unsigned kUserTimeoutMs = 30'000;
 
 // A client that goes away during a quick connect is noticed right after it; only a slow connect is worth a poll.
 constexpr Duration kWatchClientAfter = std::chrono::milliseconds(100);
@@ -129,7 +128,6 @@ bool Worker::OpenNodeSocket(Connection& c, const SocketAddress& address) {
     SetOption(fd.get(), IPPROTO_TCP, TCP_KEEPIDLE, kKeepAliveIdleSeconds);
     SetOption(fd.get(), IPPROTO_TCP, TCP_KEEPINTVL, kKeepAliveIntervalSeconds);
     SetOption(fd.get(), IPPROTO_TCP, TCP_KEEPCNT, kKeepAliveProbes);
-    SetOption(fd.get(), IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(kUserTimeoutMs));
   }
   c.fd[Index(Side::kNode)] = std::move(fd);
   return true;

@@ -2,6 +2,8 @@
 // message is submitted together with the send of this one; if the sink turns out to be slow, at most that one more
 // buffer arrives, both go to private memory, and the direction stops receiving until they are sent.
 #include <linux/sockios.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -31,10 +33,23 @@ bool AllAcknowledged(int fd) {
   return ioctl(fd, SIOCOUTQ, &queued) != 0 || queued == 0;
 }
 
+// Nothing was heard of that peer for so long, though it was asked several times over: its power is gone, or its network.
+// Keep-alive rests while bytes are unacknowledged, and the kernel alone would go on asking for a quarter of an hour.
+// TCP_USER_TIMEOUT is no help: since Linux 5.11 it also ends a connection to a peer that lives, answers every window
+// probe, and only does not read for that long (measured on 6.18), which is nothing but back-pressure.
+bool IsSilent(int fd, Duration limit) {
+  constexpr uint8_t kUnanswered = 3;
+  tcp_info info{};
+  socklen_t size = sizeof info;
+  if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return false;  // a unix socket
+  return std::chrono::milliseconds(info.tcpi_last_ack_recv) >= limit &&
+         (info.tcpi_retransmits >= kUnanswered || info.tcpi_probes >= kUnanswered);
+}
+
 }  // namespace
 
 void Worker::BeginRelay(Connection& c) {
-  SetTimer(c, now_ + table_->timeouts.idle);
+  SetTimer(c, now_ + std::min(table_->timeouts.idle, options_.node_silence / 2));
   SendHeld(c, Side::kClient);
   Read(c, Side::kNode);
 }
@@ -345,6 +360,8 @@ void Worker::OnRelayTimer(Connection& c) {
       next = std::min(next, d.stalled_since + kPipeStall);
     }
   }
+  if (IsSilent(c.fd[Index(Side::kNode)].get(), options_.node_silence)) return Abort(c, ResetReason(Side::kNode));
+  next = std::min(next, now_ + options_.node_silence / 2);
   const bool half_closed = c.direction[0].stream != Stream::kOpen || c.direction[1].stream != Stream::kOpen;
   const Duration limit = half_closed ? table_->timeouts.half_closed : table_->timeouts.idle;
   if (now_ - c.last_activity >= limit) {

@@ -49,6 +49,7 @@ class Worker {
     size_t hello_budget_bytes = 64 << 20;
     bool log_connections = true;
     bool zero_copy_send = false;    // the kernel has it
+    Duration node_silence = std::chrono::seconds(30);  // of a node that owes acknowledgements, before it counts as gone
     SipKey digest_key;
     uint64_t random_seed = 1;
   };

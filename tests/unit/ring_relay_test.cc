@@ -1,6 +1,7 @@
 // What a relay promises (README, promise 2), in every relay mode: bytes arrive whole, once, in order, or the connection
 // visibly ends; half-close and reset travel through.
 #include <gtest/gtest.h>
+#include <linux/filter.h>
 
 #include <random>
 
@@ -232,6 +233,37 @@ TEST_P(Relay, ManyConnectionsAtOnceWithFewPipes) {
   for (auto& t : threads) t.join();
   for (auto& t : nodes) t.join();
   EXPECT_EQ(good, kCount);
+}
+
+// TCP_USER_TIMEOUT would end it: a node may well take its time, as long as it answers the kernel's window probes.
+TEST(NodeSilence, ANodeThatDoesNotReadForLongLosesNothing) {
+  TestBed bed({.node_silence = 1s});
+  Peer client = bed.Client();
+  client.Send(kFirst);
+  Peer node = bed.Node();
+  node.Receive(kFirst.size());
+  const std::string up = RandomBytes(2 << 20, 10);  // all of it fits the sockets: nothing stalls in the proxy
+  std::thread sender([&] {
+    client.Send(up);
+    client.FinishSending();
+  });
+  std::this_thread::sleep_for(4s);
+  EXPECT_TRUE(node.Receive(up.size() + 1) == up);
+  sender.join();
+}
+
+TEST(NodeSilence, ANodeWithoutPowerIsGivenUpAlthoughBytesAreUnacknowledged) {
+  TestBed bed({.node_silence = 1s});
+  Peer client = bed.Client();
+  client.Send(kFirst);
+  Peer node = bed.Node();
+  node.Receive(kFirst.size());
+  sock_filter drop = BPF_STMT(BPF_RET | BPF_K, 0);
+  const sock_fprog deaf{1, &drop};
+  ASSERT_EQ(::setsockopt(node.fd.get(), SOL_SOCKET, SO_ATTACH_FILTER, &deaf, sizeof deaf), 0);
+  client.Send("never acknowledged");
+  EXPECT_EQ(client.HowItEnds(), "reset");
+  EXPECT_EQ(bed.Closes(CloseReason::kNodeReset), 1);
 }
 
 }  // namespace

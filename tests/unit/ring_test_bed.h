@@ -130,6 +130,7 @@ struct TestBedOptions {
   std::function<std::unique_ptr<Ring>(std::unique_ptr<Ring>)> wrap_ring;  // a ring of the test's around the kernel's
   std::function<void(RouteTable&)> adjust;
   int nodes = 1;
+  Duration node_silence = 30s;
 };
 
 // One worker, one listener "test" with default pool "pool", whose nodes are listening sockets of the test.
@@ -174,7 +175,8 @@ class TestBed {
       Worker worker({.relay_mode = options.mode,
                      .max_connections = options.max_connections,
                      .pipes = options.pipes,
-                     .zero_copy_send = features.zero_copy_send},
+                     .zero_copy_send = features.zero_copy_send,
+                     .node_silence = options.node_silence},
                     {routes_.get(), &affinity_, &nodes_}, std::move(ring), std::move(sockets), Fd(::dup(wake_.get())),
                     orders_, counters_, records_);
       ready = true;
