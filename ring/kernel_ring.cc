@@ -96,8 +96,9 @@ class KernelRing final : public Ring {
 
   size_t Wait(std::span<Completion> completions, Duration timeout) override {
     if (io_uring_cq_ready(&ring_) > 0 || timeout == Duration::zero()) {
-      Submit();
-      if (io_uring_cq_ready(&ring_) == 0) io_uring_get_events(&ring_);
+      // Not a mere submit: with deferred task work only a call that asks for events lets requests that waited complete
+      // (accepts, the worker's orders), and completions made by the submission itself could be there in every turn.
+      CheckSubmitted(io_uring_submit_and_get_events(&ring_));
     } else {
       SubmitAndWait(timeout);
     }
@@ -160,8 +161,9 @@ class KernelRing final : public Ring {
     return sqe;
   }
 
-  void Submit() {
-    const int submitted = io_uring_submit(&ring_);
+  void Submit() { CheckSubmitted(io_uring_submit(&ring_)); }
+
+  static void CheckSubmitted(int submitted) {
     HUD_CHECK(submitted >= 0 || submitted == -EBUSY || submitted == -EAGAIN || submitted == -EINTR);
   }
 

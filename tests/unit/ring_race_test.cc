@@ -276,5 +276,27 @@ TEST(Races, NoMemoryToPinForAZeroCopySendCostsACopyNotTheConnection) {
   sender.join();
 }
 
+// What wakes a waiting request (accepts, orders, most receives) must get its turn although requests that complete at once
+// leave completions behind in every turn.
+TEST(Races, RequestsThatCompleteAtOnceDoNotStarveThoseThatWait) {
+  std::unique_ptr<Ring> ring = CreateKernelRing({.features = ProbeFeatures().value()}).value();
+  int pair[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+  const Fd a(pair[0]), b(pair[1]), event(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  std::array<Completion, 8> completions;
+  ring->Poll(event.get(), POLLIN, 1);
+  ring->Wait(completions, Duration::zero());
+  const uint64_t one = 1;
+  ASSERT_EQ(::write(event.get(), &one, sizeof one), 8);
+  bool seen = false;
+  const uint8_t byte = 0;
+  for (int turn = 0; turn < 50 && !seen; ++turn) {
+    ring->Send(a.get(), {&byte, 1}, 2);
+    const size_t n = ring->Wait(completions, Duration::zero());
+    for (size_t i = 0; i < n; ++i) seen |= completions[i].user_data == 1;
+  }
+  EXPECT_TRUE(seen);
+}
+
 }  // namespace
 }  // namespace hud::testing
