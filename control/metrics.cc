@@ -118,7 +118,9 @@ void AddWorkers(Exposition& out, const StatusSources& sources) {
   static const Row kRows[] = {
       {"accept_backoffs_total", "Times accepting paused for want of descriptors or memory.", kCounter,
        &WorkerCounters::accept_backoffs},
-      {"over_limit_total", "Times the connection limit was met.", kCounter, &WorkerCounters::over_limit},
+      {"over_limit_total", "Connections closed at once for want of a place.", kCounter, &WorkerCounters::over_limit},
+      {"connection_limit", "The worker's share of max_connections.", kGauge, &WorkerCounters::connection_limit},
+      {"limit_reached_total", "Times accepting paused because that share was in use.", kCounter, &WorkerCounters::limit_reached},
       {"connect_failures_total", "Connects to nodes that failed.", kCounter, &WorkerCounters::connect_failures},
       {"connect_retries_total", "Connects tried again on another node.", kCounter, &WorkerCounters::connect_retries},
       {"in_hello", "Connections whose hello is not complete.", kGauge, &WorkerCounters::in_hello},

@@ -111,7 +111,11 @@ ReloadResult LoadConfigurationAndKeys(const std::string& path, const LoadedConfi
   if (running != nullptr) AddErrors(CheckReload(running->configuration, loaded->configuration), &result.errors);
   if (const std::string& keys_path = loaded->configuration.cluster.beacons.keys_path; !keys_path.empty()) {
     absl::StatusOr<std::vector<BeaconKey>> keys = LoadBeaconKeys(keys_path, GroupOf(loaded->configuration.user));
-    if (keys.ok()) {
+    if (keys.ok() && keys->empty() && running != nullptr && !running->keys.empty()) {
+      // More likely a file that is just being written, or was emptied by mistake, than the wish to silence all agents.
+      result.errors.push_back(absl::StrCat(keys_path, ": no keys in it, and ", running->keys.size(),
+                                           " in use; put them back, or restart to run without agents"));
+    } else if (keys.ok()) {
       loaded->keys = *std::move(keys);
     } else {
       AddErrors(keys.status(), &result.errors);

@@ -111,6 +111,8 @@ Json WorkerJson(const WorkerCounters& w) {
               {"bytes_out", w.bytes_out.Get()},
               {"accept_backoffs", w.accept_backoffs.Get()},
               {"over_limit", w.over_limit.Get()},
+              {"connection_limit", w.connection_limit.Get()},
+              {"limit_reached", w.limit_reached.Get()},
               {"connect_failures", w.connect_failures.Get()},
               {"connect_retries", w.connect_retries.Get()},
               {"hello_complete", w.hello_complete.Get()},

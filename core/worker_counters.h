@@ -31,7 +31,9 @@ struct WorkerCounters {
   Counter bytes_in;          // client → node
   Counter bytes_out;         // node → client
   Counter accept_backoffs;   // EMFILE, ENFILE, ENOMEM at accept
-  Counter over_limit;
+  Counter over_limit;        // connections accepted and closed at once, for want of a place
+  Counter connection_limit;  // gauge: this worker's share of max_connections
+  Counter limit_reached;     // times it stopped accepting because its share was in use; clients then wait in the backlog
   Counter connect_failures;
   Counter connect_retries;
   Counter hello_complete, hello_not_tls, hello_malformed, hello_too_large;

@@ -1,6 +1,7 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "ring/worker.h"
 
@@ -24,7 +25,8 @@ bool IsTransient(int error) {  // of one connection, not of the listener
 void Worker::ArmAcceptors() {
   if (!accepting_) return;
   const size_t used = connections_.used();
-  at_limit_ = used >= options_.max_connections;
+  const bool was_at_limit = std::exchange(at_limit_, used >= options_.max_connections);
+  if (at_limit_ && !was_at_limit) counters_.limit_reached.Add();
   const size_t headroom = at_limit_ ? 0 : options_.max_connections - used;
   for (uint32_t i = 0; i < acceptors_.size(); ++i) {
     Acceptor& a = acceptors_[i];

@@ -34,6 +34,7 @@ Worker::Worker(const Options& options, const DataPlane::Shared& shared, std::uni
       pipes_(options.pipes, options.pipe_bytes),
       now_(Now()),
       random_state_(options.random_seed) {
+  counters_.connection_limit.Set(static_cast<int64_t>(options.max_connections));
   for (ListeningSocket& socket : listeners) {
     acceptors_.emplace_back();
     acceptors_.back().socket = std::move(socket);

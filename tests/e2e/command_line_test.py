@@ -163,7 +163,7 @@ def each_bad_line_of_a_keys_file_is_named(stage):
         ("a short key", "node=n2 key=abcd pools=web addresses=*", ["key"]),
         ("not hex", f"node=n2 key={'x' * 64} pools=web addresses=*", ["key"]),
         ("an unknown field", key_line("n2", random_key()).strip() + " colour=red", ["word 5"]),
-        ("a bad range", key_line("n2", random_key(), addresses="10.0.0.0/99").strip(), ["10.0.0.0/99"]),
+        ("a bad range", key_line("n2", random_key(), addresses="10.0.0.0/99").strip(), ["range 1 of addresses="]),
         ("a node twice", good.strip(), ["n1"]),
     ]:
         keys = stage.write("some.keys", "# a comment\n" + good + line + "\n", 0o600)

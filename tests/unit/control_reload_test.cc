@@ -114,6 +114,7 @@ TEST_F(ReloadTest, AnErrorAnywhereLoadsNothing) {
       {"no file", [&] { ::unlink(config_path().c_str()); }, "hudsucker.yaml"},
       {"a bad line of the keys file", [&] { WriteConfig(kOnePool); WriteKeys("node=n1\n"); }, "beacon.keys:1"},
       {"keys that others can read", [&] { WriteKeys(Key("n1", kKeyOfN1), 0644); }, "chmod 600"},
+      {"a keys file that lost all its keys", [&] { WriteKeys("# nothing\n"); }, "no keys in it"},
       {"keys that are not there", [&] { ::unlink(keys_path().c_str()); }, "beacon.keys"},
   };
   for (const Row& row : rows) {

@@ -199,6 +199,7 @@ TEST(Limit, WhatIsOverTheLimitWaitsInTheBacklogAndIsServedLater) {
   std::this_thread::sleep_for(50ms);
   EXPECT_EQ(bed.counters().active.Get(), 3);
   EXPECT_EQ(bed.counters().accepted.Get(), 3);
+  EXPECT_EQ(bed.counters().limit_reached.Get(), 1) << "an operator cannot see that clients wait";
   const int64_t loops = bed.counters().loops.Get();
   std::this_thread::sleep_for(200ms);
   EXPECT_LE(bed.counters().loops.Get() - loops, 5) << "a full worker spins";
