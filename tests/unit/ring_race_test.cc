@@ -177,6 +177,22 @@ TEST(Races, AClientAcceptedAfterTheStopDoesNotHoldItUp) {
   EXPECT_LT(std::chrono::steady_clock::now() - began, 3s);
 }
 
+// One place is left, and each listening socket has an accept on its way.
+TEST(Races, ClientsAcceptedAtOnceForTheLastPlaceAreAllServed) {
+  std::atomic<bool> holding{true};
+  std::atomic<int> held{0};
+  TestBed bed({.max_connections = 1, .wrap_ring = [&](std::unique_ptr<Ring> ring) {
+    return std::make_unique<HoldingRing>(std::move(ring), Op::kAccept, holding, held);
+  }});
+  Peer one = bed.Client(), two = Peer::Connect(bed.second_port());
+  one.Send(kFirst);
+  two.Send(kFirst);
+  ASSERT_TRUE(bed.Eventually([&] { return held == 2; }));
+  holding = false;
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(bed.Node().Receive(kFirst.size()), kFirst);
+  EXPECT_EQ(bed.counters().over_limit.Get(), 0);
+}
+
 // The client was accepted before the drain; that its completion comes after it is no reason to forget the client.
 TEST(Races, AClientAcceptedBeforeTheDrainIsServedWhenItsCompletionComesAfter) {
   std::atomic<bool> holding{true};

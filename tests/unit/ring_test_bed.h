@@ -161,6 +161,8 @@ class TestBed {
 
     Fd accepting = ListenOnLoopback(port_);
     ::fcntl(accepting.get(), F_SETFL, O_NONBLOCK);  // as BindListeners makes them
+    Fd second = ListenOnLoopback(second_port_);
+    ::fcntl(second.get(), F_SETFL, O_NONBLOCK);
     wake_ = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     std::atomic<bool> ready{false};
     thread_ = std::thread([&, options] {
@@ -172,6 +174,7 @@ class TestBed {
       if (options.wrap_ring) ring = options.wrap_ring(std::move(ring));
       std::vector<ListeningSocket> sockets;
       sockets.push_back({ListenerIndex(0), std::move(accepting)});
+      sockets.push_back({ListenerIndex(0), std::move(second)});
       Worker worker({.relay_mode = options.mode,
                      .max_connections = options.max_connections,
                      .pipes = options.pipes,
@@ -206,6 +209,7 @@ class TestBed {
   WorkerCounters& counters() { return counters_; }
   NodeCounters& node(int i = 0) { return nodes_.node(NodeIndex(static_cast<uint16_t>(i))); }
   uint16_t port() const { return port_; }
+  uint16_t second_port() const { return second_port_; }  // of the same listener
   WorkerOrders& orders() { return orders_; }
   void Wake() {
     const uint64_t one = 1;
@@ -246,6 +250,7 @@ class TestBed {
   WorkerOrders orders_;
   Fd wake_;
   uint16_t port_ = 0;
+  uint16_t second_port_ = 0;
   std::thread thread_;
 };
 
