@@ -15,11 +15,11 @@ from servers.scripted import ScriptedNode, echo, read_exactly, reset
 
 def threads_of(pid):
     names = []
-    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
-        try:
+    try:
+        for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
             names.append((task / "comm").read_text().strip())
-        except OSError:
-            pass  # it has just ended
+    except OSError:
+        pass  # a thread, or the whole process, has just ended
     return names
 
 
