@@ -71,6 +71,10 @@ absl::StatusOr<std::vector<ListenerSockets>> BindListeners(const std::vector<Lis
         return absl::InvalidArgumentError(absl::StrCat("listener ", listener.name, ": cannot listen on ",
                                                        address.ToString(), ": a listener needs an IP address and a port"));
       }
+      if (address.port() == 0) {
+        return absl::InvalidArgumentError(absl::StrCat("listener ", listener.name, ": cannot listen on ", address.ToString(),
+                                                       ": each worker would get another port; name one"));
+      }
       if (absl::Status status = CheckNobodyElseIsBound(address, listener); !status.ok()) return status;
     }
   }
