@@ -23,12 +23,14 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build/test-logs"
 E2E = ROOT / "tests/e2e"
 
+# What these measure must not be disturbed by another suite.
+ALONE = ["bounds_test.py"]
 # Under a sanitizer: the parts where a race or a stray byte would hide, made smaller by HUD_REDUCED.
 SANITIZED_SUITES = ["relay_test.py", "reload_test.py", "beacon_test.py"]
 # Only on --all: the slow one that needs all the other servers.
 SERVER_SUITE = "servers_test.py"
 # As an ordinary user: the rings, and a run through the whole proxy.
-UNPRIVILEGED_SUITES = ["affinity_test.py"]
+UNPRIVILEGED_SUITES = [("affinity_test.py", ["3 nodes"]), ("relay_test.py", ["mode"])]
 SUITE_SECONDS = 900
 FUZZ_SECONDS = 60
 SANITIZER_OPTIONS = {
@@ -64,22 +66,14 @@ def tail(path, lines=30):
     return "\n".join("    " + line for line in text[-lines:])
 
 
-def run(name, arguments, *, seconds=3600, env=None, cwd=ROOT, echo=False):
+def run(name, arguments, *, seconds=3600, env=None, cwd=ROOT):
     """Runs to the end with its output in build/test-logs/NAME.log; its exit code, or None when its time was up."""
     path = LOGS / f"{name}.log"
     with open(path, "wb") as log:
-        child = subprocess.Popen([str(a) for a in arguments], cwd=cwd, env={**os.environ, **(env or {})},
-                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if echo else log, stderr=subprocess.STDOUT,
-                                 start_new_session=True)
-        deadline = time.monotonic() + seconds
+        child = subprocess.Popen([str(a) for a in arguments], cwd=cwd, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL,
+                                 stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            if echo:
-                for line in child.stdout:
-                    log.write(line)
-                    log.flush()
-                    sys.stdout.buffer.write(line)
-                    sys.stdout.flush()
-            return child.wait(max(1, deadline - time.monotonic()))
+            return child.wait(seconds)
         except (subprocess.TimeoutExpired, KeyboardInterrupt) as why:
             os.killpg(child.pid, signal.SIGKILL)  # its own session: only what it started
             child.wait()
@@ -133,23 +127,40 @@ def units(preset, jobs, env=None):
 
 
 def suite(name, *, label="", env=None, e2e=E2E, prefix=(), words=()):
-    """One end-to-end suite, in a process of its own; what it reports is counted, and so is its dying without a word."""
+    """One end-to-end suite, in a process of its own. Returns (label, its results, its exit code, the path of its log)."""
     label = f"{label}{name.removesuffix('.py')}"
-    say(label)
     folder = pathlib.Path(tempfile.mkdtemp(prefix="hud-suite-"))
-    folder.chmod(0o777)
+    folder.chmod(0o777)  # also for the ordinary user of `unprivileged`
     report = folder / "report.json"
     env = {"HUD_TEST_LOGS": str(LOGS) if not prefix else "", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
-    code = run(label.replace(" ", "-"), [*prefix, sys.executable, e2e / name, "--report", report, *words], env=env, cwd=e2e,
-               seconds=SUITE_SECONDS, echo=True)
+    log = label.replace(": ", "-").replace(" ", "-")
+    code = run(log, [*prefix, sys.executable, e2e / name, "--report", report, *words], env=env, cwd=e2e, seconds=SUITE_SECONDS)
     results = json.loads(report.read_text()) if report.exists() else []
     shutil.rmtree(folder, ignore_errors=True)
+    return label, results, code, LOGS / f"{log}.log"
+
+
+def judge(outcome):
+    """Prints and counts what a suite reported, and its dying without a word."""
+    label, results, code, log = outcome
+    say(label)
+    print(log.read_text(encoding="utf-8", errors="replace").rstrip(), flush=True)
     for result in results:
         count.add(f"{label}: {result['name']}", result["verdict"])
     failed = any(result["verdict"] == "FAIL" for result in results)
     if not results or (code != 0 and not failed):
         print(f"FAIL {label} ended with {code} without saying why", flush=True)
         count.add(f"{label}: the suite itself", "FAIL")
+
+
+def run_suites(names, **options):
+    """Two at a time, for they mostly wait; those that measure are alone."""
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for outcome in pool.map(lambda name: suite(name, **options), [n for n in names if n not in ALONE]):
+            judge(outcome)
+    for name in names:
+        if name in ALONE:
+            judge(suite(name, **options))
 
 
 def suites():
@@ -176,8 +187,8 @@ def unprivileged():
             code = run("ring_tests-unprivileged", [*prefix, folder / "bin/ring_tests"], env=env, seconds=600, cwd=scratch)
             count.add("ring_tests as an ordinary user", "ok" if code == 0 else "FAIL")
             print("ok ring_tests" if code == 0 else "FAIL ring_tests\n" + tail(LOGS / "ring_tests-unprivileged.log"), flush=True)
-        for name in UNPRIVILEGED_SUITES:
-            suite(name, label="as an ordinary user: ", env=env, e2e=folder / "tests/e2e", prefix=prefix)
+        for name, words in UNPRIVILEGED_SUITES:
+            judge(suite(name, label="as an ordinary user: ", env=env, e2e=folder / "tests/e2e", prefix=prefix, words=words))
 
 
 def sanitized(preset, jobs):
@@ -187,8 +198,7 @@ def sanitized(preset, jobs):
         return
     units(preset, jobs, SANITIZER_OPTIONS)
     env = {**SANITIZER_OPTIONS, "HUD_PROGRAMS": str(ROOT / f"build/{preset}/bin"), "HUD_REDUCED": "1"}
-    for name in SANITIZED_SUITES:
-        suite(name, label=f"{preset}: ", env=env)
+    run_suites(SANITIZED_SUITES, label=f"{preset}: ", env=env)
 
 
 def fuzz(jobs):
@@ -229,8 +239,7 @@ def main():
         if "units" in steps:
             units("release", options.jobs)
         if "e2e" in steps:
-            for name in suites():
-                suite(name)
+            run_suites(suites())
         if "unprivileged" in steps:
             unprivileged()
         for preset in ("asan", "tsan"):
@@ -239,7 +248,7 @@ def main():
         if "fuzz" in steps:
             fuzz(options.jobs)
         if "servers" in steps:
-            suite(SERVER_SUITE)
+            judge(suite(SERVER_SUITE))
 
     say(f"{(time.monotonic() - started) / 60:.1f} minutes; logs in build/test-logs")
     for name in count.failures:

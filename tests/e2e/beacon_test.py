@@ -432,11 +432,12 @@ def a_node_powered_off_with_an_idle_relay_open_dies_without_flapping(stage):
     try:
         if run(ip, "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", space, check=False).returncode != 0:
             raise Skip("no veth pairs here")
-        run(ip, "addr", "add", f"{net}.1/24", "dev", outer)
-        run(ip, "link", "set", outer, "up")
-        run(ip, "-n", space, "addr", "add", f"{net}.2/24", "dev", inner)
-        run(ip, "-n", space, "link", "set", inner, "up")
-        run(ip, "-n", space, "link", "set", "lo", "up")
+        for step in ([ip, "addr", "add", f"{net}.1/24", "dev", outer], [ip, "link", "set", outer, "up"],
+                     [ip, "-n", space, "addr", "add", f"{net}.2/24", "dev", inner], [ip, "-n", space, "link", "set", inner, "up"],
+                     [ip, "-n", space, "link", "set", "lo", "up"], [ip, "netns", "exec", space, "true"]):
+            done = run(*step, check=False)
+            if done.returncode != 0:
+                raise Skip(f"no use of network namespaces here: {' '.join(step[1:])}: {done.stderr.strip()}")
         key = random_key()
         hudsucker = Hudsucker(stage, [{"name": "web"}], keys=[key_line("n1", key)],
                               beacons={"bind": "0.0.0.0:" + stage.address(socket.SOCK_DGRAM).split(":")[1], "dead_after": "1s"})

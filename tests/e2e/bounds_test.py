@@ -227,7 +227,7 @@ def with_200_descriptors_and_1000_clients_it_stays_calm_answers_and_recovers(sta
 @case(seconds=60)
 def when_max_connections_are_in_use_others_wait_and_are_served_later(stage):
     node = ScriptedNode(stage, echo)
-    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}], max_connections=20)
+    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}], max_connections=20, workers=1)
     holders = open_clients(hudsucker.address, 20, b"x")
     wait_until(lambda: active(hudsucker) >= 18, 5, "the holders being in")
     with connect(hudsucker.address) as late:

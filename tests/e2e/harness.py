@@ -248,7 +248,7 @@ class Hudsucker(Process):
         listeners = listeners or [{"name": "tls", "default_pool": pools[0]["name"]}]
         for listener in listeners:
             listener.setdefault("bind", stage.address())
-        self.config = {"workers": 2, "listeners": listeners, "pools": pools, "status": {"bind": self.status_address}, **rest}
+        self.config = {"workers": rest.pop("workers", 2), "listeners": listeners, "pools": pools, "status": {"bind": self.status_address}, **rest}
         if keys is not None:
             self.keys_path = stage.write(f"{name}.keys", "".join(keys), 0o600)
             self.config["beacons"] = {"bind": stage.address(socket.SOCK_DGRAM), "keys": str(self.keys_path), **(beacons or {})}
