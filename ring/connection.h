@@ -141,4 +141,7 @@ struct Connection : TimerEntry {
   uint64_t TagOf(Op op, Side side) const { return Tag{slot, generation, op, side}.Pack(); }
 };
 
+// The memory of an idle relay is this and nothing else of ours; a worker's slab is this times its share of max_connections.
+static_assert(sizeof(Connection) <= 832);
+
 }  // namespace hud
