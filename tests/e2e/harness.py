@@ -136,10 +136,8 @@ class Stage:
     """A folder, a range of loopback addresses, and everything that was started for one case."""
 
     def __init__(self, name):
-        base = LOGS and pathlib.Path(LOGS) / "e2e"
-        if base:
-            base.mkdir(parents=True, exist_ok=True)
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{name[:40]}.", dir=base or None))
+        # Not in the repository: programs that drop their privileges read it, and a clone may lie in somebody's own folder.
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{name[:40]}."))
         os.chmod(self.folder, 0o755)
         self._net = f"127.{random.randint(1, 254)}.{random.randint(0, 254)}"
         self._hosts = 0
@@ -174,8 +172,16 @@ class Stage:
             with contextlib.suppress(OSError):
                 last = [line for line in process.log().splitlines() if "msg=connection" not in line][-lines:]
                 if last:
-                    parts.append(f"--- the end of {process.log_path}\n" + "\n".join(last))
+                    parts.append(f"--- the end of {process.log_path.name}\n" + "\n".join(last))
         return "\n".join(parts)
+
+    def keep(self):
+        """What a failed case left, moved beside the other logs. Returns where it is."""
+        if not LOGS:
+            return self.folder
+        base = pathlib.Path(LOGS) / "e2e"
+        base.mkdir(parents=True, exist_ok=True)
+        return shutil.move(self.folder, base / self.folder.name)
 
     def remove(self):
         shutil.rmtree(self.folder, ignore_errors=True)

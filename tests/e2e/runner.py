@@ -57,7 +57,8 @@ def _run(function, seconds):
     print(f"{verdict} {name} ({took:.1f} s)" + (f": {trouble}" if verdict == "skip" else ""), flush=True)
     if verdict == "FAIL":
         print("    " + trouble.replace("\n", "\n    "))
-        print("    " + stage.tails().replace("\n", "\n    "), flush=True)
+        print("    " + stage.tails().replace("\n", "\n    "))
+        print(f"    all of it is in {stage.keep()}", flush=True)
     else:
         stage.remove()
     return {"name": name, "verdict": verdict, "seconds": round(took, 2), "notes": stage.notes}
