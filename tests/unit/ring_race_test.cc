@@ -133,17 +133,18 @@ class PublishingRing final : public ForwardingRing {
 };
 
 TEST(Races, AConnectOutlivesTheTableThatNamedItsAddress) {
-  std::function<void()> publish;
+  std::atomic<TestBed*> control{nullptr};
+  std::vector<std::string> overwriting;
+  const std::function<void()> publish = [&] {
+    control.load()->PublishCopy();
+    // Whoever allocates next is given the memory.
+    for (int i = 0; i < 1000; ++i) overwriting.push_back(std::string(sizeof(NodeView) - 1, '\xee'));
+  };
   std::atomic<int> changed{0};
   TestBed bed({.wrap_ring = [&](std::unique_ptr<Ring> ring) {
     return std::make_unique<PublishingRing>(std::move(ring), publish, changed);
   }});
-  std::vector<std::string> overwriting;
-  publish = [&] {
-    bed.PublishCopy();
-    // Whoever allocates next is given the memory.
-    for (int i = 0; i < 1000; ++i) overwriting.push_back(std::string(sizeof(NodeView) - 1, '\xee'));
-  };
+  control = &bed;
   for (int i = 0; i < 5; ++i) {
     Peer client = bed.Client();
     client.Send(kFirst);
