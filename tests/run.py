@@ -125,8 +125,8 @@ def units(preset, jobs, env=None):
     say(f"unit tests, {preset}")
     junit = LOGS / f"ctest-{preset}.xml"
     junit.unlink(missing_ok=True)
-    code = run(f"ctest-{preset}", ["ctest", "--preset", preset, "-j", jobs, "--output-junit", junit, "--timeout", "300"],
-               env=env, seconds=1800)
+    code = run(f"ctest-{preset}", ["ctest", "--preset", preset, "-j", jobs, "--output-junit", junit, "--timeout", "600"],
+               env=env, seconds=2400)
     if not junit.exists():
         print(tail(LOGS / f"ctest-{preset}.log"))
         count.add(f"ctest-{preset}", "FAIL")
