@@ -80,7 +80,7 @@ void Worker::PumpSplice(Connection& c, Side source) {
         GiveBackPipe(d);
         if (n == 0) return OnSourceEnd(c, source);
         if (error == EAGAIN) return Read(c, source);
-        return OnSourceError(c, source, error);
+        return OnSourceError(c, source);
       }
       d.pipe_bytes = static_cast<uint32_t>(n);
       bytes_in_pipes_ += n;

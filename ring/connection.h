@@ -106,7 +106,7 @@ struct Connection : TimerEntry {
   std::array<Direction, 2> direction;    // by the source's Side
 
   Instant last_activity{};
-  Instant state_deadline{};              // hello, dial attempt, rejecting; kRelaying uses last_activity
+  Instant state_deadline{};              // of this attempt to connect
   Instant dial_deadline{};               // of all attempts
 
   // What was decided, and what the log will say.

@@ -87,7 +87,7 @@ void Worker::OnRecv(Connection& c, Side source, const Completion& completion) {
   if (c.state == ConnectionState::kHello) return Terminate(c, CloseReason::kClientGoneInHello);
   if (c.state == ConnectionState::kRejecting) return Terminate(c, CloseReason::kUnrecognizedName);
   if (completion.result == 0) return OnSourceEnd(c, source);
-  OnSourceError(c, source, -completion.result);
+  OnSourceError(c, source);
 }
 
 void Worker::OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t length) {
@@ -267,7 +267,7 @@ void Worker::FinishDirection(Connection& c, Side source) {
   if (other.stream == Stream::kDiscard) SetTimerAtMost(c, now_ + kDiscardCheck);
 }
 
-void Worker::OnSourceError(Connection& c, Side source, int) { Abort(c, ResetReason(source)); }
+void Worker::OnSourceError(Connection& c, Side source) { Abort(c, ResetReason(source)); }
 
 // EPIPE: the sink's FIN had come before its reset (tcp_reset() in the kernel tells the two apart by the state), so its
 // own stream is whole in our receive queue; only the direction towards it is over. An ordinary TLS server does this:

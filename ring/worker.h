@@ -136,7 +136,7 @@ class Worker {
   void DropBuffer(Direction& d);
   void FreeResidue(PrivateBytes& residue);
   void OnSourceEnd(Connection& c, Side source);
-  void OnSourceError(Connection& c, Side source, int error);
+  void OnSourceError(Connection& c, Side source);
   void OnSinkError(Connection& c, Side sink, int error);
   void DropDirection(Connection& c, Side source);
   void OnPollOut(Connection& c, Side sink);
@@ -148,7 +148,6 @@ class Worker {
   void OnRelayTimer(Connection& c);
   void Abort(Connection& c, CloseReason reason);
   bool ResetDiscardedSource(Connection& c, Side source);
-  void ScheduleRelayTimer(Connection& c);
 
   // bulk.cc
   void EnterBulk(Connection& c, Side source);

@@ -37,7 +37,7 @@ void Worker::PumpZeroCopy(Connection& c, Side source) {
     zero_copy_pool_.Return(memory);
     if (n == 0) return OnSourceEnd(c, source);
     if (error == EAGAIN) return Read(c, source);
-    return OnSourceError(c, source, error);
+    return OnSourceError(c, source);
   }
   d.bytes += static_cast<uint64_t>(n);
   c.last_activity = now_;
