@@ -18,18 +18,20 @@ class RelayPolicy {
 
   // A receive by copy ended. True: the next bytes should go in bulk.
   bool SawReceive(size_t bytes, size_t buffer_size) {
-    run_ = bytes == buffer_size ? std::min(run_ + 1, 100) : 0;
+    Count(bytes == buffer_size);
     return run_ >= kFullBuffersToEnterBulk;
   }
   // A bulk transfer ended. True: go back to copying.
   bool SawBulkTransfer(size_t bytes) {
-    run_ = bytes < kSmallTransfer ? std::min(run_ + 1, 100) : 0;
+    Count(bytes < kSmallTransfer);
     return run_ >= kSmallTransfersToLeaveBulk;
   }
   void EngineChanged() { run_ = 0; }
 
  private:
-  int run_ = 0;
+  void Count(bool goes_on) { run_ = goes_on ? static_cast<uint8_t>(std::min(run_ + 1, 100)) : uint8_t{0}; }
+
+  uint8_t run_ = 0;  // in a row, of what would change the engine; small, because every relay has two
 };
 
 // How many bytes to splice in: no more than the sink can take now, so that what a stalled sink leaves behind stays

@@ -17,6 +17,7 @@ namespace hud {
 namespace {
 
 constexpr uint16_t kBufferGroup = 0;
+constexpr uint64_t kNoTag = 0;  // Op::kIgnored: only failures complete, and say nothing new
 
 std::string ErrnoText(int error) { return std::strerror(error); }
 
@@ -25,7 +26,10 @@ class KernelRing final : public Ring {
   explicit KernelRing(const KernelRingOptions& options) : options_(options) {}
 
   ~KernelRing() override {
-    if (created_) io_uring_queue_exit(&ring_);
+    if (created_) {
+      io_uring_submit(&ring_);  // descriptors that wait to be closed
+      io_uring_queue_exit(&ring_);
+    }
     if (buffer_ring_ != nullptr) munmap(buffer_ring_, BufferRingBytes());
     if (buffers_ != nullptr) munmap(buffers_, BuffersBytes());
   }
@@ -55,9 +59,10 @@ class KernelRing final : public Ring {
     sqe->user_data = user_data;
   }
 
-  void Recv(int fd, uint64_t user_data) override {
+  void Recv(int fd, Expected expected, uint64_t user_data) override {
     io_uring_sqe* sqe = NextSqe();
     io_uring_prep_recv(sqe, fd, nullptr, options_.buffer_bytes, 0);
+    if (expected == Expected::kLater) sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
     sqe->flags |= IOSQE_BUFFER_SELECT;
     sqe->buf_group = kBufferGroup;
     sqe->user_data = user_data;
@@ -76,10 +81,14 @@ class KernelRing final : public Ring {
     sqe->user_data = user_data;
   }
 
-  void Connect(int fd, const sockaddr* address, socklen_t size, uint64_t user_data) override {
+  void ConnectAndSend(int fd, const sockaddr* address, socklen_t size, uint64_t connect_tag, Bytes data, uint64_t send_tag) override {
+    MakeRoom(2);  // a link does not reach over two submissions
     io_uring_sqe* sqe = NextSqe();
     io_uring_prep_connect(sqe, fd, address, size);
-    sqe->user_data = user_data;
+    // When the connect fails, the flag also keeps the send that is cancelled with it from completing.
+    sqe->flags |= IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS;
+    sqe->user_data = connect_tag;
+    Send(fd, data, send_tag);
   }
 
   void Poll(int fd, uint32_t events, uint64_t user_data) override {
@@ -91,7 +100,15 @@ class KernelRing final : public Ring {
   void Cancel(uint64_t target) override {
     io_uring_sqe* sqe = NextSqe();
     io_uring_prep_cancel64(sqe, target, 0);
-    sqe->user_data = 0;
+    sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+    sqe->user_data = kNoTag;
+  }
+
+  void Close(Fd fd) override {
+    io_uring_sqe* sqe = NextSqe();
+    io_uring_prep_close(sqe, fd.Release());
+    sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+    sqe->user_data = kNoTag;
   }
 
   size_t Wait(std::span<Completion> completions, Duration timeout) override {
@@ -148,17 +165,19 @@ class KernelRing final : public Ring {
     return absl::OkStatus();
   }
 
-  // The next free submission entry; a full queue is submitted first. -EBUSY and -EAGAIN are the kernel's back-pressure:
+  // Submits until that many submission entries are free. -EBUSY and -EAGAIN are the kernel's back-pressure:
   // it takes requests again once completions have been moved out, which Submit() does through the overflow flush.
-  io_uring_sqe* NextSqe() {
-    io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
-    for (int tries = 0; sqe == nullptr; ++tries) {
+  void MakeRoom(unsigned entries) {
+    for (int tries = 0; io_uring_sq_space_left(&ring_) < entries; ++tries) {
       HUD_CHECK(tries < 1000);
       Submit();
-      sqe = io_uring_get_sqe(&ring_);
-      if (sqe == nullptr) SetAsideCompletions();
+      if (io_uring_sq_space_left(&ring_) < entries) SetAsideCompletions();
     }
-    return sqe;
+  }
+
+  io_uring_sqe* NextSqe() {
+    MakeRoom(1);
+    return io_uring_get_sqe(&ring_);
   }
 
   void Submit() { CheckSubmitted(io_uring_submit(&ring_)); }
@@ -211,6 +230,7 @@ class KernelRing final : public Ring {
       c.result = cqe->res;
       c.more = (cqe->flags & IORING_CQE_F_MORE) != 0;
       c.notification = (cqe->flags & IORING_CQE_F_NOTIF) != 0;
+      c.more_to_read = (cqe->flags & IORING_CQE_F_SOCK_NONEMPTY) != 0;
       c.has_buffer = (cqe->flags & IORING_CQE_F_BUFFER) != 0;
       if (c.has_buffer) {
         c.buffer = static_cast<uint16_t>(cqe->flags >> IORING_CQE_BUFFER_SHIFT);

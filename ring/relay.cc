@@ -25,6 +25,21 @@ constexpr Duration kPipeStall = std::chrono::milliseconds(100);
 constexpr uint64_t kDiscardAllowance = 256 * 1024;
 constexpr Duration kDiscardCheck = std::chrono::milliseconds(20);
 
+// A node that loses its power says nothing. An idle relay to it is found out by keep-alive after 10 + 3 × 5 s (tcp(7)),
+// one with unacknowledged bytes by IsSilent(). Only relays that last are worth the four system calls.
+constexpr Duration kKeepAliveAfter = std::chrono::seconds(5);
+constexpr int kKeepAliveIdleSeconds = 10;
+constexpr int kKeepAliveIntervalSeconds = 5;
+constexpr int kKeepAliveProbes = 3;
+
+void KeepAlive(int fd) {  // a unix socket refuses, and does not need it
+  const auto set = [fd](int level, int name, int value) { (void)setsockopt(fd, level, name, &value, sizeof value); };
+  set(IPPROTO_TCP, TCP_KEEPIDLE, kKeepAliveIdleSeconds);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, kKeepAliveIntervalSeconds);
+  set(IPPROTO_TCP, TCP_KEEPCNT, kKeepAliveProbes);
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
+}
+
 CloseReason ResetReason(Side side) { return side == Side::kClient ? CloseReason::kClientReset : CloseReason::kNodeReset; }
 
 // Nothing that we sent, the FIN included, is still unacknowledged: a reset can no longer destroy it.
@@ -49,8 +64,7 @@ bool IsSilent(int fd, Duration limit) {
 }  // namespace
 
 void Worker::BeginRelay(Connection& c) {
-  SetTimer(c, now_ + std::min(table_->timeouts.idle, options_.node_silence / 2));
-  SendHeld(c, Side::kClient);
+  SetTimer(c, now_ + std::min(table_->timeouts.idle, kKeepAliveAfter));
   Read(c, Side::kNode);
 }
 
@@ -58,7 +72,8 @@ void Worker::BeginRelay(Connection& c) {
 void Worker::Read(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
   if (c.IsPending(source, Op::kRecv) || d.starved) return;
-  if (d.engine == Engine::kSmall || d.stream == Stream::kDiscard) return RequestRecv(c, source);
+  FreeHeldIfUnused(d);
+  if (d.engine == Engine::kSmall || d.stream == Stream::kDiscard) return RequestRecv(c, source, Expected::kLater);
   RequestPoll(c, source, Op::kPollIn, POLLIN | POLLRDHUP);
 }
 
@@ -68,13 +83,14 @@ void Worker::OnRecv(Connection& c, Side source, const Completion& completion) {
     const auto length = static_cast<uint32_t>(completion.result);
     const Bytes bytes = ring_->BufferBytes(completion.buffer).first(length);
     switch (c.state) {
-      case ConnectionState::kRelaying: return OnRelayBytes(c, source, completion.buffer, length);
+      case ConnectionState::kRelaying:
+        return OnRelayBytes(c, source, completion.buffer, length, completion.more_to_read ? Expected::kNow : Expected::kLater);
       case ConnectionState::kHello:
         OnHelloBytes(c, bytes);
         return ring_->ReturnBuffer(completion.buffer);
       default:  // kRejecting: thrown away
         ring_->ReturnBuffer(completion.buffer);
-        return RequestRecv(c, source);
+        return RequestRecv(c, source, Expected::kLater);
     }
   }
   if (completion.has_buffer) ring_->ReturnBuffer(completion.buffer);
@@ -90,7 +106,8 @@ void Worker::OnRecv(Connection& c, Side source, const Completion& completion) {
   OnSourceError(c, source);
 }
 
-void Worker::OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t length) {
+// `next`: whether more bytes are likely to be in the socket already.
+void Worker::OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t length, Expected next) {
   Direction& d = c.direction[Index(source)];
   const Side sink = Other(source);
   const Bytes bytes = ring_->BufferBytes(buffer).first(length);
@@ -115,7 +132,7 @@ void Worker::OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t 
   d.buffer_length = length;
   d.bulk_wanted = WantsBulk(c, source, full_run);
   RequestSend(c, sink, bytes);
-  if (!d.bulk_wanted) RequestRecv(c, source);
+  if (!d.bulk_wanted) RequestRecv(c, source, next);
 }
 
 bool Worker::WantsBulk(const Connection& c, Side source, bool full_run) const {
@@ -150,18 +167,19 @@ void Worker::OnSent(Connection& c, Side sink, int result) {
     took_all = rest.empty();
     if (!took_all) {
       // What arrived behind this buffer, if anything, waits in the first place: the rest goes before it.
-      HUD_CHECK(d.residue[1].empty());
-      d.residue[1] = std::exchange(d.residue[0], PrivateBytes());
+      HeldBytes& held = d.Held();
+      HUD_CHECK(held.residue[1].empty());
+      held.residue[1] = std::exchange(held.residue[0], PrivateBytes());
       KeepResidue(d, rest);
     }
     DropBuffer(d);
   } else {
-    PrivateBytes& first = d.residue[0];
+    PrivateBytes& first = d.Held().residue[0];
     first.offset += sent;
     took_all = first.empty();
     if (took_all) {
       FreeResidue(first);
-      first = std::exchange(d.residue[1], PrivateBytes());
+      first = std::exchange(d.Held().residue[1], PrivateBytes());
     }
   }
   if (!d.HoldsBytes()) return Advance(c, source);
@@ -174,8 +192,8 @@ void Worker::SendHeld(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
   const Side sink = Other(source);
   if (c.IsPending(sink, Op::kSend) || c.IsPending(sink, Op::kZeroCopy)) return;
-  if (!d.residue[0].empty()) return RequestSend(c, sink, d.residue[0].rest());
-  if (d.pipe_bytes > 0) return PumpSplice(c, source);
+  if (d.held && !d.held->residue[0].empty()) return RequestSend(c, sink, d.held->residue[0].rest());
+  if (d.pipe_bytes() > 0) return PumpSplice(c, source);
   if (d.HoldsBytes()) return SendZeroCopy(c, source);
   Advance(c, source);
 }
@@ -196,9 +214,9 @@ void Worker::Advance(Connection& c, Side source) {
 void Worker::Stall(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
   RequestPoll(c, Other(source), Op::kPollOut, POLLOUT);
-  d.stalled_since = now_;
+  d.Held().stalled_since = now_;
   if (!c.IsPending(source, Op::kRecv)) WatchErrors(c, source);
-  if (d.pipe_bytes > 0) SetTimerAtMost(c, now_ + kPipeStall);
+  if (d.pipe_bytes() > 0) SetTimerAtMost(c, now_ + kPipeStall);
 }
 
 void Worker::OnPollOut(Connection& c, Side sink) {
@@ -209,7 +227,8 @@ void Worker::OnPollOut(Connection& c, Side sink) {
 // In the order of arrival: the first place is the one sent from. There are two because one receive may be under way when
 // the sink stops; no more is received until both are sent.
 void Worker::KeepResidue(Direction& d, Bytes bytes) {
-  PrivateBytes& place = d.residue[0].empty() ? d.residue[0] : d.residue[1];
+  HeldBytes& held = d.Held();
+  PrivateBytes& place = held.residue[0].empty() ? held.residue[0] : held.residue[1];
   HUD_CHECK(place.empty());
   FreeResidue(place);
   place.data = std::make_unique_for_overwrite<uint8_t[]>(bytes.size());
@@ -232,16 +251,25 @@ void Worker::DropBuffer(Direction& d) {
 // Forgets what is held for the sink, but not what the kernel is still reading.
 void Worker::DropHeld(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
-  if (!c.IsPending(Other(source), Op::kSend)) {
-    DropBuffer(d);
-    FreeResidue(d.residue[0]);
-    FreeResidue(d.residue[1]);
-  }
+  if (!c.IsPending(Other(source), Op::kSend)) DropBuffer(d);
+  if (!d.held) return;
+  if (!c.IsPending(Other(source), Op::kSend)) FreeResidues(d);
   GiveBackPipe(d);
   // The result of a send that is on its way says how much of its buffer the kernel still reads: OnZeroCopyResult goes on.
   if (c.IsPending(Other(source), Op::kZeroCopy)) return;
-  if (!d.zero_copy.empty()) d.zero_copy.back().size = d.zero_copy.back().offset;
+  if (!d.held->zero_copy.empty()) d.held->zero_copy.back().size = d.held->zero_copy.back().offset;
   FreeZeroCopyBuffers(d);
+  FreeHeldIfUnused(d);
+}
+
+void Worker::FreeResidues(Direction& d) {
+  FreeResidue(d.held->residue[0]);
+  FreeResidue(d.held->residue[1]);
+}
+
+// So that a direction that goes idle costs nothing.
+void Worker::FreeHeldIfUnused(Direction& d) {
+  if (d.held && !d.held->InUse()) d.held.reset();
 }
 
 void Worker::OnSourceEnd(Connection& c, Side source) {
@@ -352,14 +380,16 @@ void Worker::OnRelayTimer(Connection& c) {
     Direction& d = c.direction[Index(source)];
     if (ResetDiscardedSource(c, source)) return;
     if (d.stream == Stream::kDiscard && source == Side::kNode) next = std::min(next, now_ + kDiscardCheck);
-    if (d.pipe_bytes == 0 || !c.IsPending(Other(source), Op::kPollOut)) continue;
-    if (now_ - d.stalled_since >= kPipeStall) {
+    if (d.pipe_bytes() == 0 || !c.IsPending(Other(source), Op::kPollOut)) continue;
+    if (now_ - d.held->stalled_since >= kPipeStall) {
       EmptyPipeToMemory(c, source);
       if (c.state != ConnectionState::kRelaying) return;
     } else {
-      next = std::min(next, d.stalled_since + kPipeStall);
+      next = std::min(next, d.held->stalled_since + kPipeStall);
     }
   }
+  if (!c.keep_alive) KeepAlive(c.fd[Index(Side::kNode)].get());
+  c.keep_alive = true;
   if (IsSilent(c.fd[Index(Side::kNode)].get(), options_.node_silence)) return Abort(c, ResetReason(Side::kNode));
   next = std::min(next, now_ + options_.node_silence / 2);
   const bool half_closed = c.direction[0].stream != Stream::kOpen || c.direction[1].stream != Stream::kOpen;

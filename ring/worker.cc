@@ -113,14 +113,18 @@ void Worker::DispatchConnection(Connection& c, Tag tag, const Completion& comple
   if (tag.op == Op::kZeroCopy) return OnZeroCopy(c, tag, completion);
   HUD_CHECK(c.IsPending(tag.side, tag.op));
   Paid(c, tag.op, tag.side);
+  // A connect and the hello's send behind it are one: the other of the two will not complete.
+  const bool dialed = tag.op == Op::kConnect || c.IsPending(tag.side, Op::kConnect);
+  if (dialed && tag.op == Op::kConnect) Paid(c, Op::kSend, tag.side);
+  if (dialed && tag.op == Op::kSend) Paid(c, Op::kConnect, tag.side);
   if (c.state == ConnectionState::kTerminating) {
     if (completion.has_buffer) ring_->ReturnBuffer(completion.buffer);
     return JoinIfDone(c);
   }
   switch (tag.op) {
     case Op::kRecv: return OnRecv(c, tag.side, completion);
-    case Op::kSend: return OnSent(c, tag.side, completion.result);
-    case Op::kConnect: return OnConnect(c, completion.result);
+    case Op::kSend: return dialed ? OnHelloSent(c, completion.result) : OnSent(c, tag.side, completion.result);
+    case Op::kConnect: return OnConnectFailed(c, -completion.result);
     case Op::kPollIn: return OnPollIn(c, tag.side);
     case Op::kPollOut: return OnPollOut(c, tag.side);
     case Op::kPollError: return OnPollError(c, tag.side, completion.result);
@@ -189,7 +193,7 @@ void Worker::FeedStarved() {
     c.direction[Index(turn.source)].starved = false;
     const bool reading = c.state == ConnectionState::kHello || c.state == ConnectionState::kRelaying ||
                          c.state == ConnectionState::kRejecting;
-    if (reading && !c.IsPending(turn.source, Op::kRecv)) RequestRecv(c, turn.source);
+    if (reading && !c.IsPending(turn.source, Op::kRecv)) RequestRecv(c, turn.source, Expected::kNow);
   }
   taking_.clear();
 }
@@ -227,9 +231,9 @@ void Worker::Enter(Connection& c, ConnectionState state) {
   c.state = state;
 }
 
-void Worker::RequestRecv(Connection& c, Side side) {
+void Worker::RequestRecv(Connection& c, Side side, Expected expected) {
   HUD_CHECK(!c.IsPending(side, Op::kRecv));
-  ring_->Recv(c.fd[Index(side)].get(), c.TagOf(Op::kRecv, side));
+  ring_->Recv(c.fd[Index(side)].get(), expected, c.TagOf(Op::kRecv, side));
   Owe(c, Op::kRecv, side);
 }
 

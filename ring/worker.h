@@ -103,6 +103,7 @@ class Worker {
 
   // hello.cc
   void BeginHello(Connection& c);
+  SocketAddress ClientAddress(Connection& c);
   void OnHelloBytes(Connection& c, Bytes bytes);
   void JudgeHello(Connection& c);
   bool TakeProxyHeader(Connection& c);
@@ -114,7 +115,9 @@ class Worker {
   void BeginDial(Connection& c);
   void DialNext(Connection& c);
   bool OpenNodeSocket(Connection& c, const SocketAddress& address);
-  void OnConnect(Connection& c, int result);
+  void NameNode(NodeIndex node, std::string_view name);
+  void OnConnectFailed(Connection& c, int error);
+  void OnHelloSent(Connection& c, int result);
   void OnDialTimer(Connection& c);
   void NoMoreNodes(Connection& c);
   void DialFailed(Connection& c, int error);
@@ -125,7 +128,7 @@ class Worker {
   // relay.cc
   void BeginRelay(Connection& c);
   void OnRecv(Connection& c, Side source, const Completion& completion);
-  void OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t length);
+  void OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t length, Expected next);
   void OnSent(Connection& c, Side sink, int result);
   void SendHeld(Connection& c, Side source);
   void Advance(Connection& c, Side source);
@@ -135,6 +138,8 @@ class Worker {
   void DropHeld(Connection& c, Side source);
   void DropBuffer(Direction& d);
   void FreeResidue(PrivateBytes& residue);
+  void FreeResidues(Direction& d);
+  void FreeHeldIfUnused(Direction& d);
   void OnSourceEnd(Connection& c, Side source);
   void OnSourceError(Connection& c, Side source);
   void OnSinkError(Connection& c, Side sink, int error);
@@ -178,7 +183,7 @@ class Worker {
   // Requests, and the bits that say what the kernel owes.
   void Owe(Connection& c, Op op, Side side) { c.pending[Index(side)] |= static_cast<uint16_t>(1u << static_cast<int>(op)); }
   void Paid(Connection& c, Op op, Side side) { c.pending[Index(side)] &= static_cast<uint16_t>(~(1u << static_cast<int>(op))); }
-  void RequestRecv(Connection& c, Side side);
+  void RequestRecv(Connection& c, Side side, Expected expected);
   void RequestSend(Connection& c, Side sink, Bytes data);
   void RequestPoll(Connection& c, Side side, Op op, uint32_t events);
   void CancelAll(Connection& c);
@@ -203,6 +208,7 @@ class Worker {
   std::vector<Turn> ready_;
   std::vector<Turn> starved_;
   std::vector<Turn> taking_;  // reused by TakeTurns and FeedStarved
+  std::vector<std::string> node_names_;  // by NodeIndex, of those dialed
 
   const RouteTable* table_ = nullptr;  // valid until the next turn of the loop
   Instant now_{};

@@ -16,12 +16,15 @@ class ForwardingRing : public Ring {
   explicit ForwardingRing(std::unique_ptr<Ring> inner) : inner_(std::move(inner)) {}
   void AcceptMultishot(int fd, uint64_t u) override { inner_->AcceptMultishot(fd, u); }
   void AcceptOne(int fd, uint64_t u) override { inner_->AcceptOne(fd, u); }
-  void Recv(int fd, uint64_t u) override { inner_->Recv(fd, u); }
+  void Recv(int fd, Expected e, uint64_t u) override { inner_->Recv(fd, e, u); }
   void Send(int fd, Bytes data, uint64_t u) override { inner_->Send(fd, data, u); }
   void SendZeroCopy(int fd, Bytes data, uint64_t u) override { inner_->SendZeroCopy(fd, data, u); }
-  void Connect(int fd, const sockaddr* a, socklen_t n, uint64_t u) override { inner_->Connect(fd, a, n, u); }
+  void ConnectAndSend(int fd, const sockaddr* a, socklen_t n, uint64_t u, Bytes data, uint64_t v) override {
+    inner_->ConnectAndSend(fd, a, n, u, data, v);
+  }
   void Poll(int fd, uint32_t events, uint64_t u) override { inner_->Poll(fd, events, u); }
   void Cancel(uint64_t target) override { inner_->Cancel(target); }
+  void Close(Fd fd) override { inner_->Close(std::move(fd)); }
   size_t Wait(std::span<Completion> out, Duration timeout) override { return inner_->Wait(out, timeout); }
   Bytes BufferBytes(uint16_t b) const override { return inner_->BufferBytes(b); }
   void ReturnBuffer(uint16_t b) override { inner_->ReturnBuffer(b); }
@@ -110,11 +113,11 @@ class PublishingRing final : public ForwardingRing {
   PublishingRing(std::unique_ptr<Ring> inner, const std::function<void()>& publish, std::atomic<int>& changed)
       : ForwardingRing(std::move(inner)), publish_(publish), changed_(changed) {}
 
-  void Connect(int fd, const sockaddr* address, socklen_t size, uint64_t u) override {
+  void ConnectAndSend(int fd, const sockaddr* address, socklen_t size, uint64_t u, Bytes data, uint64_t v) override {
     publish_();
     address_ = address;
     copy_.assign(reinterpret_cast<const char*>(address), size);
-    inner_->Connect(fd, address, size, u);
+    inner_->ConnectAndSend(fd, address, size, u, data, v);
   }
   size_t Wait(std::span<Completion> out, Duration timeout) override {
     if (address_ != nullptr) {

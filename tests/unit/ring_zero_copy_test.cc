@@ -25,16 +25,19 @@ class DelayingRing final : public Ring {
 
   void AcceptMultishot(int fd, uint64_t u) override { inner_->AcceptMultishot(fd, u); }
   void AcceptOne(int fd, uint64_t u) override { inner_->AcceptOne(fd, u); }
-  void Recv(int fd, uint64_t u) override { inner_->Recv(fd, u); }
+  void Recv(int fd, Expected e, uint64_t u) override { inner_->Recv(fd, e, u); }
   void Send(int fd, Bytes data, uint64_t u) override { inner_->Send(fd, data, u); }
   void SendZeroCopy(int fd, Bytes data, uint64_t u) override {
     ++seen_.sends;
     sent_.push_back({u, data, 0, false});
     inner_->SendZeroCopy(fd, data, u);
   }
-  void Connect(int fd, const sockaddr* a, socklen_t n, uint64_t u) override { inner_->Connect(fd, a, n, u); }
+  void ConnectAndSend(int fd, const sockaddr* a, socklen_t n, uint64_t u, Bytes data, uint64_t v) override {
+    inner_->ConnectAndSend(fd, a, n, u, data, v);
+  }
   void Poll(int fd, uint32_t events, uint64_t u) override { inner_->Poll(fd, events, u); }
   void Cancel(uint64_t target) override { inner_->Cancel(target); }
+  void Close(Fd fd) override { inner_->Close(std::move(fd)); }
   Bytes BufferBytes(uint16_t b) const override { return inner_->BufferBytes(b); }
   void ReturnBuffer(uint16_t b) override { inner_->ReturnBuffer(b); }
   size_t buffer_size() const override { return inner_->buffer_size(); }
