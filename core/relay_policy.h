@@ -16,9 +16,10 @@ class RelayPolicy {
   static constexpr int kSmallTransfersToLeaveBulk = 4;
   static constexpr size_t kSmallTransfer = 16 * 1024;
 
-  // A receive by copy ended. True: the next bytes should go in bulk.
-  bool SawReceive(size_t bytes, size_t buffer_size) {
-    Count(bytes == buffer_size);
+  // A receive by copy ended, and `more` bytes are known to be waiting behind it. True: the next should go in bulk.
+  // A message that just fills a buffer is still a message.
+  bool SawReceive(size_t bytes, size_t buffer_size, bool more) {
+    Count(bytes == buffer_size && more);
     return run_ >= kFullBuffersToEnterBulk;
   }
   // A bulk transfer ended. True: go back to copying.

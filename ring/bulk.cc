@@ -149,7 +149,7 @@ void Worker::GiveBackPipe(Direction& d) {
 void Worker::EmptyPipeToMemory(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
   HeldBytes& held = *d.held;
-  PrivateBytes& place = held.residue[0];
+  PrivateBytes& place = held.rest;
   HUD_CHECK(place.empty());
   place.data = std::make_unique_for_overwrite<uint8_t[]>(held.pipe_bytes);
   place.capacity = held.pipe_bytes;

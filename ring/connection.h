@@ -49,7 +49,8 @@ struct ZeroCopyBuffer {
 
 // What a direction has outside the shared ring.
 struct HeldBytes {
-  std::array<PrivateBytes, 2> residue;
+  PrivateBytes rest;    // of what was sent before; the kernel may be reading it
+  PrivateBytes behind;  // what came after that
   Pipe pipe;
   uint32_t pipe_bytes = 0;
   uint8_t next_number = 0;                // of the next zero-copy buffer
@@ -57,10 +58,10 @@ struct HeldBytes {
   std::vector<ZeroCopyBuffer> zero_copy;  // oldest first; only the last may have bytes that are not sent
 
   bool AnythingToSend() const {
-    return !residue[0].empty() || !residue[1].empty() || pipe_bytes > 0 ||
+    return !rest.empty() || !behind.empty() || pipe_bytes > 0 ||
            (!zero_copy.empty() && zero_copy.back().offset < zero_copy.back().size);
   }
-  bool InUse() const { return AnythingToSend() || residue[0].data != nullptr || pipe || !zero_copy.empty(); }
+  bool InUse() const { return AnythingToSend() || rest.data != nullptr || pipe || !zero_copy.empty(); }
 };
 
 enum class Engine : uint8_t { kSmall, kSplice, kZeroCopy };
@@ -72,7 +73,7 @@ enum class Stream : uint8_t {
   kDiscard,   // the sink is gone after its own stream ended: read and throw away until the source ends
 };
 
-// From `Side` s to the other. Held bytes are sent in this order: buffer, residue[0], residue[1], pipe.
+// From `Side` s to the other. Held bytes are sent in this order: buffer, rest, behind, pipe.
 struct Direction {
   Engine engine = Engine::kSmall;
   Stream stream = Stream::kOpen;

@@ -104,7 +104,7 @@ void Worker::PrependProxyHeader(Connection& c) {
   std::memcpy(both.data.get() + header.size, hello.data.get(), hello.size);
   held_hello_bytes_ += header.size;
   counters_.private_bytes.Add(both.capacity);
-  FreeResidue(hello);
+  FreePrivate(hello);
   hello = std::move(both);
 }
 
@@ -138,9 +138,9 @@ void Worker::OnHelloSent(Connection& c, int result) {
   PrivateBytes hello = std::exchange(c.context->bytes, PrivateBytes());
   hello.offset += static_cast<uint32_t>(std::max(result, 0));
   if (hello.empty()) {
-    FreeResidue(hello);
+    FreePrivate(hello);
   } else {
-    c.direction[Index(Side::kClient)].Held().residue[0] = std::move(hello);
+    c.direction[Index(Side::kClient)].Held().rest = std::move(hello);
   }
   Joined(c);
   BeginRelay(c);

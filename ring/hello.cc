@@ -43,18 +43,7 @@ SocketAddress Worker::ClientAddress(Connection& c) {
 // Appends to what is held of the client's first bytes; false when this worker's budget for them is used up.
 bool Worker::Hold(Connection& c, Bytes bytes) {
   if (held_hello_bytes_ + bytes.size() > options_.hello_budget_bytes) return false;
-  PrivateBytes& held = c.context->bytes;
-  const size_t needed = held.size + bytes.size();
-  if (needed > held.capacity) {
-    const auto capacity = static_cast<uint32_t>(std::max<size_t>(needed, size_t{held.capacity} * 2));
-    auto grown = std::make_unique_for_overwrite<uint8_t[]>(capacity);
-    if (held.size > 0) std::memcpy(grown.get(), held.data.get(), held.size);
-    counters_.private_bytes.Add(capacity - held.capacity);
-    held.data = std::move(grown);
-    held.capacity = capacity;
-  }
-  std::memcpy(held.data.get() + held.size, bytes.data(), bytes.size());
-  held.size += static_cast<uint32_t>(bytes.size());
+  Append(c.context->bytes, bytes);
   held_hello_bytes_ += bytes.size();
   return true;
 }

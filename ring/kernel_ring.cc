@@ -1,6 +1,7 @@
 #include "ring/kernel_ring.h"
 
 #include <liburing.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/utsname.h>
 
@@ -68,10 +69,20 @@ class KernelRing final : public Ring {
     sqe->user_data = user_data;
   }
 
+  void RecvMultishot(int fd, Expected expected, uint32_t limit, uint64_t user_data) override {
+    Recv(fd, expected, user_data);
+    if (!options_.features.bounded_multishot_recv) return;
+    io_uring_sqe* sqe = LastSqe();
+    sqe->ioprio |= IORING_RECV_MULTISHOT;
+    sqe->len = 0;              // each time as much as a buffer takes
+    sqe->file_index = limit;   // where newer headers have optlen
+  }
+
   void Send(int fd, Bytes data, uint64_t user_data) override {
     io_uring_sqe* sqe = NextSqe();
     io_uring_prep_send(sqe, fd, data.data(), data.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
     sqe->user_data = user_data;
+    ++sends_queued_;
   }
 
   void SendZeroCopy(int fd, Bytes data, uint64_t user_data) override {
@@ -111,14 +122,15 @@ class KernelRing final : public Ring {
     sqe->user_data = kNoTag;
   }
 
-  size_t Wait(std::span<Completion> completions, Duration timeout) override {
+  size_t Wait(std::span<Completion> completions, Duration timeout, Batch batch) override {
     if (io_uring_cq_ready(&ring_) > 0 || timeout == Duration::zero()) {
       // Not a mere submit: with deferred task work only a call that asks for events lets requests that waited complete
       // (accepts, the worker's orders), and completions made by the submission itself could be there in every turn.
       CheckSubmitted(io_uring_submit_and_get_events(&ring_));
     } else {
-      SubmitAndWait(timeout);
+      SubmitAndWait(timeout, options_.features.minimum_wait ? batch : Batch());
     }
+    sends_queued_ = 0;
     return Harvest(completions);
   }
 
@@ -180,22 +192,37 @@ class KernelRing final : public Ring {
     return io_uring_get_sqe(&ring_);
   }
 
+  io_uring_sqe* LastSqe() { return &ring_.sq.sqes[(ring_.sq.sqe_tail - 1) & ring_.sq.ring_mask]; }
+
   void Submit() { CheckSubmitted(io_uring_submit(&ring_)); }
 
   static void CheckSubmitted(int submitted) {
     HUD_CHECK(submitted >= 0 || submitted == -EBUSY || submitted == -EAGAIN || submitted == -EINTR);
   }
 
-  void SubmitAndWait(Duration timeout) {
-    io_uring_cqe* cqe = nullptr;
-    int result;
-    if (timeout == Duration::max()) {
-      result = io_uring_submit_and_wait(&ring_, 1);
-    } else {
-      __kernel_timespec when{timeout.count() / 1'000'000'000, timeout.count() % 1'000'000'000};
-      result = io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, &when, nullptr);
+  // liburing 2.3 knows no minimum wait: the system call is made here.
+  void SubmitAndWait(Duration timeout, Batch batch) {
+    const __kernel_timespec when{timeout.count() / 1'000'000'000, timeout.count() % 1'000'000'000};
+    io_uring_getevents_arg argument{};
+    argument.sigmask_sz = _NSIG / 8;
+    if (timeout != Duration::max()) argument.ts = reinterpret_cast<uintptr_t>(&when);
+    unsigned wanted = 1;
+    if (batch.completions > 1) {
+      wanted = batch.completions + sends_queued_;
+      argument.pad = static_cast<uint32_t>(batch.patience / std::chrono::microseconds(1));  // min_wait_usec since 6.12
     }
+    const int result = io_uring_enter2(ring_.enter_ring_fd, TakeSubmissions(), wanted, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,
+                                       reinterpret_cast<sigset_t*>(&argument), sizeof argument);
     HUD_CHECK(result >= 0 || result == -ETIME || result == -EINTR || result == -EBUSY || result == -EAGAIN);
+  }
+
+  // Shows the kernel all entries that were filled, and says how many it has not taken yet.
+  unsigned TakeSubmissions() {
+    io_uring_sq& queue = ring_.sq;
+    unsigned tail = *queue.ktail;
+    for (; queue.sqe_head != queue.sqe_tail; ++queue.sqe_head) queue.array[tail++ & queue.ring_mask] = queue.sqe_head & queue.ring_mask;
+    io_uring_smp_store_release(queue.ktail, tail);
+    return tail - *queue.khead;
   }
 
   // When the submission queue stays full because the completion queue is: make room without handing anything out yet.
@@ -247,6 +274,7 @@ class KernelRing final : public Ring {
   uint8_t* buffers_ = nullptr;
   io_uring_buf_ring* buffer_ring_ = nullptr;
   size_t with_caller_ = 0;
+  unsigned sends_queued_ = 0;  // since the last wait
   std::vector<Completion> set_aside_;
 };
 
@@ -285,7 +313,9 @@ absl::Status CannotSetUp(int error) {
 std::string KernelFeatures::Describe() const {
   return absl::StrCat("io_uring: ", (setup_flags & IORING_SETUP_DEFER_TASKRUN) ? "deferred task work" : "cooperative task work (Linux 6.1 would be better)",
                       zero_copy_send ? ", zero-copy send" : ", no zero-copy send (needs Linux 6.0)",
-                      zero_copy_send && !zero_copy_usage ? " without usage report (needs Linux 6.2)" : "");
+                      zero_copy_send && !zero_copy_usage ? " without usage report (needs Linux 6.2)" : "",
+                      bounded_multishot_recv ? ", bounded multishot receive" : ", single receives (multishot needs Linux 6.17)",
+                      minimum_wait ? ", batched waits" : ", no batched waits (needs Linux 6.12)");
 }
 
 absl::StatusOr<KernelFeatures> ProbeFeatures() {
@@ -304,6 +334,8 @@ absl::StatusOr<KernelFeatures> ProbeFeatures() {
     return absl::UnavailableError("this kernel's io_uring is too old for hudsucker: use Linux 5.19 or newer");
   }
   if (error < 0) return CannotSetUp(-error);
+  features.bounded_multishot_recv = KernelIsAtLeast(6, 17);
+  features.minimum_wait = (ring.features & IORING_FEAT_MIN_TIMEOUT) != 0;
   if (io_uring_probe* probe = io_uring_get_probe_ring(&ring); probe != nullptr) {
     features.zero_copy_send = io_uring_opcode_supported(probe, IORING_OP_SEND_ZC) != 0;
     features.zero_copy_usage = features.zero_copy_send && KernelIsAtLeast(6, 2);

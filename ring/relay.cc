@@ -1,6 +1,6 @@
-// The small engine, where every direction starts: one message, one shared buffer, one send. The receive for the next
-// message is submitted together with the send of this one; if the sink turns out to be slow, at most that one more
-// buffer arrives, both go to private memory, and the direction stops receiving until they are sent.
+// The small engine, where every direction starts: one message, one shared buffer, one send. The receive goes on meanwhile,
+// but within a limit; if the sink turns out to be slow, no more than that arrives, it goes to private memory, and the
+// direction stops receiving until all of it is sent.
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -19,6 +19,9 @@
 namespace hud {
 namespace {
 
+// What one receive may bring before it has to be asked for again: the most that can arrive behind a sink that stops. Two
+// full buffers, so that a stream turns to bulk just when the receive ends.
+constexpr uint32_t kReceiveLimit = 32 * 1024;
 // What a stalled sink leaves in a pipe moves to private memory after this time, and the pipe goes to somebody else.
 constexpr Duration kPipeStall = std::chrono::milliseconds(100);
 // A source whose sink is gone may send this much more before it is reset; a late close_notify is 24 bytes.
@@ -73,7 +76,7 @@ void Worker::Read(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
   if (c.IsPending(source, Op::kRecv) || d.starved) return;
   FreeHeldIfUnused(d);
-  if (d.engine == Engine::kSmall || d.stream == Stream::kDiscard) return RequestRecv(c, source, Expected::kLater);
+  if (d.engine == Engine::kSmall || d.stream == Stream::kDiscard) return RequestRelayRecv(c, source, Expected::kLater);
   RequestPoll(c, source, Op::kPollIn, POLLIN | POLLRDHUP);
 }
 
@@ -120,11 +123,11 @@ void Worker::OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t 
   }
   d.bytes += length;
   if (source == Side::kNode && c.verdict_pending) ReadVerdict(c, bytes);
-  const bool full_run = d.policy.SawReceive(length, ring_->buffer_size());
+  const bool full_run = d.policy.SawReceive(length, ring_->buffer_size(), next == Expected::kNow);
   if (d.HoldsBytes() || c.IsPending(sink, Op::kSend)) {
-    KeepResidue(d, bytes);
+    KeepBehind(d, bytes);
     ring_->ReturnBuffer(buffer);
-    if (!c.IsPending(sink, Op::kSend)) WatchErrors(c, source);
+    if (!c.IsPending(sink, Op::kSend) && !c.IsPending(source, Op::kRecv)) WatchErrors(c, source);
     return;
   }
   d.has_buffer = true;
@@ -132,7 +135,15 @@ void Worker::OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t 
   d.buffer_length = length;
   d.bulk_wanted = WantsBulk(c, source, full_run);
   RequestSend(c, sink, bytes);
-  if (!d.bulk_wanted) RequestRecv(c, source, next);
+  if (!d.bulk_wanted && !c.IsPending(source, Op::kRecv)) RequestRelayRecv(c, source, next);
+}
+
+// Modes that force an engine leave this one after the first message, and take it at its word.
+void Worker::RequestRelayRecv(Connection& c, Side source, Expected expected) {
+  if (options_.relay_mode == RelayMode::kSplice || options_.relay_mode == RelayMode::kZeroCopy) return RequestRecv(c, source, expected);
+  HUD_CHECK(!c.IsPending(source, Op::kRecv));
+  ring_->RecvMultishot(c.fd[Index(source)].get(), expected, kReceiveLimit, c.TagOf(Op::kRecv, source));
+  Owe(c, Op::kRecv, source);
 }
 
 bool Worker::WantsBulk(const Connection& c, Side source, bool full_run) const {
@@ -165,22 +176,13 @@ void Worker::OnSent(Connection& c, Side sink, int result) {
   if (d.has_buffer) {
     const Bytes rest = ring_->BufferBytes(d.buffer).first(d.buffer_length).subspan(sent);
     took_all = rest.empty();
-    if (!took_all) {
-      // What arrived behind this buffer, if anything, waits in the first place: the rest goes before it.
-      HeldBytes& held = d.Held();
-      HUD_CHECK(held.residue[1].empty());
-      held.residue[1] = std::exchange(held.residue[0], PrivateBytes());
-      KeepResidue(d, rest);
-    }
+    if (!took_all) KeepRest(d, rest);
     DropBuffer(d);
   } else {
-    PrivateBytes& first = d.Held().residue[0];
-    first.offset += sent;
-    took_all = first.empty();
-    if (took_all) {
-      FreeResidue(first);
-      first = std::exchange(d.Held().residue[1], PrivateBytes());
-    }
+    PrivateBytes& rest = d.Held().rest;
+    rest.offset += sent;
+    took_all = rest.empty();
+    if (took_all) FreePrivate(rest);
   }
   if (!d.HoldsBytes()) return Advance(c, source);
   if (!took_all) return Stall(c, source);
@@ -192,7 +194,11 @@ void Worker::SendHeld(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
   const Side sink = Other(source);
   if (c.IsPending(sink, Op::kSend) || c.IsPending(sink, Op::kZeroCopy)) return;
-  if (d.held && !d.held->residue[0].empty()) return RequestSend(c, sink, d.held->residue[0].rest());
+  if (d.held) {
+    HeldBytes& held = *d.held;
+    if (held.rest.empty()) held.rest = std::exchange(held.behind, PrivateBytes());
+    if (!held.rest.empty()) return RequestSend(c, sink, held.rest.rest());
+  }
   if (d.pipe_bytes() > 0) return PumpSplice(c, source);
   if (d.HoldsBytes()) return SendZeroCopy(c, source);
   Advance(c, source);
@@ -224,22 +230,32 @@ void Worker::OnPollOut(Connection& c, Side sink) {
   if (c.direction[Index(source)].HoldsBytes()) SendHeld(c, source);
 }
 
-// In the order of arrival: the first place is the one sent from. There are two because one receive may be under way when
-// the sink stops; no more is received until both are sent.
-void Worker::KeepResidue(Direction& d, Bytes bytes) {
-  HeldBytes& held = d.Held();
-  PrivateBytes& place = held.residue[0].empty() ? held.residue[0] : held.residue[1];
-  HUD_CHECK(place.empty());
-  FreeResidue(place);
-  place.data = std::make_unique_for_overwrite<uint8_t[]>(bytes.size());
-  place.capacity = place.size = static_cast<uint32_t>(bytes.size());
-  std::memcpy(place.data.get(), bytes.data(), bytes.size());
-  counters_.private_bytes.Add(place.capacity);
+// What the sink did not take of a shared buffer or of a zero-copy one.
+void Worker::KeepRest(Direction& d, Bytes bytes) {
+  HUD_CHECK(d.Held().rest.empty());
+  Append(d.Held().rest, bytes);
 }
 
-void Worker::FreeResidue(PrivateBytes& residue) {
-  counters_.private_bytes.Add(-int64_t{residue.capacity});
-  residue = PrivateBytes();
+// What arrives while something is being sent. At most kReceiveLimit: no more is received until all of it is sent.
+void Worker::KeepBehind(Direction& d, Bytes bytes) { Append(d.Held().behind, bytes); }
+
+void Worker::Append(PrivateBytes& place, Bytes bytes) {
+  const size_t needed = place.size + bytes.size();
+  if (needed > place.capacity) {
+    const auto capacity = static_cast<uint32_t>(std::max<size_t>(needed, size_t{place.capacity} * 2));
+    auto grown = std::make_unique_for_overwrite<uint8_t[]>(capacity);
+    if (place.size > 0) std::memcpy(grown.get(), place.data.get(), place.size);
+    counters_.private_bytes.Add(capacity - place.capacity);
+    place.data = std::move(grown);
+    place.capacity = capacity;
+  }
+  std::memcpy(place.data.get() + place.size, bytes.data(), bytes.size());
+  place.size = static_cast<uint32_t>(needed);
+}
+
+void Worker::FreePrivate(PrivateBytes& place) {
+  counters_.private_bytes.Add(-int64_t{place.capacity});
+  place = PrivateBytes();
 }
 
 void Worker::DropBuffer(Direction& d) {
@@ -253,18 +269,14 @@ void Worker::DropHeld(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
   if (!c.IsPending(Other(source), Op::kSend)) DropBuffer(d);
   if (!d.held) return;
-  if (!c.IsPending(Other(source), Op::kSend)) FreeResidues(d);
+  if (!c.IsPending(Other(source), Op::kSend)) FreePrivate(d.held->rest);
+  FreePrivate(d.held->behind);
   GiveBackPipe(d);
   // The result of a send that is on its way says how much of its buffer the kernel still reads: OnZeroCopyResult goes on.
   if (c.IsPending(Other(source), Op::kZeroCopy)) return;
   if (!d.held->zero_copy.empty()) d.held->zero_copy.back().size = d.held->zero_copy.back().offset;
   FreeZeroCopyBuffers(d);
   FreeHeldIfUnused(d);
-}
-
-void Worker::FreeResidues(Direction& d) {
-  FreeResidue(d.held->residue[0]);
-  FreeResidue(d.held->residue[1]);
 }
 
 // So that a direction that goes idle costs nothing.

@@ -27,6 +27,13 @@ inline constexpr uint32_t kZeroCopyCopied = 1u << 31;  // IORING_NOTIF_USAGE_ZC_
 
 enum class Expected : uint8_t { kNow, kLater };
 
+// How long a wait may gather: it ends when so many have completed besides sends (which complete at submission), or, once
+// `patience` is over, with the first one. One wake-up for many completions costs less than many wake-ups.
+struct Batch {
+  unsigned completions = 1;
+  Duration patience{0};
+};
+
 class Ring {
  public:
   virtual ~Ring() = default;
@@ -37,6 +44,9 @@ class Ring {
   // Into a buffer of the shared ring, chosen when data is there. -ENOBUFS if none is free then. `expected` says whether
   // data is likely to be there already; a vain try costs a system call's worth of work, and not trying when it is, too.
   virtual void Recv(int fd, Expected expected, uint64_t user_data) = 0;
+  // As Recv, again and again, a buffer and a completion each, with `more` while it goes on: until an error or the end, or
+  // about `limit` bytes, so that back-pressure is structural. Kernel 6.17; before, the first completion is the last.
+  virtual void RecvMultishot(int fd, Expected expected, uint32_t limit, uint64_t user_data) = 0;
   // Never waits: sends what the socket takes now, -EAGAIN if nothing. `data` must stay until the completion.
   virtual void Send(int fd, Bytes data, uint64_t user_data) = 0;
   // As Send, without a copy where the device can. Completes twice if the first completion has `more`.
@@ -53,8 +63,9 @@ class Ring {
   virtual void Close(Fd fd) = 0;
 
   // Submits, waits until something has completed or `timeout` is over (zero: no wait; max: for ever), and fills
-  // `completions`; what does not fit comes with the next call. Returns how many.
-  virtual size_t Wait(std::span<Completion> completions, Duration timeout) = 0;
+  // `completions`; what does not fit comes with the next call. Returns how many. `batch` needs kernel 6.12, and is
+  // ignored before.
+  virtual size_t Wait(std::span<Completion> completions, Duration timeout, Batch batch = {}) = 0;
 
   virtual Bytes BufferBytes(uint16_t buffer) const = 0;  // the whole buffer
   virtual void ReturnBuffer(uint16_t buffer) = 0;

@@ -52,10 +52,12 @@ void Worker::JoinIfDone(Connection& c) {
 void Worker::CloseDescriptors(Connection& c) {
   for (Direction& d : c.direction) {
     DropBuffer(d);
-    if (d.held) FreeResidues(d);
     GiveBackPipe(d);
+    if (!d.held) continue;
+    FreePrivate(d.held->rest);
+    FreePrivate(d.held->behind);
   }
-  if (c.context) FreeResidue(c.context->bytes);
+  if (c.context) FreePrivate(c.context->bytes);
   c.context.reset();
   ReleaseNode(c);
   for (Fd& fd : c.fd) {

@@ -59,10 +59,11 @@ void Worker::RunOnce() {
   }
   const Duration timeout = TimeToWait();
   const Instant due = timeout == Duration::max() ? Instant::max() - kAbsent : Now() + timeout;
-  const size_t n = ring_->Wait(completions, timeout);
+  const size_t n = ring_->Wait(completions, timeout, {gather_.Completions(), GatherPolicy::kPatience});
   // A new route table is taken here, between batches, never inside one.
   table_ = &shared_.routes->Current(options_.index);
-  now_ = Now();
+  const Instant before = std::exchange(now_, Now());
+  gather_.SawTurn(n, now_ - before);
   for (size_t i = 0; i < n; ++i) Dispatch(completions[i]);
   AdvanceTimers(now_ > due + kAbsent);
   TakeTurns();
@@ -112,7 +113,7 @@ void Worker::Dispatch(const Completion& completion) {
 void Worker::DispatchConnection(Connection& c, Tag tag, const Completion& completion) {
   if (tag.op == Op::kZeroCopy) return OnZeroCopy(c, tag, completion);
   HUD_CHECK(c.IsPending(tag.side, tag.op));
-  Paid(c, tag.op, tag.side);
+  if (!completion.more) Paid(c, tag.op, tag.side);
   // A connect and the hello's send behind it are one: the other of the two will not complete.
   const bool dialed = tag.op == Op::kConnect || c.IsPending(tag.side, Op::kConnect);
   if (dialed && tag.op == Op::kConnect) Paid(c, Op::kSend, tag.side);

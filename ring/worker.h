@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "core/gather_policy.h"
 #include "core/timer_wheel.h"
 #include "ring/connection_table.h"
 #include "ring/data_plane.h"
@@ -134,11 +135,13 @@ class Worker {
   void Advance(Connection& c, Side source);
   void Read(Connection& c, Side source);
   void Stall(Connection& c, Side source);
-  void KeepResidue(Direction& d, Bytes bytes);
+  void RequestRelayRecv(Connection& c, Side source, Expected expected);
+  void KeepRest(Direction& d, Bytes bytes);
+  void KeepBehind(Direction& d, Bytes bytes);
+  void Append(PrivateBytes& place, Bytes bytes);
   void DropHeld(Connection& c, Side source);
   void DropBuffer(Direction& d);
-  void FreeResidue(PrivateBytes& residue);
-  void FreeResidues(Direction& d);
+  void FreePrivate(PrivateBytes& place);
   void FreeHeldIfUnused(Direction& d);
   void OnSourceEnd(Connection& c, Side source);
   void OnSourceError(Connection& c, Side source);
@@ -208,6 +211,7 @@ class Worker {
   std::vector<Turn> ready_;
   std::vector<Turn> starved_;
   std::vector<Turn> taking_;  // reused by TakeTurns and FeedStarved
+  GatherPolicy gather_;
   std::vector<std::string> node_names_;  // by NodeIndex, of those dialed
 
   const RouteTable* table_ = nullptr;  // valid until the next turn of the loop
