@@ -60,7 +60,7 @@ absl::Status Client::Start() {
     return absl::ResourceExhaustedError(absl::StrCat(connections(), " connections do not fit into the hard limit of ", limit,
                                                      " descriptors: raise it (ulimit -Hn) or use fewer"));
   }
-  const auto threads = static_cast<uint32_t>(options_.threads);
+  const auto threads = std::min(static_cast<uint32_t>(options_.threads), connections());
   for (uint32_t i = 0; i < threads; ++i) {
     const auto first = static_cast<uint32_t>(uint64_t{connections()} * i / threads);
     const auto next = static_cast<uint32_t>(uint64_t{connections()} * (i + 1) / threads);

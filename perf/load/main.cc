@@ -61,6 +61,8 @@ CLI::App* DescribeClient(CLI::App& app, ClientArguments& arguments) {
   client->add_option("--request", options.request_bytes, "Bytes of an exchange's request")->check(CLI::Range(1u, 1u << 30));
   client->add_option("--response", options.response_bytes, "Bytes of an answer")->check(CLI::Range(1u, 1u << 30));
   client->add_option("--end", arguments.end, "How a connection of load connect ends")->check(CLI::IsMember({"fin", "rst"}));
+  client->add_option("--rate", options.rate, "Exchanges a second over all connections, whatever their latency; 0: as fast as they go")
+      ->check(CLI::Range(0.0, 1e7));
   client->add_option("--warmup", options.warmup_seconds, "Seconds between all up and the window")->check(CLI::Range(0.0, 60.0));
   client->add_option("--seconds", options.seconds, "Length of the window")->check(CLI::Range(0.01, 600.0));
   client->add_option("--server-name", options.hello.server_name);
@@ -78,6 +80,9 @@ int RunClientWith(ClientArguments& arguments) {
   options.target = *target;
   options.operation = kLoads.at(options.load);
   options.one_exchanges = options.load == "mixed";
+  if (options.rate > 0 && options.operation != Operation::kExchange && !options.one_exchanges) {
+    return Refuse(absl::InvalidArgumentError("--rate paces exchanges: use it with --load exchange or mixed"));
+  }
   options.ends_by_reset = arguments.end == "rst";
   options.hello.offers_psk = arguments.token == "psk";
   const absl::StatusOr<ClientResult> result = RunClient(options);
