@@ -33,7 +33,7 @@ class Counter {
 
 struct ClientCounters {
   Counter operations;
-  Counter bytes;           // of the load, both directions
+  Counter bytes;  // of the load, both directions
   Counter failures;
   Counter connections_up;  // that reached the server at least once
 };
@@ -41,8 +41,8 @@ struct ClientCounters {
 class ClientThread {
  public:
   // `first` and `count` are its share of options.connections. `options` outlives it.
-  static absl::StatusOr<std::unique_ptr<ClientThread>> Create(const ClientOptions& options, uint32_t first, uint32_t count,
-                                                              HelloTemplate hello);
+  static absl::StatusOr<std::unique_ptr<ClientThread>> Create(const ClientOptions& options, uint32_t first,
+                                                              uint32_t count, HelloTemplate hello);
 
   // Returns when the phase is kStopping, or when something has failed without which no measurement makes sense.
   void Run();
@@ -66,10 +66,10 @@ class ClientThread {
     kGreeting,  // awaiting the server's answer to the hello
     kRequest,   // the request is not sent whole
     kResponse,
-    kPaused,    // in a paced load, until the next request is due
+    kPaused,  // in a paced load, until the next request is due
     kUpload,
     kDownload,
-    kHolding,   // idle
+    kHolding,  // idle
   };
   struct Connection {
     Fd fd;

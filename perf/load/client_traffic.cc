@@ -65,7 +65,8 @@ bool ClientThread::ReceiveMessage(Connection& connection) {
     if (connection.received == 0 && received_[0] != Pattern::At(0)) return End(0);
     connection.received += bytes;
     counters_.bytes.Add(bytes);
-    if (connection.stage == Stage::kGreeting && connection.operation == Operation::kDownload) return Greeted(connection);
+    if (connection.stage == Stage::kGreeting && connection.operation == Operation::kDownload)
+      return Greeted(connection);
     if (connection.received > expected) return End(0);
     if (connection.received == expected) {
       if (received_[bytes - 1] != Pattern::At(expected - 1)) return End(0);

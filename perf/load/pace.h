@@ -1,5 +1,5 @@
-// When the operations of a paced load are due: evenly, whatever becomes of them (an open loop). A proxy that stalls does
-// not slow the load down, and each operation's latency counts from when it was due.
+// When the operations of a paced load are due: evenly, whatever becomes of them (an open loop). A proxy that stalls
+// does not slow the load down, and each operation's latency counts from when it was due.
 #pragma once
 
 #include <chrono>

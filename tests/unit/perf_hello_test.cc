@@ -34,7 +34,9 @@ const Shape kShapes[] = {
     {"with a ticket, long", {.bytes = 1500, .offers_psk = true}, 1500},
     {"for a short name", {.server_name = "a"}, 517},
     {"for the longest name, which fits", {.server_name = std::string(250, 'n') + ".test"}, 517},
-    {"for the longest name and with a ticket, which does not", {.server_name = std::string(250, 'n') + ".test", .offers_psk = true}, 739},
+    {"for the longest name and with a ticket, which does not",
+     {.server_name = std::string(250, 'n') + ".test", .offers_psk = true},
+     739},
 };
 
 TEST(LoadHello, IsAValidClientHelloInOneRecordOfTheLengthWanted) {
@@ -139,7 +141,8 @@ TEST(LoadOrder, IsNothingInAHelloThatIsNotOurs) {
 }
 
 TEST(LoadOrder, EveryOperationAndSizeComesBackAsItWent) {
-  for (const Operation operation : {Operation::kExchange, Operation::kUpload, Operation::kDownload, Operation::kConnect, Operation::kIdle}) {
+  for (const Operation operation :
+       {Operation::kExchange, Operation::kUpload, Operation::kDownload, Operation::kConnect, Operation::kIdle}) {
     for (const uint32_t bytes : {0u, 1u, 255u, 256u, 65536u, 0xffffffffu}) {
       const Order order = {operation, bytes, 0xffffffffu - bytes};
       std::array<uint8_t, kOrderBytes> random;

@@ -34,7 +34,8 @@ TEST(Histogram, EachValueAloneIsKnownToWithinOnePercent) {
       const auto value = static_cast<uint64_t>(std::ldexp(part, bit));
       histogram.Add(value);
       histogram.Add(uint64_t{1} << 40);  // so that the largest value does not help
-      EXPECT_NEAR(static_cast<double>(histogram.ValueAt(0.5)), static_cast<double>(value), 0.01 * static_cast<double>(value));
+      EXPECT_NEAR(static_cast<double>(histogram.ValueAt(0.5)), static_cast<double>(value),
+                  0.01 * static_cast<double>(value));
     }
   }
 }
@@ -48,7 +49,8 @@ TEST(Histogram, SharesOfManyLatenciesAreThoseOfTheSortedList) {
   std::sort(all.begin(), all.end());
   for (const double share : {0.001, 0.5, 0.9, 0.99, 0.999}) {
     const uint64_t exact = all[static_cast<size_t>(share * static_cast<double>(all.size())) - 1];
-    EXPECT_NEAR(static_cast<double>(histogram.ValueAt(share)), static_cast<double>(exact), 0.01 * static_cast<double>(exact))
+    EXPECT_NEAR(static_cast<double>(histogram.ValueAt(share)), static_cast<double>(exact),
+                0.01 * static_cast<double>(exact))
         << share;
   }
   EXPECT_EQ(histogram.largest(), all.back());

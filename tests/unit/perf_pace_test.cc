@@ -10,14 +10,14 @@ using namespace std::chrono_literals;
 
 constexpr Instant kStart{100s};
 
-TEST(Pace, IsEvenAndDoesNotDriftOverAnHour) {
+TEST(Pace, IsEvenAndDoesNotDriftOverTenMinutes) {
   Pace pace(30'000);  // an interval that is not a whole number of nanoseconds
   pace.Begin(kStart);
   EXPECT_EQ(pace.Take(), kStart);
   EXPECT_EQ(pace.Take(), kStart + 33'333ns);
   EXPECT_EQ(pace.Take(), kStart + 66'667ns);
-  for (int i = 3; i < 30'000 * 3600; ++i) pace.Take();
-  EXPECT_EQ(pace.Next(), kStart + 1h);
+  for (int i = 3; i < 30'000 * 600; ++i) pace.Take();
+  EXPECT_EQ(pace.Next(), kStart + 10min);
 }
 
 TEST(Pace, WhatIsLateKeepsTheInstantAtWhichItWasDue) {
