@@ -17,7 +17,9 @@
 namespace hud {
 namespace {
 
-// Transfers of one direction before the others have their turn. Two to four cost the same, one costs more (FACTS 4).
+// Full transfers of one direction before the others have their turn. One that is not full has emptied the source: to go
+// on at once would move less and less at a time (16 / 64 / 256 downloads: 0.98 / 0.85 / 0.91 of HAProxy's CPU when the
+// turn ends there, 0.99 / 1.01 / 1.02 when it does not).
 constexpr int kTransfersPerTurn = 4;
 
 // When a worker holds this much for sinks that have stalled, it takes in little at a time: hundreds of them stalling at
@@ -67,15 +69,21 @@ void Worker::PumpSplice(Connection& c, Side source) {
   const int source_fd = c.fd[Index(source)].get();
   const int sink_fd = c.fd[Index(sink)].get();
   HeldBytes& held = d.Held();
+  bool source_is_empty = false;
   for (int transfer = 0; transfer < kTransfersPerTurn;) {
     if (held.pipe_bytes == 0) {
       if (d.stream != Stream::kOpen) return Advance(c, source);
+      if (source_is_empty) {
+        GiveBackPipe(d);
+        return Read(c, source);
+      }
       if (!held.pipe) {
         std::optional<Pipe> pipe = pipes_.Borrow();
         if (!pipe) return BulkWithoutPipe(c, source);
         held.pipe = std::move(*pipe);
       }
-      const ssize_t n = Splice(source_fd, held.pipe.write_end.get(), SinkChunk(c, sink, held.pipe));
+      const size_t chunk = SinkChunk(c, sink, held.pipe);
+      const ssize_t n = Splice(source_fd, held.pipe.write_end.get(), chunk);
       if (n <= 0) {
         const int error = errno;
         GiveBackPipe(d);
@@ -88,6 +96,8 @@ void Worker::PumpSplice(Connection& c, Side source) {
       d.bytes += static_cast<uint64_t>(n);
       c.last_activity = now_;
       if (d.policy.SawBulkTransfer(static_cast<size_t>(n))) d.small_again = options_.relay_mode == RelayMode::kAuto;
+      source_is_empty = static_cast<size_t>(n) < chunk;
+      bulk_bytes_ += static_cast<size_t>(n);
       ++transfer;
     }
     const ssize_t n = Splice(held.pipe.read_end.get(), sink_fd, held.pipe_bytes);
@@ -128,7 +138,7 @@ void Worker::TakeTurnLater(Connection& c, Side source) {
 
 void Worker::OnPollIn(Connection& c, Side source) {
   const Direction& d = c.direction[Index(source)];
-  if (d.stream == Stream::kOpen && !d.HoldsBytes()) return Advance(c, source);
+  if (d.stream == Stream::kOpen && !d.HoldsBytes()) return d.engine == Engine::kSplice ? TakeTurnLater(c, source) : Advance(c, source);
   if (d.stream == Stream::kDiscard) Read(c, source);
 }
 

@@ -122,6 +122,8 @@ class KernelRing final : public Ring {
     sqe->user_data = kNoTag;
   }
 
+  void Submit() override { CheckSubmitted(io_uring_submit(&ring_)); }
+
   size_t Wait(std::span<Completion> completions, Duration timeout, Batch batch) override {
     if (io_uring_cq_ready(&ring_) > 0 || timeout == Duration::zero()) {
       // Not a mere submit: with deferred task work only a call that asks for events lets requests that waited complete
@@ -193,8 +195,6 @@ class KernelRing final : public Ring {
   }
 
   io_uring_sqe* LastSqe() { return &ring_.sq.sqes[(ring_.sq.sqe_tail - 1) & ring_.sq.ring_mask]; }
-
-  void Submit() { CheckSubmitted(io_uring_submit(&ring_)); }
 
   static void CheckSubmitted(int submitted) {
     HUD_CHECK(submitted >= 0 || submitted == -EBUSY || submitted == -EAGAIN || submitted == -EINTR);

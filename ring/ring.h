@@ -9,6 +9,7 @@
 #include <span>
 
 #include "core/fd.h"
+#include "core/gather_policy.h"
 #include "core/types.h"
 
 namespace hud {
@@ -26,13 +27,6 @@ struct Completion {
 inline constexpr uint32_t kZeroCopyCopied = 1u << 31;  // IORING_NOTIF_USAGE_ZC_COPIED, kernel 6.2
 
 enum class Expected : uint8_t { kNow, kLater };
-
-// How long a wait may gather: it ends when so many have completed besides sends (which complete at submission), or, once
-// `patience` is over, with the first one. One wake-up for many completions costs less than many wake-ups.
-struct Batch {
-  unsigned completions = 1;
-  Duration patience{0};
-};
 
 class Ring {
  public:
@@ -62,9 +56,11 @@ class Ring {
   // Never completes. The descriptor is the ring's from now on, and closed at the next Wait() at the latest.
   virtual void Close(Fd fd) = 0;
 
+  // Hands the kernel what was requested, without waiting.
+  virtual void Submit() = 0;
   // Submits, waits until something has completed or `timeout` is over (zero: no wait; max: for ever), and fills
   // `completions`; what does not fit comes with the next call. Returns how many. `batch` needs kernel 6.12, and is
-  // ignored before.
+  // ignored before; sends, which complete at submission, do not count towards it.
   virtual size_t Wait(std::span<Completion> completions, Duration timeout, Batch batch = {}) = 0;
 
   virtual Bytes BufferBytes(uint16_t buffer) const = 0;  // the whole buffer

@@ -18,6 +18,9 @@ constexpr size_t kCompletionsPerTurn = 512;
 constexpr Duration kAbsent = std::chrono::milliseconds(50);
 constexpr Duration kCatchUp = std::chrono::milliseconds(100);
 
+// What all directions together may splice before the ring is asked again: about a third of a millisecond.
+constexpr size_t kBulkBytesPerTurn = 2 * 1024 * 1024;
+
 }  // namespace
 
 Worker::Worker(const Options& options, const DataPlane::Shared& shared, std::unique_ptr<Ring> ring,
@@ -59,15 +62,15 @@ void Worker::RunOnce() {
   }
   const Duration timeout = TimeToWait();
   const Instant due = timeout == Duration::max() ? Instant::max() - kAbsent : Now() + timeout;
-  const size_t n = ring_->Wait(completions, timeout, {gather_.Completions(), GatherPolicy::kPatience});
+  const size_t n = ring_->Wait(completions, timeout, gather_.Next());
   // A new route table is taken here, between batches, never inside one.
   table_ = &shared_.routes->Current(options_.index);
   const Instant before = std::exchange(now_, Now());
-  gather_.SawTurn(n, now_ - before);
   for (size_t i = 0; i < n; ++i) Dispatch(completions[i]);
   AdvanceTimers(now_ > due + kAbsent);
   TakeTurns();
   FeedStarved();
+  gather_.SawTurn(n, now_ - before, std::exchange(bulk_bytes_, 0) > 0);
   if (draining_ && (NothingLeft() || now_ >= drain_deadline_)) {
     stopping_ = true;
     // In every turn from now on: a cancelled accept may still bring somebody.
@@ -171,17 +174,19 @@ void Worker::OnTimer(Connection& c) {
   }
 }
 
-// Directions whose quantum was used up go on here, one turn each, so that one fast stream cannot starve the others.
+// Bulk has its turn here, in the order in which it became ready, and behind all messages: so that one fast stream cannot
+// starve the others, nor all of them together a message.
 void Worker::TakeTurns() {
-  taking_.swap(ready_);
-  for (const Turn& turn : taking_) {
+  if (ready_.empty()) return;
+  ring_->Submit();
+  for (size_t left = ready_.size(); left > 0 && bulk_bytes_ < kBulkBytesPerTurn; --left) {
+    const Turn turn = ready_.front();
+    ready_.pop_front();
     Connection& c = connections_.At(turn.slot);
     if (c.generation != turn.generation) continue;
-    Direction& d = c.direction[Index(turn.source)];
-    d.in_ready_list = false;
+    c.direction[Index(turn.source)].in_ready_list = false;
     if (c.state == ConnectionState::kRelaying) SendHeld(c, turn.source);
   }
-  taking_.clear();
 }
 
 // Receives that met an empty shared ring are asked again, in order, once buffers have come back.

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -45,7 +46,7 @@ class Worker {
     unsigned index = 0;
     RelayMode relay_mode = RelayMode::kAuto;
     size_t max_connections = 1000;  // of this worker
-    size_t pipe_bytes = 256 * 1024;
+    size_t pipe_bytes = 1024 * 1024;
     unsigned pipes = 128;
     size_t hello_budget_bytes = 64 << 20;
     bool log_connections = true;
@@ -208,10 +209,11 @@ class Worker {
   PipePool pipes_;
   int64_t bytes_in_pipes_ = 0;  // of all directions
   ZeroCopyPool zero_copy_pool_;
-  std::vector<Turn> ready_;
+  std::deque<Turn> ready_;
   std::vector<Turn> starved_;
-  std::vector<Turn> taking_;  // reused by TakeTurns and FeedStarved
+  std::vector<Turn> taking_;  // reused by FeedStarved
   GatherPolicy gather_;
+  size_t bulk_bytes_ = 0;  // spliced in this turn
   std::vector<std::string> node_names_;  // by NodeIndex, of those dialed
 
   const RouteTable* table_ = nullptr;  // valid until the next turn of the loop

@@ -25,6 +25,7 @@ class ForwardingRing : public Ring {
   }
   void Poll(int fd, uint32_t events, uint64_t u) override { inner_->Poll(fd, events, u); }
   void Cancel(uint64_t target) override { inner_->Cancel(target); }
+  void Submit() override { inner_->Submit(); }
   void Close(Fd fd) override { inner_->Close(std::move(fd)); }
   size_t Wait(std::span<Completion> out, Duration timeout, Batch batch) override { return inner_->Wait(out, timeout, batch); }
   Bytes BufferBytes(uint16_t b) const override { return inner_->BufferBytes(b); }

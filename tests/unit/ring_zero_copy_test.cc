@@ -38,6 +38,7 @@ class DelayingRing final : public Ring {
   }
   void Poll(int fd, uint32_t events, uint64_t u) override { inner_->Poll(fd, events, u); }
   void Cancel(uint64_t target) override { inner_->Cancel(target); }
+  void Submit() override { inner_->Submit(); }
   void Close(Fd fd) override { inner_->Close(std::move(fd)); }
   Bytes BufferBytes(uint16_t b) const override { return inner_->BufferBytes(b); }
   void ReturnBuffer(uint16_t b) override { inner_->ReturnBuffer(b); }
