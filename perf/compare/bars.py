@@ -1,0 +1,114 @@
+"""What must be shown, and whether it was: the verdicts.
+
+A ratio's bar is met when the median of the paired ratios is at or under the limit and their 90 % interval stays below 1.0.
+The limit 1.0 means "not above": there the median decides alone, for an equal is allowed; the aim then wants the interval below.
+A bar without anybody to compare with is a plain figure: the median at or under the limit, or at least the limit.
+"""
+import dataclasses
+
+from . import paired
+
+BEST_PEER = "best peer"
+BEST_HAPROXY = "best HAProxy"
+
+AIM, MET, MISSED, UNMEASURED = "aim", "met", "missed", "unmeasured"
+NO_PEERS = ("hudsucker", "beside")  # never somebody's peer
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    limit: float
+    aim: float
+    against: str | None = BEST_PEER  # or BEST_HAPROXY, a proxy's key, or None: an absolute figure
+    figure: str = "cpu"
+    at_least: bool = False           # absolute figures only: more is better
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    state: str              # AIM, MET, MISSED or UNMEASURED
+    why: str                # a sentence's end for people
+    ours: float | None = None
+    theirs: float | None = None
+    against: str | None = None   # the proxy's key it was compared with
+    ratio: paired.Ratio | None = None
+
+    @property
+    def good(self):
+        return self.state in (AIM, MET)
+
+
+def by_round(samples, proxy, figure):
+    return {s["round"]: s["figures"][figure] for s in samples
+            if s["proxy"] == proxy and not s.get("failure") and s["figures"].get(figure) is not None}
+
+
+def medians(samples, figure):
+    """{proxy: median}, of those that have any."""
+    found = {}
+    for proxy in {s["proxy"] for s in samples}:
+        values = list(by_round(samples, proxy, figure).values())
+        if values:
+            found[proxy] = paired.median(values)
+    return found
+
+
+def opponent(bar, samples, failed):
+    """The key of whom `bar` compares with; None when nobody was measured. `failed`: proxies that did not get through."""
+    have = {proxy: value for proxy, value in medians(samples, bar.figure).items() if proxy not in NO_PEERS and proxy not in failed}
+    if bar.against == BEST_HAPROXY:
+        have = {proxy: value for proxy, value in have.items() if proxy.startswith("haproxy")}
+    elif bar.against != BEST_PEER:
+        return bar.against if bar.against in have else None
+    return min(have, key=have.get) if have else None
+
+
+def judge(bar, samples, failed=(), us="hudsucker"):
+    """The verdict on one bar. `samples` are those of one load, each {proxy, round, figures, failure?}."""
+    mine = by_round(samples, us, bar.figure)
+    if us in failed or not mine:
+        return Verdict(UNMEASURED, f"{us} was not measured")
+    ours = paired.median(list(mine.values()))
+    if bar.against is None:
+        return _judge_absolute(bar, ours)
+    key = opponent(bar, samples, failed)
+    if key is None:
+        return Verdict(UNMEASURED, f"{bar.against} was not measured", ours)
+    theirs = by_round(samples, key, bar.figure)
+    ratio = paired.paired_ratio(mine, theirs)
+    if ratio is None:
+        return Verdict(UNMEASURED, f"no round has both {us} and {key}", ours, None, key)
+    state, why = _judge_ratio(bar, ratio)
+    return Verdict(state, why, ours, paired.median(list(theirs.values())), key, ratio)
+
+
+def _judge_absolute(bar, ours):
+    def reached(limit):
+        return ours >= limit if bar.at_least else ours <= limit
+    if reached(bar.aim):
+        return Verdict(AIM, "the aim, too", ours)
+    if reached(bar.limit):
+        return Verdict(MET, "", ours)
+    return Verdict(MISSED, f"the median is {'below' if bar.at_least else 'above'} the bar", ours)
+
+
+def _judge_ratio(bar, ratio):
+    if ratio.median > bar.limit:
+        return MISSED, "the median is above the bar"
+    clear = ratio.high is not None and ratio.high < 1.0
+    if bar.limit < 1.0 and not clear:
+        return MISSED, "the 90 % interval does not stay below 1.0" if ratio.high is not None else "one round is no proof"
+    if ratio.median <= bar.aim and clear:
+        return AIM, "the aim, too"
+    return MET, ""
+
+
+def in_doubt(verdict, bar):
+    """Would further rounds help to decide? Asked of bars that look met as of those that look missed, so that stopping early
+    favours neither."""
+    ratio = verdict.ratio
+    if ratio is None:
+        return False
+    if ratio.low is None:
+        return True
+    return ratio.low < bar.limit < ratio.high or (ratio.median <= bar.limit < 1.0 <= ratio.high)

@@ -1,0 +1,165 @@
+"""What a terminal shows: a progress bar, a block for each finished load, and the table of bars."""
+import shutil
+import sys
+import time
+
+from .bars import AIM, MET, MISSED, UNMEASURED
+from .loads import FIGURES
+from .results import label, unit_of
+
+WORDS = {AIM: "aim met", MET: "met", MISSED: "MISSED", UNMEASURED: "NOT MEASURED"}
+COLOURS = {AIM: "32", MET: "32", MISSED: "31", UNMEASURED: "33"}
+
+
+def duration(seconds):
+    minutes, seconds = divmod(int(seconds + 0.5), 60)
+    return f"{minutes}:{seconds:02d}"
+
+
+class Progress:
+    """A line at the bottom of the terminal; nothing where there is no terminal."""
+
+    def __init__(self, total_seconds, loads):
+        self.total, self.loads = max(1.0, total_seconds), loads
+        self.done, self.finished, self.name = 0.0, 0, ""
+        self.live = sys.stderr.isatty()
+        self.started = time.monotonic()
+
+    def begin(self, name, seconds, steps):
+        self.name, self._budget, self._step = name, seconds, seconds / max(1, steps)
+        self._spent = 0.0
+        self.draw()
+
+    def step(self, key):
+        # Further rounds were not planned: the bar waits for them.
+        self._spent = min(self._budget, self._spent + self._step)
+        self.draw(key)
+
+    def end(self):
+        self.done += self._budget
+        self._spent = 0.0
+        self.finished += 1
+
+    def remaining(self):
+        done = self.done + self._spent
+        elapsed = time.monotonic() - self.started
+        pace = elapsed / done if done > 5 else 1.0
+        return max(0.0, (self.total - done) * pace)
+
+    def draw(self, key=""):
+        if not self.live:
+            return
+        width = 24
+        share = min(1.0, (self.done + self._spent) / self.total)
+        full = int(share * width + 0.5)
+        text = f" {'█' * full}{'░' * (width - full)} {share:4.0%}  {duration(self.remaining())} left  {self.name}{': ' + key if key else ''}"
+        sys.stderr.write("\r\033[K" + text[:shutil.get_terminal_size().columns - 1])
+        sys.stderr.flush()
+
+    def clear(self):
+        if self.live:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+
+    def say(self, text):
+        self.clear()
+        print(text, flush=True)
+
+
+def coloured(text, code):
+    return f"\033[{code}m{text}\033[0m" if sys.stdout.isatty() else text
+
+
+def number(value, digits=2):
+    if value is None:
+        return "–"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.{digits}f}"
+
+
+def interval(ratio):
+    if ratio is None:
+        return ""
+    return f"{ratio['median']:.2f}" + (f" ({ratio['low']:.2f}–{ratio['high']:.2f})" if ratio["low"] is not None else "")
+
+
+COLUMNS = {"traffic": ("cpu", "machine", "rate", "p50", "p99", "p999"), "memory": ("memory", "kernel_memory"),
+           "tls": ("node_cpu", "cpu", "handshakes", "resumed"), "micro": ("time", "lookups", "bytes")}
+
+
+def columns_of(load):
+    """Figures of this load that anybody has."""
+    return [figure for figure in COLUMNS[load["kind"]] if any(figure in p["figures"] for p in load["proxies"].values())]
+
+
+def load_block(load):
+    """A finished load: every proxy with its figures, and the ratio of ours to it."""
+    columns = columns_of(load)
+    heads = [f"{FIGURES[c][0]}, {unit_of(load, c)}" if c != "rate" else unit_of(load, c) for c in columns]
+    widths = [max(15, len(head) + 2) for head in heads]
+    lines = [f"\n{load['group']} · {load['name']}" + (f" · {load['rounds']} rounds" if load["kind"] != "micro" else ""),
+             f"  {'':<37}" + "".join(f"{head:>{width}}" for head, width in zip(heads, widths)) + ("   ours to theirs" if load["ratios"] else "")]
+    for key, proxy in load["proxies"].items():
+        if "failed" in proxy and not proxy["figures"]:
+            lines.append(f"  {proxy['label']:<37}failed: {proxy['failed']}")
+            continue
+        cells = []
+        for column, width in zip(columns, widths):
+            figure = proxy["figures"].get(column)
+            text = "–" if figure is None else number(figure["median"], FIGURES[column][2])
+            if figure is not None and column == load["figure"]:
+                text += f" ±{figure['spread']:.0%}"
+            cells.append(f"{text:>{width}}")
+        ratio = load["ratios"].get(key, {}).get(load["figure"])
+        lines.append(f"  {proxy['label']:<37}{''.join(cells)}   {interval(ratio)}".rstrip())
+        if "failed" in proxy:
+            lines.append(f"    FAILED: {proxy['failed']}")
+        for text in proxy.get("failed_at_times", []):
+            lines.append(f"    failed once: {text}")
+    for bar in load["bars"]:
+        lines.append("  " + bar_line(load, bar))
+    return "\n".join(lines)
+
+
+def bar_text(bar, digits=2):
+    return f"{'≥' if bar['at_least'] else '≤'} {bar['limit']:.{digits}f}"
+
+
+def what(load, bar):
+    """What the bar is about, where it is not the load's own figure."""
+    return "" if bar["figure"] == load["figure"] else f", {FIGURES[bar['figure']][0]}"
+
+
+def against(bar):
+    if bar["against"] is None:
+        return "absolute"
+    key = bar["compared_with"]
+    if key is None:
+        return bar["against"]
+    return f"{label(key)}" + (" (best)" if bar["against"] != key else "")
+
+
+def found(bar):
+    return interval(bar["ratio"]) if bar["ratio"] else number(bar["ours"]) if bar["against"] is None else "–"
+
+
+def bar_line(load, bar):
+    text = f"{WORDS[bar['state']]:<8}{FIGURES[bar['figure']][0]}: {found(bar)} {unit_of(load, bar['figure']) if bar['against'] is None else 'of ' + against(bar)}, " \
+           f"bar {bar_text(bar)}, aim {bar['aim']:.2f}" + (f": {bar['why']}" if bar["state"] in (MISSED, UNMEASURED) else "")
+    return coloured(text, COLOURS[bar["state"]])
+
+
+def table(loads):
+    """All bars, one a line."""
+    rows = [(f"{load['group']}: {load['name']}{what(load, bar)}", against(bar), found(bar), bar_text(bar), f"{bar['aim']:.2f}",
+             WORDS[bar["state"]], bar["state"]) for load in loads for bar in load["bars"]]
+    if not rows:
+        return ""
+    heads = ("load", "compared with", "ratio (90 % interval)", "bar", "aim", "")
+    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(6)]
+    lines = ["\n" + "  ".join(f"{head:<{width}}" for head, width in zip(heads, widths)).rstrip()]
+    for row in rows:
+        cells = "  ".join(f"{cell:<{width}}" for cell, width in zip(row[:5], widths))
+        lines.append(f"{cells}  {coloured(row[5], COLOURS[row[6]])}")
+    return "\n".join(lines)
