@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(ROOT / "perf"), str(ROOT / "tests/e2e")]
 
-from compare import loads, machine, page, results, session, terminal  # noqa: E402
+from compare import loads, machine, page, plots, results, session, terminal  # noqa: E402
 
 CALIBRATIONS_BEFORE = 6
 
@@ -24,6 +24,8 @@ def read_options():
     parser.add_argument("--quick", action="store_true", help="the most telling loads, short samples: under 3 minutes")
     parser.add_argument("--json", metavar="FILE", help="everything that was measured (default: build/perf/FULL-OR-QUICK.json)")
     parser.add_argument("--html", metavar="FILE", help="the report, one file (default: beside the JSON)")
+    parser.add_argument("--svg", metavar="FILE", help="the plot of all ratios, by itself")
+    parser.add_argument("--markdown", metavar="FILE", help="the table of all bars, for a README")
     parser.add_argument("--only", metavar="WORDS", default="", help="only loads whose name has all these words; a comma separates alternatives")
     parser.add_argument("--proxies", metavar="WORDS", default="", help="only proxies whose key has one of these words, comma separated")
     parser.add_argument("--rounds", type=int, metavar="N", help="so many rounds (default 5, and up to 9 while a bar is in doubt)")
@@ -89,6 +91,10 @@ def conclude(whole, options):
     if json_path:
         results.write(json_path, whole)
     page.write(html_path, whole)
+    if options.svg:
+        pathlib.Path(options.svg).write_text(plots.ratio_plot(whole["loads"], alone=True) + "\n", encoding="utf-8")
+    if options.markdown:
+        pathlib.Path(options.markdown).write_text(terminal.markdown(whole["loads"]) + "\n", encoding="utf-8")
     print(f"\n{whole['minutes']:.1f} minutes; the report: {html_path}" + (f", everything: {json_path}" if json_path else ""))
     for note in whole["notes"]:
         print(f"perf: {note}")
@@ -116,9 +122,9 @@ def main():
 
     started = time.time()
     measured, interrupted = [], False
+    environment = machine.environment(ROOT, machine.plan_cores())
     run = session.Session(pace_of(options), options.beside, options.relay)
     try:
-        environment = machine.environment(ROOT, run.cores)
         run.calibrate(CALIBRATIONS_BEFORE)
         if run.calibration.faults():  # once more: something may just have ended
             time.sleep(5)

@@ -8,17 +8,20 @@ import dataclasses
 import io
 import json
 import math
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(ROOT / "perf"), str(ROOT / "tests/e2e")]
 
-from compare import bars, loads, machine, page, paired, proxies, results, rounds, terminal  # noqa: E402
+from compare import bars, loads, machine, page, paired, plots, proxies, results, rounds, terminal  # noqa: E402
 from compare.bars import AIM, BEST_HAPROXY, BEST_PEER, MET, MISSED, UNMEASURED, Bar  # noqa: E402
 
 
@@ -208,9 +211,30 @@ class Machine(unittest.TestCase):
     def test_foreign_programs_and_steal_disturb_a_sample_and_our_own_do_not(self):
         second = 1_000_000_000
         quiet = {"busy": 1.9 * second, "idle": 0.1 * second, "steal": 0}
-        self.assertIsNone(machine.disturbance(1.88 * second, quiet, 1, 2))
-        self.assertIn("other programs", machine.disturbance(1.2 * second, quiet, 1, 2))
-        self.assertIn("hypervisor", machine.disturbance(1.88 * second, {**quiet, "steal": 0.1 * second}, 1, 2))
+        self.assertIsNone(machine.disturbance(1.88 * second, 0.01 * second, quiet, 1, 2))
+        self.assertIn("other programs took 10.0%", machine.disturbance(1.88 * second, 0.2 * second, quiet, 1, 2))
+        self.assertIn("nobody knows", machine.disturbance(1.2 * second, 0, quiet, 1, 2))
+        self.assertIn("hypervisor", machine.disturbance(1.88 * second, 0, {**quiet, "steal": 0.1 * second}, 1, 2))
+
+    def test_programs_of_others_are_seen_and_our_own_are_not(self):
+        # The shell ends at once, so its child is nobody's descendant.
+        orphan = int(subprocess.run(["sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!"], capture_output=True, text=True, check=True).stdout)
+        child = subprocess.Popen(["sleep", "60"])
+        try:
+            others = machine.cpu_of_others()
+            self.assertIn(orphan, others)
+            self.assertNotIn(child.pid, others)
+            self.assertNotIn(os.getpid(), others)
+        finally:
+            os.kill(orphan, signal.SIGKILL)
+            child.kill()
+            child.wait()
+
+    def test_what_others_use_meanwhile_is_added_up_also_of_those_that_began_meanwhile(self):
+        seen = iter([{1: 100, 2: 50}, {1: 160, 3: 40}])
+        with unittest.mock.patch.object(machine, "cpu_of_others", lambda: next(seen)), machine.watching_others() as others:
+            pass
+        self.assertEqual(others, [100])
 
     def test_a_noisy_machine_is_said_to_be_one(self):
         quiet = machine.Calibration([100, 101, 100, 99], [5.0, 5.1, 5.0, 5.05], 40, 1)
@@ -239,8 +263,8 @@ class Loads(unittest.TestCase):
         self.assertTrue(0 < len(loads.chosen(every, quick=True)) < len(every))
 
     def test_every_peer_has_its_file_and_every_name_in_it_is_known(self):
-        values = dict.fromkeys(("address", "node", "server_name", "workers", "max_connections", "folder", "first_core", "core_list",
-                                "core_masks", "user_line"), "x")
+        values = dict.fromkeys(("address", "node", "server_name", "workers", "max_connections", "worker_connections", "descriptors",
+                                "folder", "core_list", "core_masks", "user_line", "buffer_size"), "x")
         for template in proxies.templates():
             self.assertNotIn("@", proxies.fill(template, values).replace("@NAME@", ""), template)
         self.assertEqual({path.name for path in proxies.PEERS.iterdir()}, proxies.templates())
@@ -296,6 +320,13 @@ class ExitCode(unittest.TestCase):
 
 
 class Page(unittest.TestCase):
+    def test_the_table_and_the_plot_for_a_readme_have_a_row_for_each_bar(self):
+        whole = whole_run(MISSED)
+        self.assertIn("| test: a load | HAProxy, tuned, copying (best) | 0.95 (0.95–0.95) | ≤ 0.90 | 0.80 | **missed** |", terminal.markdown(whole["loads"]))
+        plot = plots.ratio_plot(whole["loads"], alone=True)
+        self.assertTrue(plot.startswith("<svg") and "<style>" in plot and "a load" in plot)
+
+
     def test_it_is_one_file_that_asks_for_nothing_and_shows_the_verdict(self):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "run.html"

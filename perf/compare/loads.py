@@ -27,10 +27,10 @@ FIGURES = {
     "bytes": ("memory", "B/token", 1),
 }
 
-SPLICED = ("hudsucker", "haproxy-splice", "haproxy-splice-auto", "haproxy", "nginx")
 SMALL = ("hudsucker", "haproxy", "haproxy-default", "nginx")
-RESPONSES = ("hudsucker", "haproxy", "haproxy-splice", "haproxy-splice-auto", "nginx")
-ALL = ("hudsucker", "haproxy", "haproxy-default", "haproxy-splice", "haproxy-splice-auto", "nginx")
+MIDDLE = ("hudsucker", "haproxy", "haproxy-default", "nginx-large")
+LARGE = ("hudsucker", "haproxy", "haproxy-splice", "haproxy-splice-auto", "nginx-large")
+ALL = ("hudsucker", "haproxy", "haproxy-default", "haproxy-splice", "haproxy-splice-auto", "nginx-large")
 TLS = ("hudsucker", "haproxy-round-robin", "haproxy-sticky")  # in front of real TLS nodes
 
 
@@ -65,7 +65,7 @@ def bulk():
     bars = {1: (0.97, 0.90), 16: (0.93, 0.85), 64: (0.90, 0.75), 256: (0.85, 0.70)}
     for direction, load in (("down", "download"), ("up", "upload")):
         for count, (limit, aim) in bars.items():
-            yield Load("bulk", f"{direction}, {connections(count)}", "traffic", "cpu", SPLICED,
+            yield Load("bulk", f"{direction}, {connections(count)}", "traffic", "cpu", LARGE,
                        (Bar(limit, aim, "haproxy-splice"), Bar(0.35, 0.25, "haproxy-splice-auto")),
                        {"load": load, "connections": count}, "ms/GB", "GB/s", quick=(direction == "down" and count == 64))
 
@@ -78,7 +78,8 @@ def exchanges():
             bars = [Bar(*by_size[message])] if message in by_size else []
             if count == 1 and message == 64:
                 bars = [Bar(0.92, 0.92), Bar(1.0, 1.0, figure="p50"), Bar(1.0, 1.0, figure="p99")]
-            yield Load("exchange", f"{size(message)}, {connections(count)}", "traffic", "cpu", SMALL, tuple(bars),
+            yield Load("exchange", f"{size(message)}, {connections(count)}", "traffic", "cpu",
+                       MIDDLE if message >= 16 * KIB else SMALL, tuple(bars),
                        {"load": "exchange", "connections": count, "request": message, "response": message}, "µs/op", "op/s",
                        quick=message == 64 and count in (64, 1000))
 
@@ -86,7 +87,7 @@ def exchanges():
 def responses():
     bars = {4: (0.93, 0.88), 16: (0.93, 0.88), 64: (0.96, 0.88), 256: (0.93, 0.88)}
     for kib, (limit, aim) in bars.items():
-        yield Load("response", f"{kib} KB, 64 connections", "traffic", "cpu", RESPONSES, (Bar(limit, aim),),
+        yield Load("response", f"{kib} KB, 64 connections", "traffic", "cpu", LARGE if kib > 4 else SMALL, (Bar(limit, aim),),
                    {"load": "exchange", "connections": 64, "request": 64, "response": kib * KIB}, "µs/op", "op/s", quick=kib == 64)
 
 
@@ -108,7 +109,7 @@ def others():
                    {"load": "exchange", "connections": 64, "request": KIB, "response": KIB, "rate": rate}, "µs/op", "op/s")
     for name, options, unit, rate_unit, who in (
             ("64 B, 64 connections", {"load": "exchange", "connections": 64, "request": 64, "response": 64}, "µs/op", "op/s", SMALL),
-            ("bulk down, 64 connections", {"load": "download", "connections": 64}, "ms/GB", "GB/s", SPLICED),
+            ("bulk down, 64 connections", {"load": "download", "connections": 64}, "ms/GB", "GB/s", LARGE),
             ("connect, ended by RST, 128 at a time", {"load": "connect", "connections": 128, "response": 64, "end": "rst", "token": "psk"},
              "µs/connection", "connections/s", SMALL)):
         yield Load("two workers", name, "traffic", "cpu", who, (), options, unit, rate_unit, workers=2)

@@ -9,7 +9,6 @@ import pathlib
 import re
 import shutil
 import socket
-import subprocess
 
 import beacon_bytes
 import harness
@@ -27,6 +26,7 @@ class Kind:
     label: str
     program: str | None = None   # of a peer: looked for in PATH
     template: str | None = None
+    settings: dict = dataclasses.field(default_factory=dict)  # for the template, where two kinds share one
 
 
 KINDS = {
@@ -36,7 +36,8 @@ KINDS = {
     "haproxy-default": Kind("HAProxy, as documented", "haproxy", "haproxy-default.cfg"),
     "haproxy-splice-auto": Kind("HAProxy, splice-auto", "haproxy", "haproxy-splice-auto.cfg"),
     "haproxy-splice": Kind("HAProxy, forced splice, 1 MiB pipes", "haproxy", "haproxy-splice.cfg"),
-    "nginx": Kind("nginx stream", "nginx", "nginx.conf"),
+    "nginx": Kind("nginx, buffers of 16 KiB", "nginx", "nginx.conf", {"buffer_size": "16k"}),
+    "nginx-large": Kind("nginx, buffers of 1 MiB", "nginx", "nginx.conf", {"buffer_size": "1m"}),
 }
 
 
@@ -63,10 +64,10 @@ class Peer(harness.Process):
         folder = stage.path(f"{name}.d")
         folder.mkdir(exist_ok=True)
         config = stage.write(name + pathlib.Path(kind.template).suffix, fill(kind.template, {
-            "address": self.address, "node": node, "server_name": SERVER_NAME, "workers": len(cores),
-            "max_connections": max_connections, "folder": folder, "first_core": cores[0],
-            "core_list": " ".join(map(str, cores)), "core_masks": " ".join(bin(1 << core)[2:] for core in cores),
-            "user_line": "user root;" if os.geteuid() == 0 else "",
+            **kind.settings, "address": self.address, "node": node, "server_name": SERVER_NAME, "workers": len(cores),
+            "max_connections": max_connections, "worker_connections": 2 * max_connections + 100,
+            "descriptors": 2 * max_connections + 1000, "folder": folder, "core_list": " ".join(map(str, cores)),
+            "core_masks": " ".join(bin(1 << core)[2:] for core in cores), "user_line": "user root;" if os.geteuid() == 0 else "",
         }))
         program = harness.require_program(kind.program)
         arguments = [program, "-db", "-f", config] if kind.program == "haproxy" else [program, "-p", folder, "-c", config, "-e", "stderr"]
@@ -145,11 +146,3 @@ def start(key, stage, node, cores, **options):
 
 def templates():
     return {kind.template for kind in KINDS.values() if kind.template}
-
-
-def check_configuration(key, path):
-    """What the peer itself says of a configuration file; None when it is content. For the tests."""
-    program = harness.require_program(KINDS[key].program)
-    arguments = ["-c", "-f", path] if KINDS[key].program == "haproxy" else ["-t", "-c", path]
-    done = subprocess.run([program, *arguments], capture_output=True, text=True)
-    return None if done.returncode == 0 else done.stdout + done.stderr

@@ -45,8 +45,9 @@ class RealTls:
         if key not in self.warm:  # the first connections of all pay for memory that the nodes have not yet touched
             self.warm.add(key)
             self._clients(key, 4 * self.load.options["nodes"], 1)
-        figures, raw = self._clients(key, CLIENTS, self.run.tls_rounds)
-        return figures, raw, None
+        with machine.watching_others() as others:
+            figures, raw = self._clients(key, CLIENTS, self.run.tls_rounds)
+        return figures, raw, machine.disturbance(0, others[0], {"busy": 0}, raw["seconds"], self.run.core_count)
 
     def _clients(self, key, clients, rounds):
         command = [harness.TOOLS / "tls_client", "--address", self.addresses[key], "--mode", self.mode, "--clients", clients,

@@ -150,13 +150,28 @@ def bar_line(load, bar):
     return coloured(text, COLOURS[bar["state"]])
 
 
+HEADS = ("load", "compared with", "ratio (90 % interval)", "bar", "aim", "")
+
+
+def bar_rows(loads):
+    """The cells of each bar, and its state."""
+    return [(f"{load['group']}: {load['name']}{what(load, bar)}", against(bar), found(bar), bar_text(bar), f"{bar['aim']:.2f}",
+             WORDS[bar["state"]], bar["state"]) for load in loads for bar in load["bars"]]
+
+
+def markdown(loads):
+    """The same for a README."""
+    lines = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
+    for *cells, word, state in bar_rows(loads):
+        lines.append("| " + " | ".join([*cells, word if state in (AIM, MET) else f"**{word.lower()}**"]) + " |")
+    return "\n".join(lines)
+
+
 def table(loads):
     """All bars, one a line."""
-    rows = [(f"{load['group']}: {load['name']}{what(load, bar)}", against(bar), found(bar), bar_text(bar), f"{bar['aim']:.2f}",
-             WORDS[bar["state"]], bar["state"]) for load in loads for bar in load["bars"]]
+    rows, heads = bar_rows(loads), HEADS
     if not rows:
         return ""
-    heads = ("load", "compared with", "ratio (90 % interval)", "bar", "aim", "")
     widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(6)]
     lines = ["\n" + "  ".join(f"{head:<{width}}" for head, width in zip(heads, widths)).rstrip()]
     for row in rows:

@@ -69,12 +69,15 @@ class Traffic:
     def take(self, key, _round):
         proxy, run = self.start(key), self.run
         pids = proxy.pids
-        said = run_client(client_command(proxy.address, self.load.options, run.seconds, run.warmup, [*pids, run.node.pid, *run.soft_interrupts]),
-                          run.cores.client, run.seconds + run.warmup + 30)
+        command = client_command(proxy.address, self.load.options, run.seconds, run.warmup, [*pids, run.node.pid, *run.soft_interrupts])
+        with machine.watching_others() as others:
+            said = run_client(command, run.cores.client, run.seconds + run.warmup + 30)
         if not proxy.alive():
             raise SampleFailed(f"the proxy ended with {proxy.popen.returncode}: {proxy.log()[-300:]}")
+        said["others_ns"] = others[0]
         belongs = sum(said["cpu_ns"].values()) + said["own_cpu_ns"]
-        return figures_of(said, pids, self.load), said, machine.disturbance(belongs, said["machine_ns"], said["seconds"], run.core_count)
+        disturbed = machine.disturbance(belongs, others[0], said["machine_ns"], said["seconds"], run.core_count)
+        return figures_of(said, pids, self.load), said, disturbed
 
     def close(self):
         for proxy in self.proxies.values():
