@@ -1,0 +1,32 @@
+// hud-load's client: sets up the connections, lets the load warm up, measures for a while, and tells what it saw.
+#pragma once
+
+#include <optional>
+
+#include "absl/status/statusor.h"
+#include "perf/load/client_options.h"
+#include "perf/load/cpu_sample.h"
+#include "perf/load/histogram.h"
+
+namespace hud::load {
+
+struct ClientResult {
+  double seconds = 0;  // between the samples at the window's two ends
+  uint64_t operations = 0;
+  uint64_t bytes = 0;
+  uint64_t failures = 0;
+  Histogram latencies;  // in nanoseconds
+  CpuSample used;
+};
+
+// An error is one of setting up: nothing was measured. Prints only the line {"ready":N} of an idle load, whose window
+// then lasts until standard input ends.
+absl::StatusOr<ClientResult> RunClient(ClientOptions options);
+
+// More than 1 %: the figures are not to be used.
+bool HasTooManyFailures(const ClientOptions& options, const ClientResult& result);
+
+// The result as one line of JSON.
+std::string Report(const ClientOptions& options, const ClientResult& result);
+
+}  // namespace hud::load

@@ -1,0 +1,173 @@
+#include "perf/load/client_thread.h"
+
+#include <netinet/in.h>
+#include <sys/eventfd.h>
+
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+
+namespace hud::load {
+namespace {
+
+constexpr uint32_t kEnded = EPOLLRDHUP | EPOLLHUP | EPOLLERR;
+
+Instant Now() { return std::chrono::steady_clock::now(); }
+
+}  // namespace
+
+ClientThread::ClientThread(const ClientOptions& options, uint32_t first, uint32_t count, HelloTemplate hello)
+    : options_(options), first_(first), hello_(std::move(hello)), received_(kReceiveBytes), connections_(count) {
+  closed_.reserve(count);
+  for (uint32_t i = count; i > 0; --i) closed_.push_back(i - 1);
+  for (uint32_t i = 0; i < count; ++i) {
+    const bool exchanges = options.one_exchanges && first + i == 0;
+    connections_[i].operation = exchanges ? Operation::kExchange : options.operation;
+  }
+}
+
+absl::StatusOr<std::unique_ptr<ClientThread>> ClientThread::Create(const ClientOptions& options, uint32_t first,
+                                                                   uint32_t count, HelloTemplate hello) {
+  std::unique_ptr<ClientThread> thread(new ClientThread(options, first, count, std::move(hello)));
+  if (absl::Status status = thread->lanes_.Open(); !status.ok()) return status;
+  absl::StatusOr<Fd> wake = MakeEvent();
+  if (!wake.ok()) return wake.status();
+  thread->wake_ = *std::move(wake);
+  if (!thread->lanes_.AddWaker(thread->wake_.get(), kWakeTag)) return SocketError("epoll_ctl", errno);
+  return thread;
+}
+
+void ClientThread::Enter(Phase phase) {
+  phase_.store(phase, std::memory_order_relaxed);
+  Signal(wake_);
+}
+
+void ClientThread::Run() {
+  while (seen_phase_ != Phase::kStopping && failure_.ok()) {
+    OpenClosed();
+    // Who could not be opened just now is tried again soon, but not in a circle.
+    constexpr timespec kSoon = {0, 1'000'000};
+    const bool retry = !closed_.empty() && opening_ < kOpeningAtOnce;
+    lanes_.Wait(retry ? &kSoon : nullptr, [this](uint64_t tag, uint32_t events) {
+      if (tag == kWakeTag) {
+        FollowPhase();
+      } else {
+        Handle(static_cast<uint32_t>(tag), events);
+      }
+    });
+  }
+  if (failure_.ok()) CountStalled();
+  ended_.store(true, std::memory_order_release);
+}
+
+void ClientThread::FollowPhase() {
+  eventfd_t count;
+  ::eventfd_read(wake_.get(), &count);
+  seen_phase_ = phase_.load(std::memory_order_relaxed);
+}
+
+// Each of those that are closed now is tried once.
+void ClientThread::OpenClosed() {
+  const bool all_at_once = options_.operation == Operation::kConnect;
+  for (size_t tries = closed_.size(); tries > 0 && failure_.ok(); --tries) {
+    if (!all_at_once && opening_ >= kOpeningAtOnce) return;
+    const uint32_t index = closed_.back();
+    closed_.pop_back();
+    Open(index);
+  }
+}
+
+void ClientThread::Open(uint32_t index) {
+  Connection& connection = connections_[index];
+  connection.started = Now();
+  connection.fd = Fd(::socket(options_.target.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!connection.fd) {
+    failure_ = SocketError("socket", errno);
+    return;
+  }
+  const int fd = connection.fd.get();
+  connection.stage = Stage::kHello;
+  connection.sent = 0;
+  connection.received = 0;
+  connection.seed = (uint64_t{first_} << 40) + ++opened_;
+  ++opening_;
+  DisableNagle(fd);
+  if (!BindToNextSource(fd)) return;
+  if (::connect(fd, options_.target.data(), options_.target.size()) != 0 && errno != EINPROGRESS) {
+    const int error = errno;
+    if (error == EADDRNOTAVAIL) failure_ = SocketError(absl::StrCat("connect to ", options_.target.ToString()), error);
+    Fail(connection, error);
+    return;
+  }
+  // On loopback the connection is mostly there already, and the hello can go.
+  if (!SendHello(connection)) {
+    Fail(connection, error_);
+  } else if (!lanes_.AddQuick(fd, index)) {
+    failure_ = SocketError("epoll_ctl", errno);
+  }
+}
+
+// A client that closes first leaves its port unusable for a while, and one address has some 28,000 ports; all of
+// 127.0.0.0/8 is ours, though. The port is chosen by connect, which knows that ports may be shared between targets.
+bool ClientThread::BindToNextSource(int fd) {
+  constexpr uint32_t kPortsOfAnAddress = 4096;  // used in a row, so that the search for a free one stays short
+  constexpr uint64_t kAddresses = 1 << 22;
+  constexpr uint32_t kFewConnections = 16384;
+  const Bytes target = options_.target.host_bytes();
+  if (options_.target.family() != AF_INET || target[0] != 127) return true;
+  const bool leaves_ports = options_.operation == Operation::kConnect && !options_.ends_by_reset;
+  if (!leaves_ports && options_.connections < kFewConnections) return true;
+  const uint64_t block = opened_ / kPortsOfAnAddress * static_cast<uint64_t>(options_.threads) + first_;
+  sockaddr_in source{};
+  source.sin_family = AF_INET;
+  source.sin_addr.s_addr = htonl((127u << 24) + static_cast<uint32_t>(1 + block % kAddresses));
+  const int on = 1;
+  ::setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on));
+  if (::bind(fd, reinterpret_cast<const sockaddr*>(&source), sizeof(source)) == 0) return true;
+  failure_ = SocketError("bind to an address of 127.0.0.0/8", errno);
+  return false;
+}
+
+void ClientThread::Handle(uint32_t index, uint32_t events) {
+  Connection& connection = connections_[index];
+  error_ = 0;
+  const bool lives = Move(connection, events);
+  if (connection.stage == Stage::kClosed) return;
+  // The server ends no connection first, so that an end is a failure even when all answers have come.
+  if (!lives || (events & kEnded) != 0) Fail(connection, error_);
+}
+
+void ClientThread::Close(Connection& connection) {
+  if (connection.stage == Stage::kHello || connection.stage == Stage::kGreeting) --opening_;
+  connection.stage = Stage::kClosed;
+  connection.fd.Reset();
+  closed_.push_back(IndexOf(connection));
+}
+
+void ClientThread::Fail(Connection& connection, int error) {
+  counters_.failures.Add(1);
+  last_error_.store(error, std::memory_order_relaxed);
+  Close(connection);
+}
+
+// What has not been answered for so long will hardly be: a proxy that lost bytes shows here.
+void ClientThread::CountStalled() {
+  constexpr Duration kLong = std::chrono::seconds(1);
+  const Instant now = Now();
+  for (const Connection& connection : connections_) {
+    const bool awaits = connection.stage == Stage::kHello || connection.stage == Stage::kGreeting ||
+                        connection.stage == Stage::kRequest || connection.stage == Stage::kResponse;
+    if (awaits && now - connection.started > kLong) counters_.failures.Add(1);
+  }
+}
+
+Order ClientThread::OrderOf(const Connection& connection) const {
+  const uint32_t request = connection.operation == Operation::kExchange ? options_.request_bytes : 0;
+  return {connection.operation, request, options_.response_bytes};
+}
+
+uint32_t ClientThread::IndexOf(const Connection& connection) const {
+  return static_cast<uint32_t>(&connection - connections_.data());
+}
+
+}  // namespace hud::load
