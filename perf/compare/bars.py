@@ -67,17 +67,17 @@ def judge(bar, samples, failed=(), us="hudsucker"):
     """The verdict on one bar. `samples` are those of one load, each {proxy, round, figures, failure?}."""
     mine = by_round(samples, us, bar.figure)
     if us in failed or not mine:
-        return Verdict(UNMEASURED, f"{us} was not measured")
+        return Verdict(UNMEASURED, "Hudsucker was not measured")
     ours = paired.median(list(mine.values()))
     if bar.against is None:
         return _judge_absolute(bar, ours)
     key = opponent(bar, samples, failed)
     if key is None:
-        return Verdict(UNMEASURED, f"{bar.against} was not measured", ours)
+        return Verdict(UNMEASURED, "who it is compared with was not measured", ours)
     theirs = by_round(samples, key, bar.figure)
     ratio = paired.paired_ratio(mine, theirs)
     if ratio is None:
-        return Verdict(UNMEASURED, f"no round has both {us} and {key}", ours, None, key)
+        return Verdict(UNMEASURED, "no round has both", ours, None, key)
     state, why = _judge_ratio(bar, ratio)
     return Verdict(state, why, ours, paired.median(list(theirs.values())), key, ratio)
 

@@ -16,14 +16,14 @@ from .rounds import SampleFailed
 
 FEW, MANY = 1000, 8000
 SMALL_LIMIT = 1000        # connections that the program is told to be ready for, against proxies.MAX_CONNECTIONS
-SETTLE_SECONDS = 0.7      # hellos are done, and buffers that relays give back when they get idle are back
+SETTLE_SECONDS = 0.5      # hellos are done, and buffers that relays give back when they get idle are back
 
 
 class Idle:
     """hud-load holding `count` idle relays through a proxy."""
 
     def __init__(self, run, address, count):
-        command = traffic.client_command(address, {"load": "idle", "connections": count, "token": "psk"}, 0, 0, [])
+        command = traffic.client_command(address, {"load": "idle", "connections": count, "token": "psk"}, 1, 0, [])
         with machine.running_on([run.cores.client]):
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:

@@ -80,8 +80,7 @@ def figures_table(loads):
     rows = []
     for load in loads:
         columns = terminal.columns_of(load)
-        heads = "".join(f'<th class="n">{text(FIGURES[c][0] if c != "rate" else unit_of(load, c))}'
-                        f'{"" if c == "rate" else f"<br>{text(unit_of(load, c))}"}</th>' for c in columns)
+        heads = "".join(f'<th class="n">{text(FIGURES[c][0])}<br>{text(unit_of(load, c))}</th>' for c in columns)
         rows.append(f'<tr><th>{text(load["name"])}<br>{load["rounds"]} rounds</th>{heads}<th class="n">ours to theirs</th></tr>')
         for key, proxy in load["proxies"].items():
             cells = ""
@@ -91,7 +90,7 @@ def figures_table(loads):
                 cells += f'<td class="n">{terminal.number(figure["median"], FIGURES[column][2]) if figure else "–"}{spread}</td>'
             ratio = load["ratios"].get(key, {}).get(load["figure"])
             rows.append(f"<tr><td>{text(proxy['label'])}</td>{cells}<td class=\"n\">{terminal.interval(ratio)}</td></tr>")
-            for failure in filter(None, [proxy.get("failed"), *proxy.get("failed_at_times", [])]):
+            for failure in terminal.failures(proxy):
                 rows.append(f'<tr><td colspan="{len(columns) + 2}" class="bad">{text(proxy["label"])} failed: {text(failure)}</td></tr>')
     return f"<details><summary>All figures</summary><table>{''.join(rows)}</table></details>"
 

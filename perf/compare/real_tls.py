@@ -46,7 +46,7 @@ class RealTls:
             self.warm.add(key)
             self._clients(key, 4 * self.load.options["nodes"], 1)
         with machine.watching_others() as others:
-            figures, raw = self._clients(key, CLIENTS, self.run.tls_rounds)
+            figures, raw = self._clients(key, CLIENTS, self.run.pace.tls_rounds)
         return figures, raw, machine.disturbance(0, others[0], {"busy": 0}, raw["seconds"], self.run.core_count)
 
     def _clients(self, key, clients, rounds):

@@ -29,15 +29,14 @@ class Pace:
     minutes: float        # after these no further rounds are added
 
 
-FULL = Pace(rounds=5, max_rounds=9, seconds=1.6, warmup=0.3, tls_rounds=8, micro_seconds=0.5, memory_rounds=5, minutes=38)
+# Where neighbours on the host come and go, many short samples say more than a few long ones: a round is over sooner.
+FULL = Pace(rounds=7, max_rounds=11, seconds=0.9, warmup=0.25, tls_rounds=8, micro_seconds=0.5, memory_rounds=3, minutes=38)
 QUICK = Pace(rounds=5, max_rounds=5, seconds=0.6, warmup=0.2, tls_rounds=4, micro_seconds=0.1, memory_rounds=1, minutes=2)
 
 
 class Session:
     def __init__(self, pace, beside=None, relay=None):
         self.pace, self.beside, self.relay = pace, beside, relay
-        self.rounds, self.seconds, self.warmup = pace.rounds, pace.seconds, pace.warmup
-        self.tls_rounds, self.micro_seconds = pace.tls_rounds, pace.micro_seconds
         self.max_connections = proxies.MAX_CONNECTIONS
         self.cores = machine.plan_cores()
         self.core_count = os.cpu_count()
@@ -131,7 +130,7 @@ class Session:
         """About, for the progress bar."""
         pace = self.pace
         if load.kind == "traffic":
-            return len(keys) * (0.6 + pace.rounds * (pace.seconds + pace.warmup + 0.15))
+            return len(keys) * (0.6 + pace.rounds * (pace.seconds * load.longer + pace.warmup + 0.15))
         if load.kind == "memory":
             return len(keys) * (3 + pace.memory_rounds * 5)
         if load.kind == "tls":

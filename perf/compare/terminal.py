@@ -3,7 +3,7 @@ import shutil
 import sys
 import time
 
-from .bars import AIM, MET, MISSED, UNMEASURED
+from .bars import AIM, BEST_HAPROXY, BEST_PEER, MET, MISSED, UNMEASURED
 from .loads import FIGURES
 from .results import label, unit_of
 
@@ -96,30 +96,29 @@ def columns_of(load):
 def load_block(load):
     """A finished load: every proxy with its figures, and the ratio of ours to it."""
     columns = columns_of(load)
-    heads = [f"{FIGURES[c][0]}, {unit_of(load, c)}" if c != "rate" else unit_of(load, c) for c in columns]
-    widths = [max(15, len(head) + 2) for head in heads]
-    lines = [f"\n{load['group']} · {load['name']}" + (f" · {load['rounds']} rounds" if load["kind"] != "micro" else ""),
-             f"  {'':<37}" + "".join(f"{head:>{width}}" for head, width in zip(heads, widths)) + ("   ours to theirs" if load["ratios"] else "")]
+    width = 15
+    heads = [(FIGURES[column][0], unit_of(load, column)) for column in columns] + ([("ours to theirs", "")] if load["ratios"] else [])
+    lines = [coloured(f"\n{load['group']} · {load['name']}" + (f" · {load['rounds']} rounds" if load["kind"] != "micro" else ""), "1")]
+    lines += [(f"  {'':<36}" + "".join(f"{head[line]:>{width}}" for head in heads)).rstrip() for line in (0, 1)]
     for key, proxy in load["proxies"].items():
-        if "failed" in proxy and not proxy["figures"]:
-            lines.append(f"  {proxy['label']:<37}failed: {proxy['failed']}")
+        if not proxy["figures"]:
+            lines.append(f"  {proxy['label']:<36}{coloured('failed', '31')}: {proxy['failed'].strip()}")
             continue
         cells = []
-        for column, width in zip(columns, widths):
+        for column in columns:
             figure = proxy["figures"].get(column)
             text = "–" if figure is None else number(figure["median"], FIGURES[column][2])
             if figure is not None and column == load["figure"]:
                 text += f" ±{figure['spread']:.0%}"
             cells.append(f"{text:>{width}}")
         ratio = load["ratios"].get(key, {}).get(load["figure"])
-        lines.append(f"  {proxy['label']:<37}{''.join(cells)}   {interval(ratio)}".rstrip())
-        if "failed" in proxy:
-            lines.append(f"    FAILED: {proxy['failed']}")
-        for text in proxy.get("failed_at_times", []):
-            lines.append(f"    failed once: {text}")
-    for bar in load["bars"]:
-        lines.append("  " + bar_line(load, bar))
-    return "\n".join(lines)
+        lines.append(f"  {proxy['label']:<36}{''.join(cells)}   {interval(ratio)}".rstrip())
+        lines += [f"    {coloured('failed', '31')}: {text.strip()}" for text in failures(proxy)]
+    return "\n".join([*lines, *(f"  {bar_line(load, bar)}" for bar in load["bars"])])
+
+
+def failures(proxy):
+    return list(filter(None, [proxy.get("failed"), *proxy.get("failed_at_times", [])]))
 
 
 def bar_text(bar, digits=2):
@@ -134,20 +133,21 @@ def what(load, bar):
 def against(bar):
     if bar["against"] is None:
         return "absolute"
-    key = bar["compared_with"]
-    if key is None:
-        return bar["against"]
-    return f"{label(key)}" + (" (best)" if bar["against"] != key else "")
+    if bar["compared_with"] is None:
+        return bar["against"] if bar["against"] in (BEST_PEER, BEST_HAPROXY) else label(bar["against"])
+    return label(bar["compared_with"]) + (" (best)" if bar["against"] != bar["compared_with"] else "")
 
 
 def found(bar):
-    return interval(bar["ratio"]) if bar["ratio"] else number(bar["ours"]) if bar["against"] is None else "–"
+    if bar["ratio"]:
+        return interval(bar["ratio"])
+    return number(bar["ours"]) if bar["against"] is None else "–"
 
 
 def bar_line(load, bar):
-    text = f"{WORDS[bar['state']]:<8}{FIGURES[bar['figure']][0]}: {found(bar)} {unit_of(load, bar['figure']) if bar['against'] is None else 'of ' + against(bar)}, " \
-           f"bar {bar_text(bar)}, aim {bar['aim']:.2f}" + (f": {bar['why']}" if bar["state"] in (MISSED, UNMEASURED) else "")
-    return coloured(text, COLOURS[bar["state"]])
+    of = unit_of(load, bar["figure"]) if bar["against"] is None else f"of {against(bar)}"
+    text = f"{WORDS[bar['state']]}: {FIGURES[bar['figure']][0]} {found(bar)} {of}, bar {bar_text(bar)}, aim {bar['aim']:.2f}"
+    return coloured(text + (f": {bar['why']}" if bar["state"] in (MISSED, UNMEASURED) else ""), COLOURS[bar["state"]])
 
 
 HEADS = ("load", "compared with", "ratio (90 % interval)", "bar", "aim", "")

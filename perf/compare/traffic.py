@@ -69,9 +69,10 @@ class Traffic:
     def take(self, key, _round):
         proxy, run = self.start(key), self.run
         pids = proxy.pids
-        command = client_command(proxy.address, self.load.options, run.seconds, run.warmup, [*pids, run.node.pid, *run.soft_interrupts])
+        seconds = run.pace.seconds * self.load.longer
+        command = client_command(proxy.address, self.load.options, seconds, run.pace.warmup, [*pids, run.node.pid, *run.soft_interrupts])
         with machine.watching_others() as others:
-            said = run_client(command, run.cores.client, run.seconds + run.warmup + 30)
+            said = run_client(command, run.cores.client, seconds + run.pace.warmup + 30)
         if not proxy.alive():
             raise SampleFailed(f"the proxy ended with {proxy.popen.returncode}: {proxy.log()[-300:]}")
         said["others_ns"] = others[0]
