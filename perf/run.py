@@ -26,7 +26,8 @@ def read_options():
     parser.add_argument("--html", metavar="FILE", help="the report, one file (default: beside the JSON)")
     parser.add_argument("--svg", metavar="FILE", help="the plot of all ratios, by itself")
     parser.add_argument("--markdown", metavar="FILE", help="the table of all bars, for a README")
-    parser.add_argument("--only", metavar="WORDS", default="", help="only loads whose name has all these words; a comma separates alternatives")
+    parser.add_argument("--only", metavar="WORDS", default="",
+                        help="only loads whose name has all these words; a comma separates alternatives")
     parser.add_argument("--proxies", metavar="WORDS", default="", help="only proxies whose key has one of these words, comma separated")
     parser.add_argument("--rounds", type=int, metavar="N", help="so many rounds (default 5, and up to 9 while a bar is in doubt)")
     parser.add_argument("--seconds", type=float, metavar="S", help="length of a sample")
@@ -101,7 +102,8 @@ def conclude(whole, options):
     if whole["noise"]["faults"]:
         refuse(whole["noise"]["faults"])
     count = results.states(whole["loads"])
-    print("perf: " + ", ".join(f"{number} {terminal.WORDS[state].lower()}" for state, number in count.items() if number))
+    counted = [f"{number} {terminal.WORDS[state].lower()}" for state, number in count.items() if number]
+    print("perf: " + (", ".join(counted) or "no bar was judged"))
     if whole["interrupted"]:
         print("perf: interrupted; what was measured until then is kept")
         return 130
@@ -137,6 +139,7 @@ def main():
     except KeyboardInterrupt:
         interrupted = True
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what was started must end, however impatient
         run.close()
     return conclude({
         "version": results.VERSION, "mode": "quick" if options.quick else "full", "command": ["perf/run", *sys.argv[1:]],

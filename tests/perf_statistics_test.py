@@ -322,7 +322,8 @@ class ExitCode(unittest.TestCase):
 class Page(unittest.TestCase):
     def test_the_table_and_the_plot_for_a_readme_have_a_row_for_each_bar(self):
         whole = whole_run(MISSED)
-        self.assertIn("| test: a load | HAProxy, tuned, copying (best) | 0.95 (0.95–0.95) | ≤ 0.90 | 0.80 | **missed** |", terminal.markdown(whole["loads"]))
+        self.assertIn("| test: a load | HAProxy, tuned, copying (best) | 0.95 (0.95–0.95) | ≤ 0.90 | 0.80 | **missed** |",
+                      terminal.markdown(whole["loads"]))
         plot = plots.ratio_plot(whole["loads"], alone=True)
         self.assertTrue(plot.startswith("<svg") and "<style>" in plot and "a load" in plot)
 

@@ -185,11 +185,12 @@ def environment(root, cores):
     cpuinfo = read("/proc/cpuinfo")
     model = re.search(r"^model name\s*:\s*(.*)$", cpuinfo, re.M)
     memory = re.search(r"^MemTotal:\s+(\d+)", read("/proc/meminfo"), re.M)
+    system = re.search(r'^PRETTY_NAME="?([^"\n]*)', read("/etc/os-release"), re.M)
     faults = "/sys/devices/system/cpu/vulnerabilities"
     mitigations = {name: read(f"{faults}/{name}") for name in (sorted(os.listdir(faults)) if os.path.isdir(faults) else [])}
     return {
         "kernel": platform.release(),
-        "system": re.search(r'PRETTY_NAME="?([^"\n]*)', read("/etc/os-release") + "\n").group(1) if os.path.exists("/etc/os-release") else "?",
+        "system": system.group(1) if system else "?",
         "processor": model.group(1) if model else platform.machine(),
         "cores": os.cpu_count(),
         "cores used": {"proxy": list(cores.proxy), "client": cores.client, "server": cores.server},
@@ -203,8 +204,8 @@ def environment(root, cores):
         "as root": os.geteuid() == 0,
         "mitigations": {name: text for name, text in mitigations.items() if text != "Not affected"},
         "sysctls": {name.replace("/", "."): " ".join(read(f"/proc/sys/{name}", "-").split()) for name in SYSCTLS},
-        "versions": {"HAProxy": version_of("haproxy", "-v"), "nginx": version_of("nginx", "-v"), "OpenSSL": version_of("openssl", "version"),
-                     "compiler": version_of("g++", "--version")},
+        "versions": {"HAProxy": version_of("haproxy", "-v"), "nginx": version_of("nginx", "-v"),
+                     "OpenSSL": version_of("openssl", "version"), "compiler": version_of("g++", "--version")},
         "commit": git_state(root),
     }
 

@@ -29,7 +29,8 @@ class Micro:
 
     def _benchmark(self):
         command = [harness.PROGRAMS / "core_bench", f"--benchmark_filter=^{self.load.options['benchmark']}$",
-                   f"--benchmark_repetitions={self.run.pace.rounds}", f"--benchmark_min_time={self.run.pace.micro_seconds:g}", "--benchmark_format=json"]
+                   f"--benchmark_repetitions={self.run.pace.rounds}", f"--benchmark_min_time={self.run.pace.micro_seconds:g}",
+                   "--benchmark_format=json"]
         # A thread that writes beside the reader needs a core of its own.
         cores = [self.run.cores.proxy[0], self.run.cores.client]
         with machine.running_on(cores):

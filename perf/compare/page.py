@@ -7,44 +7,32 @@ from .bars import AIM, MET, MISSED, UNMEASURED
 from .loads import FIGURES
 from .results import states, unit_of
 
-STYLE = plots.STYLE + """
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 40px 24px 80px; }
-h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -0.01em; }
-h2 { font-size: 20px; margin: 52px 0 4px; letter-spacing: -0.005em; }
-p { max-width: 74ch; margin: 6px 0 14px; } .soft { color: var(--soft); } code { font: 13.5px ui-monospace, monospace; }
-pre { background: var(--card); border: 1px solid var(--grid); border-radius: 8px; padding: 12px 16px; overflow-x: auto; font: 13.5px/1.5 ui-monospace, monospace; }
-.card { background: var(--card); border: 1px solid var(--grid); border-radius: 10px; padding: 18px 22px; margin: 14px 0; overflow-x: auto; }
-.card svg { display: block; width: 100%; min-width: 720px; height: auto; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 12px; margin: 24px 0 8px; }
-.tile { background: var(--card); border: 1px solid var(--grid); border-radius: 10px; padding: 14px 18px; }
-.tile b { display: block; font-size: 27px; line-height: 1.25; font-weight: 650; } .tile span { color: var(--soft); font-size: 14px; }
-.good b { color: var(--good); } .bad b { color: var(--bad); } .warn b { color: var(--warn); }
-.banner { border-left: 4px solid var(--bad); padding: 10px 16px; background: var(--card); margin: 18px 0; }
-table { border-collapse: collapse; font-size: 14px; width: 100%; font-variant-numeric: tabular-nums; }
-th { text-align: left; color: var(--soft); font-weight: 500; vertical-align: bottom; } th, td { padding: 4px 12px 4px 0; border-bottom: 1px solid var(--grid); }
-td.n, th.n { text-align: right; } tr:last-child td { border-bottom: 0; } td.good { color: var(--good); } td.bad { color: var(--bad); } td.warn { color: var(--warn); }
-details { margin: 10px 0; } summary { cursor: pointer; color: var(--soft); } summary:hover { color: var(--ink); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; font-size: 14.5px; margin: 0; } dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-"""
+STYLE = plots.STYLE + pathlib.Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 # What is said above the plot of each group.
 GROUPS = {
-    "exchange": ("Round trips", "Each connection sends a message and waits for an answer of the same size, again and again. "
-                 "Short messages show what a system call costs, many connections what waiting costs."),
-    "connect": ("Connections", "Connect, ClientHello, 64 bytes back, end. All proxies read the server name and choose by it; Hudsucker "
-                "also looks the client's token up."),
+    "exchange": ("Round trips",
+                 "Each connection sends a message and waits for an answer of the same size, again and again. Short messages show what a "
+                 "system call costs, many connections what waiting costs."),
+    "connect": ("Connections",
+                "Connect, ClientHello, 64 bytes back, end. All proxies read the server name and choose by it; Hudsucker also looks the "
+                "client's token up."),
     "response": ("Responses", "A request of 64 bytes and an answer of some size: where copying ends and splicing begins."),
-    "bulk": ("Bulk", "As many bytes as will go. HAProxy is there three times: as documented with splice-auto, with splicing forced "
-             "through pipes of 1 MiB, and copying."),
-    "two workers": ("Two workers", "Two rings, two threads, or two processes. With few cores they share them with the load, so only the CPU says something."),
+    "bulk": ("Bulk",
+             "As many bytes as will go. HAProxy is there three times: as documented with splice-auto, with splicing forced through pipes "
+             "of 1 MiB, and copying."),
+    "two workers": ("Two workers",
+                    "Two rings, two threads, or two processes. With few cores they share them with the load, so only the CPU says "
+                    "something."),
     "fairness": ("Beside bulk transfers", "One connection that exchanges 64 bytes while 64 others take all they can get."),
-    "paced": ("Paced", "A fixed number of messages a second, far from the limit; latency counts from when a message should have left."),
-    "idle": ("Idle relays", "User memory for a connection that is open and silent: the slope from 1,000 to 8,000 relays, and what the program "
-             "takes beforehand for each connection that it could have."),
-    "real TLS": ("What resumption saves", "OpenSSL clients that come back to nginx nodes with ticket keys of their own. A client that reaches the node which "
-                 "gave it its ticket resumes; any other has to do a full handshake. CPU of the nodes for each returning connection."),
+    "paced": ("Paced",
+              "A fixed number of messages a second, far from the limit; latency counts from when a message should have left."),
+    "idle": ("Idle relays",
+             "User memory for a connection that is open and silent: the slope from 1,000 to 8,000 relays, and what the program takes "
+             "beforehand for each connection that it could have."),
+    "real TLS": ("What resumption saves",
+                 "OpenSSL clients that come back to nginx nodes with ticket keys of their own. A client that reaches the node which gave "
+                 "it its ticket resumes; any other has to do a full handshake. CPU of the nodes for each returning connection."),
     "micro": ("Core", "Single functions, without a system call in them."),
 }
 
@@ -97,10 +85,16 @@ def figures_table(loads):
 
 def absolute_table(loads):
     """Bars without anybody to compare with."""
-    rows = [f"<tr><td>{text(load['name'])}</td><td>{FIGURES[bar['figure']][0]}</td><td class=\"n\">{terminal.number(bar['ours'])} {text(unit_of(load, bar['figure']))}</td>"
-            f"<td class=\"n\">{terminal.bar_text(bar, 0)}</td><td class=\"n\">{bar['aim']:g}</td><td class=\"{plots.STATE_CLASS[bar['state']]}\">{terminal.WORDS[bar['state']]}</td></tr>"
-            for load in loads for bar in load["bars"] if bar["against"] is None]
-    return "<table><tr><th></th><th></th><th class=\"n\">measured</th><th class=\"n\">bar</th><th class=\"n\">aim</th><th></th></tr>" + "".join(rows) + "</table>" if rows else ""
+    rows = [(load, bar) for load in loads for bar in load["bars"] if bar["against"] is None]
+    if not rows:
+        return ""
+    cells = "".join(
+        f'<tr><td>{text(load["name"])}</td><td>{FIGURES[bar["figure"]][0]}</td>'
+        f'<td class="n">{terminal.number(bar["ours"])} {text(unit_of(load, bar["figure"]))}</td>'
+        f'<td class="n">{terminal.bar_text(bar, 0)}</td><td class="n">{bar["aim"]:g}</td>'
+        f'<td class="{plots.STATE_CLASS[bar["state"]]}">{terminal.WORDS[bar["state"]]}</td></tr>' for load, bar in rows)
+    heads = '<th></th><th></th><th class="n">measured</th><th class="n">bar</th><th class="n">aim</th><th></th>'
+    return f"<table><tr>{heads}</tr>{cells}</table>"
 
 
 def group_plots(name, loads):
@@ -140,46 +134,67 @@ def definition(value):
 
 
 def environment(whole):
-    noise = whole["noise"]
-    rows = "".join(f"<dt>{text(name)}</dt><dd>{definition(value)}</dd>" for name, value in whole["environment"].items() if name not in ("sysctls", "mitigations"))
-    more = "".join(f"<dt>{name}</dt><dd>{definition(whole['environment'].get(name, {}))}</dd>" for name in ("mitigations", "sysctls"))
+    found, noise = whole["environment"], whole["noise"]
+    long = ("mitigations", "sysctls")
+    rows = "".join(f"<dt>{text(name)}</dt><dd>{definition(value)}</dd>" for name, value in found.items() if name not in long)
+    more = "".join(f"<dt>{name}</dt><dd>{definition(found.get(name, {}))}</dd>" for name in long)
     quiet = ""
     if noise.get("spin_spread") is not None:
-        quiet = f"<dt>quiet?</dt><dd>the same computation ±{noise['spin_spread']:.1%}, the same load without a proxy ±{noise['direct_spread']:.1%}; " \
-                f"{noise['disturbed']} of {noise['samples']} samples stayed disturbed by others</dd>"
+        quiet = f"<dt>quiet?</dt><dd>the same computation ±{noise['spin_spread']:.1%}, the same load without a proxy " \
+                f"±{noise['direct_spread']:.1%}; {noise['disturbed']} of {noise['samples']} samples stayed disturbed by others</dd>"
     return card(f"<dl>{rows}{quiet}</dl>", f"<details><summary>Mitigations and sysctls</summary><dl>{more}</dl></details>")
+
+
+def subtitle(whole):
+    found = whole["environment"]
+    machine = [f"{found['processor']}, {found['cores']} cores, Linux {found['kernel']}", f"commit {found['commit']}"] if found else []
+    return " · ".join([whole["started"], *machine, f"{whole['minutes']:.0f} minutes"])
+
+
+def banners(whole):
+    found = []
+    if whole["noise"]["faults"]:
+        found.append(("Too noisy to compare.", "; ".join(whole["noise"]["faults"])))
+    if whole["interrupted"]:
+        found.append(("Interrupted.", "What was measured until then is shown."))
+    return "".join(f'<div class="banner"><b>{title}</b> {text(more)}</div>' for title, more in found)
+
+
+BODY = """
+<h1>Hudsucker beside HAProxy and nginx</h1>
+<div class="soft">{subtitle}</div>
+{tiles}{banners}
+<h2>Against the best-tuned peer</h2>
+<p class="soft">Each row is a bar that Hudsucker has to meet. The figure is CPU of the proxy for one operation or one GB (or what the
+row says), divided by the peer's in the same round. A bar is met when the median lies in the tinted zone and the 90 % interval stays
+left of 1. Point at a mark for its figures.</p>
+{ratios}
+{groups}
+<section><h2>The machine</h2>
+<p class="soft">Measured on loopback: every proxy pays for both its neighbours' packets, and there is no card and no wire.
+perf/README.md says what cannot be learnt this way.</p>
+{environment}
+{notes}</section>
+<section><h2>Repeat it</h2>
+<pre>{command}</pre>
+<p class="soft">In each round every proxy runs once, and each round begins with another one; ratios are made within the round. ± is
+half the distance between the quartiles. The peers' configurations, with the reason for every line, are in perf/peers.</p></section>
+"""
 
 
 def write(path, whole):
     groups = {}
     for load in whole["loads"]:
         groups.setdefault(load["group"], []).append(load)
-    machine = whole["environment"]
-    subtitle = " · ".join(filter(None, (whole["started"], f"{machine['processor']}, {machine['cores']} cores, Linux {machine['kernel']}" if machine else "",
-                                        f"commit {machine['commit']}" if machine else "", f"{whole['minutes']:.0f} minutes")))
-    banner = f"<div class=\"banner\"><b>Too noisy to compare.</b> {text('; '.join(whole['noise']['faults']))}</div>" if whole["noise"]["faults"] else ""
-    banner += '<div class="banner"><b>Interrupted.</b> What was measured until then is shown.</div>' if whole["interrupted"] else ""
     notes = "".join(f"<li>{text(note)}</li>" for note in whole["notes"])
-    body = f"""
-<h1>Hudsucker beside HAProxy and nginx</h1>
-<div class="soft">{text(subtitle)}</div>
-{tiles(whole)}{banner}
-<h2>Against the best-tuned peer</h2>
-<p class="soft">Each row is a bar that Hudsucker has to meet. The figure is CPU of the proxy for one operation or one GB (or what the row says), divided by the
-peer's in the same round. A bar is met when the median lies in the tinted zone and the 90 % interval stays left of 1. Point at a mark for its figures.</p>
-{card(plots.ratio_plot(whole["loads"]))}{unproven(whole["loads"])}
-{"".join(group_section(name, loads) for name, loads in groups.items())}
-<section><h2>The machine</h2>
-<p class="soft">Measured on loopback: every proxy pays for both its neighbours' packets, no card and no wire is in it. perf/README.md says what cannot be learnt this way.</p>
-{environment(whole)}
-{f'<p>What went wrong on the way:</p><ul>{notes}</ul>' if notes else ''}</section>
-<section><h2>Repeat it</h2>
-<pre>{text(' '.join(whole['command']))}</pre>
-<p class="soft">In each round every proxy runs once, and each round begins with another one; ratios are made within the round. ± is half the distance between the quartiles.
-The peers' configurations, with the reason for every line, are in perf/peers.</p></section>
-"""
-    page = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">' \
-           f"<title>Hudsucker beside HAProxy and nginx</title><style>{STYLE}</style></head><body><main>{body}</main></body></html>"
+    body = BODY.format(
+        subtitle=text(subtitle(whole)), tiles=tiles(whole), banners=banners(whole), environment=environment(whole),
+        ratios=card(plots.ratio_plot(whole["loads"])) + unproven(whole["loads"]), command=text(" ".join(whole["command"])),
+        groups="".join(group_section(name, loads) for name, loads in groups.items()),
+        notes=f"<p>What went wrong on the way:</p><ul>{notes}</ul>" if notes else "")
+    page = ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>Hudsucker beside HAProxy and nginx</title><style>{STYLE}</style></head><body><main>{body}</main></body></html>")
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")

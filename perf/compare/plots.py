@@ -1,40 +1,33 @@
 """The report's plots, drawn as SVG by hand: no library, no script, and colours from the page's style sheet.
 
 Every plot is a function of results as the JSON file has them and returns text. Classes (`ours`, `good`, `grid`…) are coloured
-by STYLE, which follows the reader's preference for light or dark.
+by plots.css, which follows the reader's preference for light or dark.
 """
 import html
 import math
+import pathlib
 
 from .bars import AIM, MET, MISSED, UNMEASURED
 from .loads import FIGURES
 from .results import unit_of
 
 WIDTH = 1000
-FONT = 13
+MARGIN = 24  # around a plot that stands alone
 
 # Proxies by colour, and where there are many of one kind, by shape too.
-MARKS = {"hudsucker": ("ours", "disc"), "beside": ("ours", "ring"), "haproxy": ("haproxy", "disc"), "haproxy-default": ("haproxy", "ring"),
-         "haproxy-splice": ("haproxy", "diamond"), "haproxy-splice-auto": ("haproxy", "triangle"), "nginx": ("nginx", "square"), "nginx-large": ("nginx", "square"),
-         "haproxy-round-robin": ("haproxy", "disc"), "haproxy-sticky": ("haproxy", "ring")}
+MARKS = {
+    "hudsucker": ("ours", "disc"), "beside": ("ours", "ring"),
+    "haproxy": ("haproxy", "disc"), "haproxy-default": ("haproxy", "ring"),
+    "haproxy-splice": ("haproxy", "diamond"), "haproxy-splice-auto": ("haproxy", "triangle"),
+    "nginx": ("nginx", "square"), "nginx-large": ("nginx", "square"),
+    "haproxy-round-robin": ("haproxy", "disc"), "haproxy-sticky": ("haproxy", "ring"),
+}
 
-STYLE = """
-:root { color-scheme: light dark; --paper: #fcfcfa; --card: #ffffff; --ink: #1c2127; --soft: #667080; --grid: #e4e6ea; --line: #c3c8d0;
-  --ours: #1264c8; --haproxy: #c8640a; --nginx: #3f8a3a; --good: #16794a; --bad: #c4312a; --warn: #9a6b00; --zone: #16794a16; --zone-aim: #16794a1a; }
-@media (prefers-color-scheme: dark) { :root { --paper: #101419; --card: #161b22; --ink: #e4e8ee; --soft: #93a0b0; --grid: #252d37;
-  --line: #445060; --ours: #62aefc; --haproxy: #f2a057; --nginx: #7fcb74; --good: #4ccb87; --bad: #ff7b70; --warn: #e0b040;
-  --zone: #4ccb8718; --zone-aim: #4ccb871c; } }
-svg text { font: 13px system-ui, -apple-system, "Segoe UI", sans-serif; fill: var(--ink); }
-svg .soft { fill: var(--soft); } svg .strong { font-weight: 600; } svg .small { font-size: 11.5px; } svg .end { text-anchor: end; }
-svg .middle { text-anchor: middle; } svg .grid { stroke: var(--grid); } svg .axis { stroke: var(--line); }
-svg .one { stroke: var(--ink); stroke-width: 1.5; } svg .zone { fill: var(--zone); } svg .zone-aim { fill: var(--zone-aim); }
-svg .good { fill: var(--good); stroke: var(--good); } svg .bad { fill: var(--bad); stroke: var(--bad); }
-svg .warn { fill: var(--warn); stroke: var(--warn); } svg text.good, svg text.bad, svg text.warn { stroke: none; }
-svg .ours { fill: var(--ours); stroke: var(--ours); } svg .haproxy { fill: var(--haproxy); stroke: var(--haproxy); }
-svg .nginx { fill: var(--nginx); stroke: var(--nginx); } svg .hollow { fill: var(--card); stroke-width: 2; }
-svg text.ours, svg text.haproxy, svg text.nginx { stroke: none; } svg .thick { stroke-width: 2.2; fill: none; }
-svg .span { stroke: var(--line); stroke-width: 2; } svg .gate { stroke: var(--good); stroke-width: 2; }
-"""
+STYLE = pathlib.Path(__file__).with_name("plots.css").read_text(encoding="utf-8")
+
+# Of the shapes that are no circles, in their size.
+CORNERS = {"diamond": ((0, -1.2), (1.2, 0), (0, 1.2), (-1.2, 0)), "square": ((-1, -1), (1, -1), (1, 1), (-1, 1)),
+           "triangle": ((0, -1.1), (1.1, 0.9), (-1.1, 0.9))}
 
 STATE_CLASS = {AIM: "good", MET: "good", MISSED: "bad", UNMEASURED: "warn"}
 
@@ -65,20 +58,22 @@ class Drawing:
             hollow = " hollow" if shape == "ring" else ""
             self.add(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size - (0.5 if hollow else 0)}" class="{colour}{hollow}">{title}</circle>')
             return
-        half = size
-        points = {"diamond": ((0, -half - 1), (half + 1, 0), (0, half + 1), (-half - 1, 0)), "square": ((-half, -half), (half, -half), (half, half), (-half, half)),
-                  "triangle": ((0, -half - 0.5), (half + 0.5, half - 0.5), (-half - 0.5, half - 0.5))}[shape]
-        self.add(f'<polygon points="{" ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in points)}" class="{colour}">{title}</polygon>')
+        points = " ".join(f"{x + size * dx:.1f},{y + size * dy:.1f}" for dx, dy in CORNERS[shape])
+        self.add(f'<polygon points="{points}" class="{colour}">{title}</polygon>')
 
     def path(self, points, classes):
         self.add(f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}" class="{classes}"/>')
 
     def finish(self, height, alone=False):
-        style = f"<style>{STYLE}</style>" if alone else ""
-        back = f'<rect width="{WIDTH}" height="{height:.0f}" style="fill: var(--card)"/>' if alone else ""
-        size = f' width="{WIDTH}" height="{height:.0f}"' if alone else ""
-        return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}"{size} role="img" aria-label="{html.escape(self.title)}">'
-                f"{style}{back}{''.join(self.parts)}</svg>")
+        if not alone:
+            return self._svg(f'viewBox="0 0 {WIDTH} {height:.0f}"', "")
+        width, tall = WIDTH + 2 * MARGIN, height + MARGIN
+        return self._svg(f'viewBox="{-MARGIN} 0 {width} {tall:.0f}" width="{width}" height="{tall:.0f}"',
+                         f'<style>{STYLE}</style><rect x="{-MARGIN}" width="{width}" height="{tall:.0f}" style="fill: var(--card)"/>')
+
+    def _svg(self, size, before):
+        return (f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{html.escape(self.title)}">'
+                f'{before}{"".join(self.parts)}</svg>')
 
 
 class Scale:
@@ -96,19 +91,22 @@ class Scale:
         return self.left + share * (self.right - self.left)
 
     def ticks(self, most=7):
-        if self.log:
-            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            for steps in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
-                found = [step * 10 ** decade for decade in decades for step in steps]
-                found = [value for value in found if self.low * 0.999 <= value <= self.high * 1.001]
-                if len(found) <= most:
-                    return found
-            return found[::2]
+        if self.log and self.high / self.low > 4:  # over less than that, equal steps are easier to read
+            return self._log_ticks(most)
         for step in (factor * 10 ** power for power in range(-3, 9) for factor in (1, 2, 5)):
             if (self.high - self.low) / step <= most:
                 first = math.ceil(self.low / step - 1e-9)
                 return [i * step for i in range(first, int(self.high / step + 1e-9) + 1)]
         return []
+
+    def _log_ticks(self, most):
+        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        for steps in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+            found = [step * 10 ** decade for decade in decades for step in steps]
+            found = [value for value in found if self.low * 0.999 <= value <= self.high * 1.001]
+            if len(found) <= most:
+                return found
+        return found[::2]
 
 
 def short(value):
@@ -205,8 +203,8 @@ def _ratio_row(drawing, scale, row, y):
     drawing.line(scale(bar["limit"]), y + 3, scale(bar["limit"]), y + ROW - 3, "gate")
     if ratio["low"] is not None:
         drawing.line(scale(ratio["low"]), middle, scale(ratio["high"]), middle, f"{colour} thick")
-    hint = f"{name}: {ratio['median']:.3f}" + (f", 90 % interval {ratio['low']:.3f} to {ratio['high']:.3f}" if ratio["low"] is not None else "") + \
-           f", {ratio['rounds']} rounds, of {row['opponent']}; bar {bar['limit']}, aim {bar['aim']}"
+    sure = f", 90 % interval {ratio['low']:.3f} to {ratio['high']:.3f}" if ratio["low"] is not None else ""
+    hint = f"{name}: {ratio['median']:.3f}{sure}, {ratio['rounds']} rounds, of {row['opponent']}; bar {bar['limit']}, aim {bar['aim']}"
     drawing.mark(scale(ratio["median"]), middle, colour, "disc" if bar["state"] in (AIM, MET) else "ring", hint)
     drawing.text(scale.right + 14, middle + 4.5, f"{ratio['median']:.2f}", f"strong {colour}")
     drawing.text(scale.right + 50, middle + 4.5, f"of {row['opponent']}", "soft small")
@@ -220,13 +218,15 @@ def proxies_of(loads):
     return [key for key in MARKS if key in labels], labels
 
 
+def figures_of(load, figure):
+    """{proxy: its median, spread and values}, of those that have it."""
+    return {key: proxy["figures"][figure] for key, proxy in load["proxies"].items() if figure in proxy["figures"]}
+
+
 def dots_plot(loads, figure, title, least=None):
     """A row for each load, a mark for each proxy. The scale is logarithmic: equal distances are equal ratios."""
-    having = [load for load in loads if any(figure in proxy["figures"] for proxy in load["proxies"].values())]
-    if not having:
-        return ""
-    values = [p["figures"][figure]["median"] for load in having for p in load["proxies"].values() if figure in p["figures"]]
-    values = [value for value in values if value > 0]
+    having = [load for load in loads if figures_of(load, figure)]
+    values = [f["median"] for load in having for f in figures_of(load, figure).values() if f["median"] > 0]
     if not values:
         return ""
     drawing = Drawing(title)
@@ -241,11 +241,11 @@ def dots_plot(loads, figure, title, least=None):
     drawing.text(scale.right, bottom + 34, f"{title}, {unit_of(having[0], figure)}", "soft end small")
     for load in having:
         middle = y + row / 2
-        found = {key: load["proxies"][key]["figures"][figure] for key in keys if figure in load["proxies"].get(key, {"figures": {}})["figures"]}
+        found = figures_of(load, figure)
         drawing.text(14, middle + 4.5, load["name"])
         places = [scale(f["median"]) for f in found.values()]
         drawing.line(min(places), middle, max(places), middle, "span")
-        for key in reversed(found):  # ours is drawn last, on top
+        for key in sorted(found, key=keys.index, reverse=True):  # ours is drawn last, on top
             figures = found[key]
             drawing.mark(scale(figures["median"]), middle, *MARKS[key],
                          f"{labels[key]}: {amount(figures['median'])} {unit_of(load, figure)} ±{figures['spread']:.1%}")
@@ -283,7 +283,8 @@ def latency_plot(loads):
         body.text(14, middle + 4.5, proxy["label"], "soft small")
         body.line(scale(p50), middle, scale(p999), middle, f"{colour} thick")
         body.line(scale(p99), middle - 6, scale(p99), middle + 6, f"{colour} thick")
-        body.mark(scale(p50), middle, *MARKS[key], f"{proxy['label']}: p50 {amount(p50, 1)} µs, p99 {amount(p99, 1)} µs, p99.9 {amount(p999, 1)} µs")
+        body.mark(scale(p50), middle, *MARKS[key],
+                  f"{proxy['label']}: p50 {amount(p50, 1)} µs, p99 {amount(p99, 1)} µs, p99.9 {amount(p999, 1)} µs")
         y += 20
     for tick in scale.ticks(10):
         drawing.line(scale(tick), top, scale(tick), y + 4, "grid")
@@ -327,7 +328,10 @@ def resumption_plot(loads):
     drawing = Drawing("CPU of the nodes for a returning client, by number of nodes")
     drawing.text(WIDTH, 16, "µs a returning connection", "soft end small")
     top = legend(drawing, keys, labels, 0, 16) + 12
-    highest = max(p["figures"]["node_cpu"]["median"] for load in loads for p in load["proxies"].values() if "node_cpu" in p["figures"]) * 1.08
+    values = [f["median"] for load in loads for f in figures_of(load, "node_cpu").values()]
+    if not values:
+        return ""
+    highest = max(values) * 1.08
     columns = 2 if len(panels) > 1 else 1
     width, height = (WIDTH - 40 * (columns - 1)) / columns, 250
     for index, (name, panel) in enumerate(panels.items()):
@@ -338,7 +342,8 @@ def resumption_plot(loads):
 
 def _resumption_panel(drawing, name, panel, keys, labels, left, top, width, height, highest):
     counts = sorted(load["options"]["nodes"] for load in panel)
-    across = {count: left + 60 + (width - 160) * (i / max(1, len(counts) - 1) if len(counts) > 1 else 0.4) for i, count in enumerate(counts)}
+    step = (width - 160) / max(1, len(counts) - 1)
+    across = {count: left + 60 + step * i for i, count in enumerate(counts)}
     scale = Scale(0, highest, top + 20 + height, top + 20)
     drawing.text(left, top + 8, name, "strong")
     for tick in scale.ticks(5):
@@ -348,15 +353,14 @@ def _resumption_panel(drawing, name, panel, keys, labels, left, top, width, heig
         drawing.text(x, top + height + 40, f"{count} node{'s' if count > 1 else ''}", "soft middle small")
     last = []
     for key in reversed(keys):
-        points = [(load["options"]["nodes"], load["proxies"][key]["figures"]) for load in panel if load["proxies"].get(key, {}).get("figures")]
-        points = sorted((count, f) for count, f in points if "node_cpu" in f) if points else []
-        drawing.path([(across[count], scale(f["node_cpu"]["median"])) for count, f in points], f"{MARKS[key][0]} thick")
-        for count, f in points:
-            drawing.mark(across[count], scale(f["node_cpu"]["median"]), *MARKS[key],
-                         f"{labels[key]}, {count} nodes: {f['node_cpu']['median']:.0f} µs a connection, {f['resumed']['median']:.0f} % resumed")
-        if points:
-            count, f = points[-1]
-            last.append([scale(f["node_cpu"]["median"]), across[count], f"{f['node_cpu']['median']:.0f} µs, {f['resumed']['median']:.0f} %", MARKS[key][0]])
+        points = sorted((load["options"]["nodes"], figures_of(load, "node_cpu")[key]["median"], figures_of(load, "resumed")[key]["median"])
+                        for load in panel if key in figures_of(load, "node_cpu"))
+        drawing.path([(across[count], scale(cpu)) for count, cpu, _ in points], f"{MARKS[key][0]} thick")
+        for count, cpu, resumed in points:
+            drawing.mark(across[count], scale(cpu), *MARKS[key],
+                         f"{labels[key]}, {count} nodes: {cpu:.0f} µs a connection, {resumed:.0f} % resumed")
+        for count, cpu, resumed in points[-1:]:
+            last.append([scale(cpu), across[count], f"{cpu:.0f} µs, {resumed:.0f} %", MARKS[key][0]])
     last.sort()
     for above, below in zip(last, last[1:]):  # labels that would lie upon each other are moved apart
         below[0] = max(below[0], above[0] + 14)

@@ -36,8 +36,8 @@ class RealTls:
         except BaseException:
             self.close()
             raise
-        self.addresses = {"hudsucker": self.scene.proxy.address, "haproxy-round-robin": haproxy.round_robin, "haproxy-sticky": haproxy.sticky}
-        self.balancers = {"hudsucker": self.scene.proxy.pid, "haproxy-round-robin": haproxy.pid, "haproxy-sticky": haproxy.pid}
+        self.balancers = {"hudsucker": (self.scene.proxy.address, self.scene.proxy.pid),
+                          "haproxy-round-robin": (haproxy.round_robin, haproxy.pid), "haproxy-sticky": (haproxy.sticky, haproxy.pid)}
         self.node_pids = [pid for node in self.scene.nodes.values() for pid in (node.pid, *machine.children_of(node.pid))]
         self.warm = set()
 
@@ -50,17 +50,18 @@ class RealTls:
         return figures, raw, machine.disturbance(0, others[0], {"busy": 0}, raw["seconds"], self.run.core_count)
 
     def _clients(self, key, clients, rounds):
-        command = [harness.TOOLS / "tls_client", "--address", self.addresses[key], "--mode", self.mode, "--clients", clients,
+        address, pid = self.balancers[key]
+        command = [harness.TOOLS / "tls_client", "--address", address, "--mode", self.mode, "--clients", clients,
                    "--rounds", rounds, "--threads", 4, "--sni", "www.example.com", "--hold"]
         time.sleep(SETTLE_SECONDS)
         with machine.running_on(self.run.cores.load):
             running = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
             self._wait_held(running)
-            nodes, balancer, started = machine.cpu_ns(self.node_pids), machine.cpu_ns([self.balancers[key]]), time.monotonic()
+            nodes, balancer, started = machine.cpu_ns(self.node_pids), machine.cpu_ns([pid]), time.monotonic()
             out, _ = running.communicate("\n", timeout=60)
             took = time.monotonic() - started
-            nodes, balancer = machine.cpu_ns(self.node_pids) - nodes, machine.cpu_ns([self.balancers[key]]) - balancer
+            nodes, balancer = machine.cpu_ns(self.node_pids) - nodes, machine.cpu_ns([pid]) - balancer
         except subprocess.TimeoutExpired:
             raise SampleFailed("the clients did not end within 60 s") from None
         finally:

@@ -52,7 +52,8 @@ class Progress:
         width = 24
         share = min(1.0, (self.done + self._spent) / self.total)
         full = int(share * width + 0.5)
-        text = f" {'█' * full}{'░' * (width - full)} {share:4.0%}  {duration(self.remaining())} left  {self.name}{': ' + key if key else ''}"
+        what_now = self.name + (f": {key}" if key else "")
+        text = f" {'█' * full}{'░' * (width - full)} {share:4.0%}  {duration(self.remaining())} left  {what_now}"
         sys.stderr.write("\r\033[K" + text[:shutil.get_terminal_size().columns - 1])
         sys.stderr.flush()
 
