@@ -57,10 +57,10 @@ absl::Status Client::Start() {
   constexpr uint32_t kOtherDescriptors = 64;
   const size_t limit = RaiseDescriptorLimit();
   if (connections() + kOtherDescriptors > limit) {
-    return absl::ResourceExhaustedError(absl::StrCat(connections(), " connections do not fit into the hard limit of ", limit,
-                                                     " descriptors: raise it (ulimit -Hn) or use fewer"));
+    return absl::ResourceExhaustedError(absl::StrCat(connections(), " connections do not fit into the hard limit of ",
+                                                     limit, " descriptors: raise it (ulimit -Hn) or use fewer"));
   }
-  const auto threads = static_cast<uint32_t>(options_.threads);
+  const auto threads = std::min(static_cast<uint32_t>(options_.threads), connections());
   for (uint32_t i = 0; i < threads; ++i) {
     const auto first = static_cast<uint32_t>(uint64_t{connections()} * i / threads);
     const auto next = static_cast<uint32_t>(uint64_t{connections()} * (i + 1) / threads);
@@ -103,8 +103,8 @@ absl::Status Client::ThreadFailure() const {
 
 absl::Status Client::NotUp(const Reading& reading, std::string_view why) const {
   std::string text = absl::StrCat("only ", reading.connections_up, " of ", connections(), " connections to ",
-                                  options_.target.ToString(), " were answered by hud-load server: ",
-                                  absl::string_view(why.data(), why.size()));
+                                  options_.target.ToString(),
+                                  " were answered by hud-load server: ", absl::string_view(why.data(), why.size()));
   return absl::UnavailableError(text);
 }
 
@@ -185,16 +185,14 @@ bool HasTooManyFailures(const ClientOptions& options, const ClientResult& result
 }
 
 std::string Report(const ClientOptions& options, const ClientResult& result) {
-  nlohmann::ordered_json report = {{"load", options.load},
-                                   {"connections", options.connections},
-                                   {"seconds", result.seconds},
-                                   {"operations", result.operations},
-                                   {"bytes", result.bytes},
-                                   {"failures", result.failures}};
+  nlohmann::ordered_json report = {{"load", options.load},      {"connections", options.connections},
+                                   {"seconds", result.seconds}, {"operations", result.operations},
+                                   {"bytes", result.bytes},     {"failures", result.failures}};
   if (result.latencies.count() > 0) {
     const auto microseconds = [](uint64_t ns) { return static_cast<double>(ns) / 1000; };
     constexpr std::pair<const char*, double> kShares[] = {{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}, {"p999", 0.999}};
-    for (const auto& [name, share] : kShares) report["latency_us"][name] = microseconds(result.latencies.ValueAt(share));
+    for (const auto& [name, share] : kShares)
+      report["latency_us"][name] = microseconds(result.latencies.ValueAt(share));
     report["latency_us"]["max"] = microseconds(result.latencies.largest());
   }
   report["cpu_ns"] = nlohmann::json::object();

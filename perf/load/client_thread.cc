@@ -2,6 +2,7 @@
 
 #include <netinet/in.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 
 #include <cerrno>
 
@@ -20,9 +21,16 @@ ClientThread::ClientThread(const ClientOptions& options, uint32_t first, uint32_
     : options_(options), first_(first), hello_(std::move(hello)), received_(kReceiveBytes), connections_(count) {
   closed_.reserve(count);
   for (uint32_t i = count; i > 0; --i) closed_.push_back(i - 1);
+  uint32_t exchanging = 0;
   for (uint32_t i = 0; i < count; ++i) {
     const bool exchanges = options.one_exchanges && first + i == 0;
     connections_[i].operation = exchanges ? Operation::kExchange : options.operation;
+    if (connections_[i].operation == Operation::kExchange) ++exchanging;
+  }
+  if (options.rate > 0 && exchanging > 0) {
+    const uint32_t all_exchanging = options.one_exchanges ? 1 : options.connections;
+    pace_.emplace(options.rate * exchanging / all_exchanging);
+    paused_.resize(count);
   }
 }
 
@@ -43,12 +51,12 @@ void ClientThread::Enter(Phase phase) {
 }
 
 void ClientThread::Run() {
+  ::prctl(PR_SET_TIMERSLACK, 1);  // a paced load wants its timeouts on the spot
   while (seen_phase_ != Phase::kStopping && failure_.ok()) {
     OpenClosed();
-    // Who could not be opened just now is tried again soon, but not in a circle.
-    constexpr timespec kSoon = {0, 1'000'000};
-    const bool retry = !closed_.empty() && opening_ < kOpeningAtOnce;
-    lanes_.Wait(retry ? &kSoon : nullptr, [this](uint64_t tag, uint32_t events) {
+    if (pace_) StartDue();
+    timespec timeout;
+    lanes_.Wait(Patience(timeout), [this](uint64_t tag, uint32_t events) {
       if (tag == kWakeTag) {
         FollowPhase();
       } else {
@@ -56,14 +64,30 @@ void ClientThread::Run() {
       }
     });
   }
-  if (failure_.ok()) CountStalled();
+  const Instant now = Now();
+  if (failure_.ok()) CountStalled(now);
+  if (pace_) CountOverdue(now);
   ended_.store(true, std::memory_order_release);
+}
+
+// How long to wait for events: null is for ever.
+const timespec* ClientThread::Patience(timespec& timeout) const {
+  Duration wait = Duration::max();
+  // Who could not be opened just now is tried again soon, but not in a circle.
+  if (!closed_.empty() && opening_ < kOpeningAtOnce) wait = std::chrono::milliseconds(1);
+  if (paused_count_ > 0 && seen_phase_ != Phase::kSettingUp) wait = std::min(wait, pace_->Next() - Now());
+  if (wait == Duration::max()) return nullptr;
+  wait = std::max(wait, Duration::zero());
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(wait);
+  timeout = {.tv_sec = seconds.count(), .tv_nsec = (wait - seconds).count()};
+  return &timeout;
 }
 
 void ClientThread::FollowPhase() {
   eventfd_t count;
   ::eventfd_read(wake_.get(), &count);
   seen_phase_ = phase_.load(std::memory_order_relaxed);
+  if (pace_ && seen_phase_ == Phase::kWarmingUp) pace_->Begin(Now());
 }
 
 // Each of those that are closed now is tried once.
@@ -91,7 +115,8 @@ void ClientThread::Open(uint32_t index) {
   connection.received = 0;
   connection.seed = (uint64_t{first_} << 40) + ++opened_;
   ++opening_;
-  DisableNagle(fd);
+  // A hello goes in one piece, and so would wait for nothing; the tail of a long request would.
+  if (connection.operation == Operation::kExchange) DisableNagle(fd);
   if (!BindToNextSource(fd)) return;
   if (::connect(fd, options_.target.data(), options_.target.size()) != 0 && errno != EINPROGRESS) {
     const int error = errno;
@@ -151,9 +176,8 @@ void ClientThread::Fail(Connection& connection, int error) {
 }
 
 // What has not been answered for so long will hardly be: a proxy that lost bytes shows here.
-void ClientThread::CountStalled() {
+void ClientThread::CountStalled(Instant now) {
   constexpr Duration kLong = std::chrono::seconds(1);
-  const Instant now = Now();
   for (const Connection& connection : connections_) {
     const bool awaits = connection.stage == Stage::kHello || connection.stage == Stage::kGreeting ||
                         connection.stage == Stage::kRequest || connection.stage == Stage::kResponse;

@@ -3,7 +3,7 @@
 
 #include <atomic>
 #include <memory>
-#include <string>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -13,6 +13,7 @@
 #include "perf/load/hello.h"
 #include "perf/load/histogram.h"
 #include "perf/load/lanes.h"
+#include "perf/load/pace.h"
 #include "perf/load/pattern.h"
 #include "perf/load/socket.h"
 
@@ -32,7 +33,7 @@ class Counter {
 
 struct ClientCounters {
   Counter operations;
-  Counter bytes;           // of the load, both directions
+  Counter bytes;  // of the load, both directions
   Counter failures;
   Counter connections_up;  // that reached the server at least once
 };
@@ -40,8 +41,8 @@ struct ClientCounters {
 class ClientThread {
  public:
   // `first` and `count` are its share of options.connections. `options` outlives it.
-  static absl::StatusOr<std::unique_ptr<ClientThread>> Create(const ClientOptions& options, uint32_t first, uint32_t count,
-                                                              HelloTemplate hello);
+  static absl::StatusOr<std::unique_ptr<ClientThread>> Create(const ClientOptions& options, uint32_t first,
+                                                              uint32_t count, HelloTemplate hello);
 
   // Returns when the phase is kStopping, or when something has failed without which no measurement makes sense.
   void Run();
@@ -65,24 +66,27 @@ class ClientThread {
     kGreeting,  // awaiting the server's answer to the hello
     kRequest,   // the request is not sent whole
     kResponse,
+    kPaused,  // in a paced load, until the next request is due
     kUpload,
     kDownload,
-    kHolding,   // idle
+    kHolding,  // idle
   };
   struct Connection {
     Fd fd;
     Stage stage = Stage::kClosed;
     Operation operation = Operation::kExchange;
     bool was_up = false;
+    bool queued = false;    // in paused_
     uint64_t seed = 0;      // of its hello
     uint32_t sent = 0;      // of the hello or the request
     uint64_t received = 0;  // of the greeting or the response
-    Instant started;        // the operation
+    Instant started;        // the operation; in a paced load when it should have
   };
 
   ClientThread(const ClientOptions& options, uint32_t first, uint32_t count, HelloTemplate hello);
 
   // client_thread.cc: the life of a connection.
+  const timespec* Patience(timespec& timeout) const;
   void FollowPhase();
   void OpenClosed();
   void Open(uint32_t index);
@@ -90,7 +94,7 @@ class ClientThread {
   void Handle(uint32_t index, uint32_t events);
   void Close(Connection& connection);
   void Fail(Connection& connection, int error);
-  void CountStalled();
+  void CountStalled(Instant now);
   Order OrderOf(const Connection& connection) const;
   uint32_t IndexOf(const Connection& connection) const;
 
@@ -100,13 +104,20 @@ class ClientThread {
   bool SendHello(Connection& connection);
   bool ReceiveMessage(Connection& connection);
   bool Greeted(Connection& connection);
-  bool StartExchange(Connection& connection, Instant now);
+  bool NextExchange(Connection& connection, Instant now);
+  bool StartExchange(Connection& connection, Instant start);
   bool SendRequest(Connection& connection);
   bool Upload(Connection& connection);
   bool Download(Connection& connection);
   uint64_t MessageBytes(const Connection& connection) const;
   void Count(Connection& connection, Instant now);
   bool End(int error);
+
+  // client_pace.cc: a paced load.
+  bool StartWhenDue(Connection& connection, Instant now);
+  void StartDue();
+  void CountOverdue(Instant now);
+  Connection* LongestPaused();
 
   static constexpr size_t kReceiveBytes = 1024 * 1024;
   static constexpr uint64_t kWakeTag = uint64_t{1} << 32;  // other tags are indices
@@ -131,6 +142,10 @@ class ClientThread {
   std::vector<uint32_t> closed_;  // to be opened
   uint32_t opening_ = 0;          // opened and not greeted yet
   uint64_t opened_ = 0;           // ever
+  std::optional<Pace> pace_;
+  std::vector<uint32_t> paused_;  // a ring: those that have waited longest go first
+  size_t paused_first_ = 0;
+  size_t paused_count_ = 0;
 };
 
 }  // namespace hud::load

@@ -32,6 +32,7 @@ bool ClientThread::Move(Connection& connection, uint32_t events) {
       return !writable || Upload(connection);
     case Stage::kDownload:
       return !readable || Download(connection);
+    case Stage::kPaused:
     case Stage::kHolding:
     case Stage::kHello:
     case Stage::kClosed:
@@ -64,14 +65,15 @@ bool ClientThread::ReceiveMessage(Connection& connection) {
     if (connection.received == 0 && received_[0] != Pattern::At(0)) return End(0);
     connection.received += bytes;
     counters_.bytes.Add(bytes);
-    if (connection.stage == Stage::kGreeting && connection.operation == Operation::kDownload) return Greeted(connection);
+    if (connection.stage == Stage::kGreeting && connection.operation == Operation::kDownload)
+      return Greeted(connection);
     if (connection.received > expected) return End(0);
     if (connection.received == expected) {
       if (received_[bytes - 1] != Pattern::At(expected - 1)) return End(0);
       if (connection.stage == Stage::kGreeting) return Greeted(connection);
       const Instant now = Now();
       Count(connection, now);
-      return StartExchange(connection, now);
+      return NextExchange(connection, now);
     }
     if (bytes < received_.size()) return true;
   }
@@ -87,7 +89,7 @@ bool ClientThread::Greeted(Connection& connection) {
   }
   switch (connection.operation) {
     case Operation::kExchange:
-      return StartExchange(connection, Now());
+      return NextExchange(connection, Now());
     case Operation::kUpload:
       connection.stage = Stage::kUpload;
       return lanes_.MoveToBulk(fd, IndexOf(connection), EPOLLOUT) || End(errno);
@@ -115,9 +117,13 @@ void ClientThread::Count(Connection& connection, Instant now) {
   if (seen_phase_ == Phase::kMeasuring) latencies_.Add(static_cast<uint64_t>((now - connection.started).count()));
 }
 
-bool ClientThread::StartExchange(Connection& connection, Instant now) {
+bool ClientThread::NextExchange(Connection& connection, Instant now) {
+  return pace_ ? StartWhenDue(connection, now) : StartExchange(connection, now);
+}
+
+bool ClientThread::StartExchange(Connection& connection, Instant start) {
   connection.stage = Stage::kRequest;
-  connection.started = now;
+  connection.started = start;
   connection.sent = 0;
   connection.received = 0;
   return SendRequest(connection);

@@ -19,8 +19,8 @@ uint64_t Nanoseconds(const timespec& time) {
 absl::Status ReadMachine(CpuSample& sample) {
   const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen("/proc/stat", "re"), &std::fclose);
   unsigned long long user, nice, system, idle, wait, irq, softirq, steal;
-  if (!file || std::fscanf(file.get(), "cpu %llu %llu %llu %llu %llu %llu %llu %llu", &user, &nice, &system, &idle, &wait,
-                           &irq, &softirq, &steal) != 8) {
+  if (!file || std::fscanf(file.get(), "cpu %llu %llu %llu %llu %llu %llu %llu %llu", &user, &nice, &system, &idle,
+                           &wait, &irq, &softirq, &steal) != 8) {
     return absl::InternalError("/proc/stat cannot be read; it needs a mounted /proc");
   }
   const auto tick_ns = static_cast<uint64_t>(1'000'000'000 / ::sysconf(_SC_CLK_TCK));
@@ -39,7 +39,8 @@ absl::StatusOr<CpuSample> SampleCpu(const std::vector<pid_t>& pids) {
     // The scheduler's own sum in nanoseconds: that of /proc/PID/task/*/schedstat, but with the threads that have ended.
     clockid_t clock;
     if (const int error = ::clock_getcpuclockid(pid, &clock); error != 0 || ::clock_gettime(clock, &time) != 0) {
-      return absl::NotFoundError(absl::StrCat("process ", pid, " of --pids: ", std::strerror(error != 0 ? error : errno)));
+      return absl::NotFoundError(
+          absl::StrCat("process ", pid, " of --pids: ", std::strerror(error != 0 ? error : errno)));
     }
     sample.process_ns.push_back(Nanoseconds(time));
   }

@@ -15,7 +15,7 @@ struct CpuSample {
   uint64_t own_ns = 0;               // of this process
   uint64_t machine_busy_ns = 0;      // user, nice, system, irq, softirq; in steps of a tick
   uint64_t machine_idle_ns = 0;
-  uint64_t machine_steal_ns = 0;     // what the hypervisor gave to others
+  uint64_t machine_steal_ns = 0;  // what the hypervisor gave to others
 };
 
 // An error names the process that is not there.

@@ -17,9 +17,9 @@ constexpr size_t kSessionIdBytes = 32;
 constexpr size_t kBehindTicket = 4 + 2 + 1 + 32;
 
 Buffer BrowserHello(const HelloShape& shape, size_t padding) {
-  Buffer extensions = Extension(0x3a3a, {}) + ServerName(shape.server_name) + Extension(23, {}) + Extension(0xff01, {0}) +
-                      Extension(10, Vector16({0x00, 0x1d, 0x00, 0x17, 0x00, 0x18})) + Extension(11, {1, 0}) + Ticket({}) +
-                      Alpn({"h2", "http/1.1"}) +
+  Buffer extensions = Extension(0x3a3a, {}) + ServerName(shape.server_name) + Extension(23, {}) +
+                      Extension(0xff01, {0}) + Extension(10, Vector16({0x00, 0x1d, 0x00, 0x17, 0x00, 0x18})) +
+                      Extension(11, {1, 0}) + Ticket({}) + Alpn({"h2", "http/1.1"}) +
                       Extension(13, Vector16({4, 3, 8, 4, 4, 1, 5, 3, 8, 5, 5, 1, 8, 6, 6, 1})) +
                       Extension(51, Vector16(U16(0x001d) + Vector16(Counting(32, 5)))) + Extension(45, {1, 1}) +
                       SupportedVersions({0x6a6a, 0x0304, 0x0303}) + Extension(21, Filled(padding, 0));
@@ -56,14 +56,14 @@ class Numbers {
 absl::StatusOr<HelloTemplate> HelloTemplate::Build(const HelloShape& shape) {
   constexpr size_t kLargest = tls::kRecordHeaderBytes + tls::kMaxRecordPayload;
   if (shape.server_name.empty() || shape.server_name.size() > limits::kMaxServerNameBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the server name has ", shape.server_name.size(), " bytes; write 1 to ", limits::kMaxServerNameBytes));
+    return absl::InvalidArgumentError(absl::StrCat("the server name has ", shape.server_name.size(),
+                                                   " bytes; write 1 to ", limits::kMaxServerNameBytes));
   }
   const size_t least = BrowserHello(shape, 0).size();
   const size_t wanted = shape.bytes == 0 ? std::max(least, kUsualHelloBytes) : shape.bytes;
   if (wanted < least || wanted > kLargest) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a hello of ", wanted, " bytes is not possible; with this server name it takes ", least, " to ", kLargest));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a hello of ", wanted, " bytes is not possible; with this server name it takes ", least, " to ", kLargest));
   }
   return HelloTemplate(BrowserHello(shape, wanted - least), shape.offers_psk);
 }

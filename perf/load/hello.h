@@ -27,13 +27,15 @@ class HelloTemplate {
   // An error says how many bytes the hello takes when `shape.bytes` are too few or too many.
   static absl::StatusOr<HelloTemplate> Build(const HelloShape& shape);
 
-  // The hello with `order`, and with a session id, a nonce and a ticket that depend on `seed` alone: the same seed gives
-  // the same bytes, so that nobody has to keep a hello of which only a part could be sent. Valid until the next call.
+  // The hello with `order`, and with a session id, a nonce and a ticket that depend on `seed` alone: the same seed
+  // gives the same bytes, so that nobody has to keep a hello of which only a part could be sent. Valid until the next
+  // call.
   Bytes For(const Order& order, uint64_t seed);
   size_t size() const { return bytes_.size(); }
 
  private:
-  explicit HelloTemplate(std::vector<uint8_t> bytes, bool offers_psk) : bytes_(std::move(bytes)), offers_psk_(offers_psk) {}
+  explicit HelloTemplate(std::vector<uint8_t> bytes, bool offers_psk)
+      : bytes_(std::move(bytes)), offers_psk_(offers_psk) {}
 
   std::vector<uint8_t> bytes_;
   bool offers_psk_;

@@ -26,8 +26,8 @@ class Histogram {
   uint64_t count() const { return count_; }
   uint64_t largest() const { return largest_; }
 
-  // The smallest value that at least `share` (0 to 1) of all values do not exceed, as the middle of its bucket and never
-  // more than the largest value. 0 when empty.
+  // The smallest value that at least `share` (0 to 1) of all values do not exceed, as the middle of its bucket and
+  // never more than the largest value. 0 when empty.
   uint64_t ValueAt(double share) const {
     const auto wanted = static_cast<uint64_t>(share * static_cast<double>(count_) + 0.999999);
     uint64_t seen = 0;

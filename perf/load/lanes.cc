@@ -23,9 +23,7 @@ absl::Status Lanes::Open() {
   return absl::OkStatus();
 }
 
-bool Lanes::AddQuick(int fd, uint64_t tag) {
-  return Add(quick_, fd, tag, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
-}
+bool Lanes::AddQuick(int fd, uint64_t tag) { return Add(quick_, fd, tag, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET); }
 
 bool Lanes::AddWaker(int fd, uint64_t tag) { return Add(quick_, fd, tag, EPOLLIN); }
 

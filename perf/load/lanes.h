@@ -1,6 +1,6 @@
-// Which connections are ready, in two lanes. What exchanges small messages is told on edges and served first; what moves
-// bulk is told as long as it can go on (level-triggered), a few at a time, so that a small message never waits for a
-// whole round of large ones and the latency that is measured is the proxy's.
+// Which connections are ready, in two lanes. What exchanges small messages is told on edges and served first; what
+// moves bulk is told as long as it can go on (level-triggered), a few at a time, so that a small message never waits
+// for a whole round of large ones and the latency that is measured is the proxy's.
 #pragma once
 
 #include <sys/epoll.h>

@@ -1,7 +1,8 @@
 // hud-load: load and nodes for measuring a TLS pass-through proxy.
 //   hud-load server --listen ADDRESS:PORT
 //   hud-load client --connect ADDRESS:PORT --load exchange|upload|download|connect|idle|mixed
-// Exit status of the client: 0, or 2 when it could not measure (a message on standard error), or 3 when more than 1 % failed.
+// Exit status of the client: 0, or 2 when it could not measure (a message on standard error), or 3 when more than 1 %
+// failed.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <map>
@@ -48,23 +49,33 @@ struct ClientArguments {
   ClientOptions options;
 };
 
-const std::map<std::string, Operation> kLoads = {
-    {"exchange", Operation::kExchange}, {"upload", Operation::kUpload}, {"download", Operation::kDownload},
-    {"connect", Operation::kConnect},   {"idle", Operation::kIdle},     {"mixed", Operation::kDownload}};
+const std::map<std::string, Operation> kLoads = {{"exchange", Operation::kExchange}, {"upload", Operation::kUpload},
+                                                 {"download", Operation::kDownload}, {"connect", Operation::kConnect},
+                                                 {"idle", Operation::kIdle},         {"mixed", Operation::kDownload}};
 
 CLI::App* DescribeClient(CLI::App& app, ClientArguments& arguments) {
   ClientOptions& options = arguments.options;
   CLI::App* client = app.add_subcommand("client", "Load a server or the proxy before it, and print a line of JSON");
   client->add_option("--connect", arguments.connect, "Address and port, or unix:PATH")->required();
-  client->add_option("--load", options.load, "What happens on each connection")->required()->check(CLI::IsMember(kLoads));
+  client->add_option("--load", options.load, "What happens on each connection")
+      ->required()
+      ->check(CLI::IsMember(kLoads));
   client->add_option("--connections", options.connections)->check(CLI::Range(1, 1'000'000));
-  client->add_option("--request", options.request_bytes, "Bytes of an exchange's request")->check(CLI::Range(1u, 1u << 30));
+  client->add_option("--request", options.request_bytes, "Bytes of an exchange's request")
+      ->check(CLI::Range(1u, 1u << 30));
   client->add_option("--response", options.response_bytes, "Bytes of an answer")->check(CLI::Range(1u, 1u << 30));
-  client->add_option("--end", arguments.end, "How a connection of load connect ends")->check(CLI::IsMember({"fin", "rst"}));
-  client->add_option("--warmup", options.warmup_seconds, "Seconds between all up and the window")->check(CLI::Range(0.0, 60.0));
+  client->add_option("--end", arguments.end, "How a connection of load connect ends")
+      ->check(CLI::IsMember({"fin", "rst"}));
+  client
+      ->add_option("--rate", options.rate,
+                   "Exchanges a second over all connections, whatever their latency; 0: as fast as they go")
+      ->check(CLI::Range(0.0, 1e7));
+  client->add_option("--warmup", options.warmup_seconds, "Seconds between all up and the window")
+      ->check(CLI::Range(0.0, 60.0));
   client->add_option("--seconds", options.seconds, "Length of the window")->check(CLI::Range(0.01, 600.0));
   client->add_option("--server-name", options.hello.server_name);
-  client->add_option("--hello-bytes", options.hello.bytes, "Length of the ClientHello's record")->check(CLI::Range(1, 20'000));
+  client->add_option("--hello-bytes", options.hello.bytes, "Length of the ClientHello's record")
+      ->check(CLI::Range(1, 20'000));
   client->add_option("--token", arguments.token, "psk: offer a ticket")->check(CLI::IsMember({"psk", "none"}));
   client->add_option("--pids", options.pids, "Processes whose CPU time is reported")->delimiter(',');
   client->add_option("--threads", options.threads)->check(CLI::Range(1, 64));
@@ -78,6 +89,9 @@ int RunClientWith(ClientArguments& arguments) {
   options.target = *target;
   options.operation = kLoads.at(options.load);
   options.one_exchanges = options.load == "mixed";
+  if (options.rate > 0 && options.operation != Operation::kExchange && !options.one_exchanges) {
+    return Refuse(absl::InvalidArgumentError("--rate paces exchanges: use it with --load exchange or mixed"));
+  }
   options.ends_by_reset = arguments.end == "rst";
   options.hello.offers_psk = arguments.token == "psk";
   const absl::StatusOr<ClientResult> result = RunClient(options);

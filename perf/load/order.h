@@ -21,8 +21,8 @@ enum class Operation : uint8_t {
   kIdle = 5,      // nothing more happens
 };
 
-// The server answers every hello at once, so that the client knows that the connection reaches it: with `response_bytes`
-// for kConnect, with its endless stream for kDownload, else with one byte.
+// The server answers every hello at once, so that the client knows that the connection reaches it: with
+// `response_bytes` for kConnect, with its endless stream for kDownload, else with one byte.
 struct Order {
   Operation operation = Operation::kExchange;
   uint32_t request_bytes = 0;
@@ -30,7 +30,8 @@ struct Order {
   bool operator==(const Order&) const = default;
 };
 
-inline constexpr size_t kOrderOffset = 11;  // of the record: headers of record (5) and handshake (4), legacy_version (2)
+// In the record, behind the headers of record (5) and handshake (4) and legacy_version (2).
+inline constexpr size_t kOrderOffset = 11;
 inline constexpr size_t kOrderBytes = 32;
 inline constexpr size_t kOrderNonceBytes = 12;  // the last of them, different in each hello
 inline constexpr size_t kHelloHeadBytes = kOrderOffset + kOrderBytes;

@@ -35,9 +35,9 @@ class ServerThread {
   struct Connection {
     Fd fd;
     Stage stage = Stage::kHello;
-    uint8_t head_filled = 0;                        // of the hello
-    std::array<uint8_t, kHelloHeadBytes> head{};    // of the hello
-    uint32_t hello_left = 0;                        // bytes of the hello behind its head
+    uint8_t head_filled = 0;                      // of the hello
+    std::array<uint8_t, kHelloHeadBytes> head{};  // of the hello
+    uint32_t hello_left = 0;                      // bytes of the hello behind its head
     Order order;
     uint64_t request_received = 0;  // bytes that no response has answered yet
     uint64_t response_sent = 0;

@@ -1,0 +1,214 @@
+#!/usr/bin/env python3
+"""hud-load, with which proxies are measured: every load goes through the proxy, and what went wrong is never called a figure."""
+import json
+import signal
+import socket
+import subprocess
+import time
+
+from harness import TOOLS, Hudsucker, Process, connect, descriptors, wait_until
+from runner import case, main
+from servers.scripted import ScriptedNode, echo, read_exactly
+
+PROGRAM = TOOLS / "hud-load"
+
+
+class Server(Process):
+    def __init__(self, stage, *options):
+        self.address = stage.address()
+        super().__init__(stage, "load-server", [PROGRAM, "server", "--listen", self.address, *options], fatal=True)
+        wait_until(lambda: self.log() == "ready\n", 5, "the server's `ready`")
+
+
+def proxy(stage, server):
+    pools = [{"name": "web", "health_check": False, "nodes": [{"name": "n1", "address": server.address}]}]
+    return Hudsucker(stage, pools, log={"access": {"enabled": False}})
+
+
+def client(address, load, *options, pids=(), seconds=0.3):
+    arguments = [PROGRAM, "client", "--connect", address, "--load", load, "--warmup", "0.1", "--seconds", str(seconds),
+                 *map(str, options), *(["--pids", ",".join(map(str, pids))] if pids else [])]
+    return subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=50)
+
+
+def figures(done):
+    assert done.returncode == 0, f"ended with {done.returncode}: {done.stdout}{done.stderr}"
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["failures"] == 0, report
+    return report
+
+
+def is_plausible(report):
+    """The latencies are in order, and a connection has one operation at a time."""
+    latency = report["latency_us"]
+    assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["p999"] <= latency["max"] < 5e6, report
+    busy = report["operations"] * latency["p50"] / 1e6
+    assert busy < 3 * report["connections"] * report["seconds"], report
+
+
+@case
+def each_load_goes_through_the_proxy_without_a_failure(stage):
+    server = Server(stage)
+    hudsucker = proxy(stage, server)
+    counted = 0
+    for load, options, connections in [
+            ("exchange", ["--request", 1, "--response", 1], 8), ("exchange", ["--request", 70_000, "--response", 300_000], 4),
+            ("upload", [], 4), ("download", [], 4), ("connect", ["--end", "fin"], 8), ("connect", ["--end", "rst", "--token", "psk"], 8),
+            ("connect", ["--response", 100_000, "--hello-bytes", 9000], 4), ("mixed", [], 4)]:
+        report = figures(client(hudsucker.address, load, "--connections", connections, *options, pids=[hudsucker.pid, server.pid]))
+        assert report["load"] == load and report["connections"] == connections, report
+        assert 0.29 < report["seconds"] < 3, report
+        assert report["bytes"] > 0, report
+        assert set(report["cpu_ns"]) == {str(hudsucker.pid), str(server.pid)} and all(report["cpu_ns"].values()), report
+        assert report["own_cpu_ns"] > 0, report
+        if load in ("exchange", "connect", "mixed"):
+            assert report["operations"] > 0, report
+            is_plausible(report)
+            counted += report["operations"]
+        else:
+            assert report["operations"] == 0 and "latency_us" not in report, report
+    stage.note(f"{counted} operations")
+    assert hudsucker.status()["closes"], "the connections did not go through the proxy"
+
+
+@case
+def exchanged_bytes_are_operations_times_their_size(stage):
+    server = Server(stage)
+    report = figures(client(server.address, "exchange", "--connections", 4, "--request", 100, "--response", 900))
+    difference = abs(report["bytes"] - 1000 * report["operations"])
+    assert difference <= 1000 * 2 * 4, report  # one outstanding on each connection, at both ends of the window
+
+
+@case
+def two_threads_on_either_side_share_the_connections(stage):
+    server = Server(stage, "--threads", 2)
+    for load in ("exchange", "connect", "download"):
+        figures(client(server.address, load, "--connections", 32, "--threads", 2))
+    figures(client(server.address, "exchange", "--connections", 1, "--threads", 4))
+
+
+@case
+def a_paced_load_keeps_its_rate(stage):
+    server = Server(stage)
+    for connections, threads in (16, 1), (16, 2):
+        report = figures(client(server.address, "exchange", "--connections", connections, "--rate", 500, "--threads", threads))
+        assert abs(report["operations"] - 500 * report["seconds"]) < 0.1 * report["operations"] + 5, report
+
+
+@case
+def a_stall_shows_in_the_latencies_of_a_paced_load_as_long_as_it_was(stage):
+    server = Server(stage)
+    done = subprocess.Popen([PROGRAM, "client", "--connect", server.address, "--load", "exchange", "--connections", "4", "--rate",
+                             "1000", "--seconds", "1"], stdout=subprocess.PIPE, text=True)
+    try:
+        time.sleep(0.7)  # warm-up, and some of the window
+        server.signal(signal.SIGSTOP)
+        time.sleep(0.3)
+        server.signal(signal.SIGCONT)
+        report = json.loads(done.communicate(timeout=20)[0])
+    finally:
+        done.kill()
+        done.wait()
+    assert report["latency_us"]["max"] > 250_000, report
+    # Of a second's 1000 operations those of 0.3 s were late: a closed loop would have had 4 of them.
+    assert report["latency_us"]["p90"] > 50_000, report
+
+
+@case
+def idle_connections_are_held_until_the_input_ends(stage):
+    server = Server(stage)
+    before = descriptors(server.pid)
+    held = subprocess.Popen([PROGRAM, "client", "--connect", server.address, "--load", "idle", "--connections", "300"],
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert json.loads(held.stdout.readline()) == {"ready": 300}
+        assert descriptors(server.pid) == before + 300
+        time.sleep(0.2)
+        assert held.poll() is None, "it did not hold them"
+        report = json.loads(held.communicate("", timeout=10)[0])
+    finally:
+        held.kill()
+        held.wait()
+    assert held.returncode == 0 and report["load"] == "idle" and report["failures"] == 0 and report["seconds"] > 0.2, report
+    wait_until(lambda: descriptors(server.pid) == before, 5, "the server closing them")
+
+
+@case
+def what_cannot_be_measured_ends_with_2_and_says_why(stage):
+    server = Server(stage)
+    echoing = ScriptedNode(stage, echo, name="echoing")
+    silent_address = stage.address()
+    taken = socket.socket()
+    stage.own(taken)
+    host, port = silent_address.rsplit(":", 1)
+    taken.bind((host, int(port)))  # bound, and nobody listens
+    for words, arguments in [
+            ("connection refused", ["--connect", silent_address, "--load", "exchange"]),
+            ("answered what it should not", ["--connect", echoing.address, "--load", "exchange"]),
+            ("answered what it should not", ["--connect", echoing.address, "--load", "connect"]),
+            ("hard limit", ["--connect", server.address, "--load", "idle", "--connections", 999_999]),
+            ("100 bytes is not possible", ["--connect", server.address, "--load", "connect", "--hello-bytes", 100]),
+            ("--rate", ["--connect", server.address, "--load", "download", "--rate", 5]),
+            ("999999999", ["--connect", server.address, "--load", "exchange", "--pids", 999_999_999]),
+            ("localhost", ["--connect", "localhost:1", "--load", "exchange"]),
+            ("--load", ["--connect", server.address, "--load", "everything"])]:
+        done = subprocess.run([PROGRAM, "client", *map(str, arguments)], capture_output=True, text=True, timeout=20)
+        assert done.returncode == 2 and not done.stdout, f"{arguments}: {done.returncode} {done.stdout}"
+        assert words in done.stderr.lower(), f"{words!r} is not in: {done.stderr}"
+    done = subprocess.run([PROGRAM, "server", "--listen", "192.0.2.1:1"], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 2 and "listen on" in done.stderr, done.stderr
+
+
+@case
+def a_server_that_goes_away_while_measuring_gives_exit_3_and_the_figures_all_the_same(stage):
+    server = Server(stage)
+    measuring = subprocess.Popen([PROGRAM, "client", "--connect", server.address, "--load", "connect", "--connections", "16",
+                                  "--seconds", "1"], stdout=subprocess.PIPE, text=True)
+    try:
+        time.sleep(0.6)
+        server.kill()
+        report = json.loads(measuring.communicate(timeout=20)[0])
+    finally:
+        measuring.kill()
+        measuring.wait()
+    assert measuring.returncode == 3, measuring.returncode
+    assert report["operations"] > 0 and report["failures"] > report["operations"] / 100, report
+
+
+@case
+def a_lost_answer_is_a_failure_and_not_a_slow_one(stage):
+    """The node answers once, and never again: every connection hangs to the end."""
+    def answers_once(connection, _node):
+        hello_head = read_exactly(connection, 5)
+        read_exactly(connection, hello_head[3] << 8 | hello_head[4])
+        connection.sendall(b"\x5a")
+        while connection.recv(65536):
+            pass
+    node = ScriptedNode(stage, answers_once, name="once")
+    done = client(node.address, "exchange", "--connections", 4, seconds=1.5)
+    assert done.returncode == 3, f"{done.returncode}: {done.stdout}{done.stderr}"
+    assert json.loads(done.stdout)["failures"] == 4, done.stdout
+
+
+@case
+def the_server_does_what_a_hello_orders_however_it_is_cut_and_closes_on_what_is_none(stage):
+    server = Server(stage)
+    body = bytes([1, 0, 0, 100, 3, 3]) + b"hud-load" + bytes([1, 0, 0, 0]) + (7).to_bytes(4, "big") + (3).to_bytes(4, "big") + bytes(78)
+    record = bytes([22, 3, 1]) + len(body).to_bytes(2, "big") + body
+    for cut in [1, 4, 5, 42, 43, 44, len(record) - 1, len(record), len(record) + 3]:
+        with connect(server.address) as stream:
+            request = record + bytes(7)
+            stream.sendall(request[:cut])
+            time.sleep(0.02)
+            stream.sendall(request[cut:])
+            assert len(read_exactly(stream, 1 + 3)) == 4, cut
+            stream.sendall(bytes(14))  # two requests at once get two answers
+            assert len(read_exactly(stream, 6)) == 6, cut
+    for stranger in (b"GET / HTTP/1.1\r\nHost: somebody.example.com\r\n\r\n", record.replace(b"hud-load", b"stranger")):
+        with connect(server.address) as stream:
+            stream.sendall(stranger)
+            assert stream.recv(1) == b"", "it answered a stranger"
+
+
+if __name__ == "__main__":
+    main()
