@@ -108,8 +108,9 @@ class Verdicts(unittest.TestCase):
                 self.assertEqual(verdict.state, wanted, verdict)
                 self.assertEqual(verdict.good, wanted in (AIM, MET))
 
-    def test_not_above_is_met_by_an_equal_but_the_aim_wants_less(self):
+    def test_not_above_is_met_by_an_equal_that_is_sure_but_the_aim_wants_less(self):
         bar = Bar(1.0, 1.0)
+        self.assertEqual(bars.judge(bar, samples(hudsucker=WIDE, nginx=[1.0] * 5)).state, MISSED)
         self.assertEqual(bars.judge(bar, samples(hudsucker=NARROW, nginx=[1.0] * 5)).state, MET)
         self.assertEqual(bars.judge(bar, samples(hudsucker=scaled(NARROW, 0.9), nginx=[1.0] * 5)).state, AIM)
         self.assertEqual(bars.judge(bar, samples(hudsucker=scaled(NARROW, 1.02), nginx=[1.0] * 5)).state, MISSED)

@@ -1,7 +1,8 @@
 """What must be shown, and whether it was: the verdicts.
 
 A ratio's bar is met when the median of the paired ratios is at or under the limit and their 90 % interval stays below 1.0.
-The limit 1.0 means "not above": there the median decides alone, for an equal is allowed; the aim then wants the interval below.
+The limit 1.0 means "not above": an equal is allowed, and its interval cannot stay below 1.0, so there it has to stay below
+TIE_TOLERANCE: more than a tenth above must be out of the question. The aim wants it below 1.0 there, too.
 A bar without anybody to compare with is a plain figure: the median at or under the limit, or at least the limit.
 """
 import dataclasses
@@ -10,6 +11,8 @@ from . import paired
 
 BEST_PEER = "best peer"
 BEST_HAPROXY = "best HAProxy"
+
+TIE_TOLERANCE = 1.1
 
 AIM, MET, MISSED, UNMEASURED = "aim", "met", "missed", "unmeasured"
 NO_PEERS = ("hudsucker", "beside")  # never somebody's peer
@@ -95,12 +98,12 @@ def _judge_absolute(bar, ours):
 def _judge_ratio(bar, ratio):
     if ratio.median > bar.limit:
         return MISSED, "the median is above the bar"
-    clear = ratio.high is not None and ratio.high < 1.0
-    if bar.limit < 1.0 and not clear:
-        return MISSED, "the 90 % interval does not stay below 1.0" if ratio.high is not None else "one round is no proof"
-    if ratio.median <= bar.aim and clear:
-        return AIM, "the aim, too"
-    return MET, ""
+    if ratio.high is None:
+        return MISSED, "one round is no proof"
+    wanted = 1.0 if bar.limit < 1.0 else TIE_TOLERANCE
+    if ratio.high >= wanted:
+        return MISSED, f"the 90 % interval does not stay below {wanted}"
+    return (AIM, "the aim, too") if ratio.median <= bar.aim and ratio.high < 1.0 else (MET, "")
 
 
 def in_doubt(verdict, bar):
@@ -111,4 +114,5 @@ def in_doubt(verdict, bar):
         return False
     if ratio.low is None:
         return True
-    return ratio.low < bar.limit < ratio.high or (ratio.median <= bar.limit < 1.0 <= ratio.high)
+    wanted = 1.0 if bar.limit < 1.0 else TIE_TOLERANCE
+    return ratio.low < bar.limit < ratio.high or (ratio.median <= bar.limit and ratio.high >= wanted)
