@@ -160,9 +160,10 @@ def load_with(*bars_of_load, proxies_of_load=("hudsucker", "haproxy", "nginx")):
     return loads.Load("test", "a load", "traffic", "cpu", tuple(proxies_of_load), tuple(bars_of_load), {}, "µs/op", "op/s")
 
 
-def run_rounds(contest, *bars_of_load, count=5, most=5, deadline=math.inf):
+def run_rounds(contest, *bars_of_load, count=5, most=5, extra_seconds=math.inf):
     taken = rounds.Rounds(load_with(*bars_of_load), contest, ["hudsucker", "haproxy", "nginx"], calibration=machine.Calibration())
-    return taken.go(count, most, deadline)
+    taken.go(count, most, extra_seconds)
+    return taken
 
 
 class Alternation(unittest.TestCase):
@@ -196,7 +197,7 @@ class Alternation(unittest.TestCase):
         doubtful = {"hudsucker": noisy, "haproxy": lambda _: 1.0, "nginx": lambda _: 2.0}
         clear = {**doubtful, "hudsucker": lambda _: 0.5}
         self.assertEqual(run_rounds(FakeContest(doubtful), Bar(0.9, 0.8), most=9).rounds, 9)
-        self.assertEqual(run_rounds(FakeContest(doubtful), Bar(0.9, 0.8), most=9, deadline=0).rounds, 5)
+        self.assertEqual(run_rounds(FakeContest(doubtful), Bar(0.9, 0.8), most=9, extra_seconds=0).rounds, 5)
         self.assertEqual(run_rounds(FakeContest(clear), Bar(0.9, 0.8), most=9).rounds, 5)
 
 
@@ -243,6 +244,8 @@ class Machine(unittest.TestCase):
         self.assertIn("computation", machine.Calibration([100, 140, 90, 150], [5.0] * 4).faults()[0])
         self.assertIn("without a proxy", machine.Calibration([100] * 4, [5, 9, 4, 8]).faults()[0])
         self.assertIn("disturbed", machine.Calibration([100] * 4, [5.0] * 4, 40, 10).faults()[0])
+        self.assertFalse(machine.Calibration(samples=40, disturbed=10).hopeless())
+        self.assertTrue(machine.Calibration(samples=40, disturbed=30).hopeless())
 
 
 class Loads(unittest.TestCase):

@@ -68,7 +68,7 @@ def bulk():
         for count, (limit, aim) in bars.items():
             yield Load("bulk", f"{direction}, {connections(count)}", "traffic", "cpu", LARGE,
                        (Bar(limit, aim, "haproxy-splice"), Bar(0.35, 0.25, "haproxy-splice-auto")),
-                       {"load": load, "connections": count}, "ms/GB", "GB/s", quick=(direction == "down" and count == 64))
+                       {"load": load, "connections": count}, "ms/GB", "GB/s", longer=1.5, quick=(direction == "down" and count == 64))
 
 
 def exchanges():

@@ -273,6 +273,10 @@ class Calibration:
             found.append(f"{self.disturbed} of {self.samples} samples were disturbed by others, also when repeated")
         return found
 
+    def hopeless(self):
+        """Is it no use to go on? Every disturbed sample is taken three times, so a run on a busy machine would last for ever."""
+        return self.samples >= 10 and self.disturbed > self.samples / 2
+
     def as_json(self):
         return {**dataclasses.asdict(self), "spin_spread": paired.spread(self.spins) if self.spins else None,
                 "direct_spread": paired.spread(self.directs) if self.directs else None, "faults": self.faults()}

@@ -63,10 +63,12 @@ class Rounds:
     def in_doubt(self):
         return any(bars.in_doubt(verdict, bar) for verdict, bar in zip(self.verdicts(), self.load.bars))
 
-    def go(self, rounds, max_rounds, deadline):
-        """So many rounds, and further ones while a bar is in doubt and there is time (`deadline`: time.monotonic())."""
+    def go(self, rounds, max_rounds, extra_seconds):
+        """So many rounds, and further ones while a bar is in doubt. Returns the seconds that the further ones took: they stop
+        once these are more than `extra_seconds`."""
         while self.rounds < rounds:
             self.one_round()
-        while self.rounds < max_rounds and time.monotonic() < deadline and self.in_doubt():
+        began = time.monotonic()
+        while self.rounds < max_rounds and time.monotonic() - began < extra_seconds and self.in_doubt():
             self.one_round()
-        return self
+        return time.monotonic() - began

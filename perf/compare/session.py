@@ -2,7 +2,6 @@
 import contextlib
 import dataclasses
 import os
-import time
 
 import harness
 
@@ -26,12 +25,12 @@ class Pace:
     tls_rounds: int       # times that each TLS client comes back
     micro_seconds: float
     memory_rounds: int
-    minutes: float        # after these no further rounds are added
+    extra_seconds: float  # for further rounds, in the whole run
 
 
 # Where neighbours on the host come and go, many short samples say more than a few long ones: a round is over sooner.
-FULL = Pace(rounds=7, max_rounds=11, seconds=0.9, warmup=0.25, tls_rounds=8, micro_seconds=0.5, memory_rounds=3, minutes=38)
-QUICK = Pace(rounds=5, max_rounds=5, seconds=0.6, warmup=0.2, tls_rounds=4, micro_seconds=0.1, memory_rounds=1, minutes=2)
+FULL = Pace(rounds=7, max_rounds=11, seconds=0.9, warmup=0.25, tls_rounds=8, micro_seconds=0.5, memory_rounds=3, extra_seconds=240)
+QUICK = Pace(rounds=5, max_rounds=5, seconds=0.6, warmup=0.2, tls_rounds=4, micro_seconds=0.1, memory_rounds=1, extra_seconds=0)
 
 
 class Session:
@@ -43,7 +42,7 @@ class Session:
         self.soft_interrupts = machine.soft_interrupt_threads()
         self.calibration = machine.Calibration()
         self.notes, self._stages, self._hosts = [], [], {}
-        self.deadline = time.monotonic() + pace.minutes * 60
+        self.extra_seconds = pace.extra_seconds
         # The harness itself works where the load is, never where the proxy is.
         os.sched_setaffinity(0, self.cores.load)
         self.stage = self._new_stage("perf")
@@ -115,7 +114,7 @@ class Session:
             keys.append("beside")
         return keys, missing
 
-    def measure(self, load, keys, on_sample, extra_rounds=True):
+    def measure(self, load, keys, on_sample):
         """The finished Rounds of one load."""
         if load.kind == "memory" and not descriptors_suffice():
             raise RuntimeError("the limit on descriptors is too low for 8,000 relays: ulimit -n 20000")
@@ -123,8 +122,9 @@ class Session:
         rounds = pace.memory_rounds if load.kind == "memory" else pace.rounds
         with contextlib.closing(CONTESTS[load.kind](load, self)) as contest:
             taken = Rounds(load, contest, keys, calibration=self.calibration, on_sample=on_sample)
-            more = extra_rounds and load.kind in ("traffic", "tls")
-            return taken.go(rounds, pace.max_rounds if more else rounds, self.deadline)
+            most = pace.max_rounds if load.kind in ("traffic", "tls") else rounds
+            self.extra_seconds -= taken.go(rounds, most, self.extra_seconds)
+            return taken
 
     def expected_seconds(self, load, keys):
         """About, for the progress bar."""
