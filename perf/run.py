@@ -89,7 +89,8 @@ def refuse(faults):
 
 def conclude(whole, options):
     """Table, files and exit code."""
-    print(terminal.table(whole["loads"]))
+    faults = whole["noise"]["faults"]
+    print(terminal.table(whole["loads"], judged=not faults))
     stem = ROOT / "build/perf" / whole["mode"]
     json_path, html_path = options.json or (None if options.source else f"{stem}.json"), options.html or f"{stem}.html"
     if json_path:
@@ -102,15 +103,15 @@ def conclude(whole, options):
     print(f"\n{whole['minutes']:.1f} minutes; the report: {html_path}" + (f", everything: {json_path}" if json_path else ""))
     for note in whole["notes"]:
         print(f"perf: {note}")
-    if whole["noise"]["faults"]:
-        refuse(whole["noise"]["faults"])
-    count = results.states(whole["loads"])
-    counted = [f"{number} {terminal.WORDS[state].lower()}" for state, number in count.items() if number]
-    print("perf: " + (", ".join(counted) or "no bar was judged"))
+    if faults:
+        refuse(faults)
+    else:
+        counted = [f"{number} {terminal.WORDS[state].lower()}" for state, number in results.states(whole["loads"]).items() if number]
+        print("perf: " + (", ".join(counted) or "no bar was judged"))
     if whole["interrupted"]:
         print("perf: interrupted; what was measured until then is kept")
         return 130
-    return results.exit_code(whole["loads"], whole["noise"]["faults"])
+    return results.exit_code(whole["loads"], faults)
 
 
 def main():

@@ -316,6 +316,8 @@ class ExitCode(unittest.TestCase):
             self.assertEqual(done.returncode, 3, done.stdout + done.stderr)
             self.assertIn("too noisy to compare", done.stderr)
             self.assertIn("others work here", done.stderr)
+            self.assertIn("not judged", done.stdout)
+            self.assertNotIn("MISSED", done.stdout)
 
     def test_words_that_choose_nothing_are_2(self):
         done = subprocess.run([sys.executable, ROOT / "perf/run.py", "--only", "no such load"], capture_output=True, text=True)

@@ -168,8 +168,8 @@ def markdown(loads):
     return "\n".join(lines)
 
 
-def table(loads):
-    """All bars, one a line."""
+def table(loads, judged=True):
+    """All bars, one a line; without the verdicts where nothing is judged."""
     rows, heads = bar_rows(loads), HEADS
     if not rows:
         return ""
@@ -177,5 +177,5 @@ def table(loads):
     lines = ["\n" + "  ".join(f"{head:<{width}}" for head, width in zip(heads, widths)).rstrip()]
     for row in rows:
         cells = "  ".join(f"{cell:<{width}}" for cell, width in zip(row[:5], widths))
-        lines.append(f"{cells}  {coloured(row[5], COLOURS[row[6]])}")
+        lines.append(f"{cells}  {coloured(row[5], COLOURS[row[6]]) if judged else 'not judged'}")
     return "\n".join(lines)
