@@ -248,7 +248,7 @@ class Hudsucker(Process):
     """The proxy, started and answering. `pools` and `listeners` as in the YAML; a listener without `bind` gets one."""
 
     def __init__(self, stage, pools, *, listeners=None, keys=None, name="hudsucker", beacons=None, wait=True, preexec=None,
-                 prefix=(), env=None, status_address=None, **rest):
+                 prefix=(), env=None, status_address=None, program=None, **rest):
         self.stage, self.prefix = stage, list(prefix)
         self.status_address = status_address or stage.address()
         listeners = listeners or [{"name": "tls", "default_pool": pools[0]["name"]}]
@@ -260,7 +260,7 @@ class Hudsucker(Process):
             self.config["beacons"] = {"bind": stage.address(socket.SOCK_DGRAM), "keys": str(self.keys_path), **(beacons or {})}
         self.config_path = stage.path(f"{name}.yaml")
         self.write_config()
-        super().__init__(stage, name, [*prefix, PROGRAMS / "hudsucker", "--config", self.config_path], fatal=True,
+        super().__init__(stage, name, [*prefix, program or PROGRAMS / "hudsucker", "--config", self.config_path], fatal=True,
                          preexec=preexec, env=env)
         if wait:
             self.wait_ready()

@@ -3,7 +3,10 @@
 // was given. What it offered and what was accepted is counted here, by the client, and printed as one line of JSON.
 //
 //   tls_client --address 127.0.0.1:443 --mode tls13-ticket [--sni NAME] [--clients N] [--rounds N] [--wait-ms N]
-//              [--threads N] [--certificate FILE --key FILE] [--alpn LIST] [--groups LIST] [--verbose]
+//              [--threads N] [--certificate FILE --key FILE] [--alpn LIST] [--groups LIST] [--hold] [--verbose]
+//
+// --hold: after the first, full connections it prints "held" and comes back only when a line arrives on its input, so that
+// whoever measures can tell the two apart.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -43,6 +46,7 @@ struct Options {
   int wait_ms = 0;      // between rounds: exact feeds are a little behind
   int threads = 4;
   std::string certificate, key, alpn, groups;
+  bool hold = false;  // after the first round, until a line comes
   bool verbose = false;
 };
 
@@ -273,6 +277,13 @@ void Print(const Totals& totals) {
   std::printf("}}\n");
 }
 
+void Hold() {
+  std::printf("held\n");
+  std::fflush(stdout);
+  for (int c; (c = std::getchar()) != EOF && c != '\n';) {
+  }
+}
+
 bool ReadMode(std::string_view text, Mode* mode) {
   if (text == "tls12-ticket") *mode = Mode::kTls12Ticket;
   else if (text == "tls12-id") *mode = Mode::kTls12Id;
@@ -294,6 +305,10 @@ bool ReadOptions(int argc, char** argv, Options* options) {
     const std::string name = argv[i];
     if (name == "--verbose") {
       options->verbose = true;
+      continue;
+    }
+    if (name == "--hold") {
+      options->hold = true;
       continue;
     }
     if (++i >= argc) return false;
@@ -319,6 +334,7 @@ int main(int argc, char** argv) {
   Totals totals;
   for (int round = 0; round <= options.rounds; ++round) {
     if (round > 0) std::this_thread::sleep_for(std::chrono::milliseconds(options.wait_ms));
+    if (round == 1 && options.hold) Hold();
     Round(options, context.get(), &sessions, &totals);
   }
   Print(totals);

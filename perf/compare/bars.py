@@ -1,0 +1,118 @@
+"""What must be shown, and whether it was: the verdicts.
+
+A ratio's bar is met when the median of the paired ratios is at or under the limit and their 90 % interval stays below 1.0.
+The limit 1.0 means "not above": an equal is allowed, and its interval cannot stay below 1.0, so there it has to stay below
+TIE_TOLERANCE: more than a tenth above must be out of the question. The aim wants it below 1.0 there, too.
+A bar without anybody to compare with is a plain figure: the median at or under the limit, or at least the limit.
+"""
+import dataclasses
+
+from . import paired
+
+BEST_PEER = "best peer"
+BEST_HAPROXY = "best HAProxy"
+
+TIE_TOLERANCE = 1.1
+
+AIM, MET, MISSED, UNMEASURED = "aim", "met", "missed", "unmeasured"
+NO_PEERS = ("hudsucker", "beside")  # never somebody's peer
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    limit: float
+    aim: float
+    against: str | None = BEST_PEER  # or BEST_HAPROXY, a proxy's key, or None: an absolute figure
+    figure: str = "cpu"
+    at_least: bool = False           # absolute figures only: more is better
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    state: str              # AIM, MET, MISSED or UNMEASURED
+    why: str                # a sentence's end for people
+    ours: float | None = None
+    theirs: float | None = None
+    against: str | None = None   # the proxy's key it was compared with
+    ratio: paired.Ratio | None = None
+
+    @property
+    def good(self):
+        return self.state in (AIM, MET)
+
+
+def by_round(samples, proxy, figure):
+    return {s["round"]: s["figures"][figure] for s in samples
+            if s["proxy"] == proxy and not s.get("failure") and s["figures"].get(figure) is not None}
+
+
+def medians(samples, figure):
+    """{proxy: median}, of those that have any."""
+    found = {}
+    for proxy in {s["proxy"] for s in samples}:
+        values = list(by_round(samples, proxy, figure).values())
+        if values:
+            found[proxy] = paired.median(values)
+    return found
+
+
+def opponent(bar, samples, failed):
+    """The key of whom `bar` compares with; None when nobody was measured. `failed`: proxies that did not get through."""
+    have = {proxy: value for proxy, value in medians(samples, bar.figure).items() if proxy not in NO_PEERS and proxy not in failed}
+    if bar.against == BEST_HAPROXY:
+        have = {proxy: value for proxy, value in have.items() if proxy.startswith("haproxy")}
+    elif bar.against != BEST_PEER:
+        return bar.against if bar.against in have else None
+    return min(have, key=have.get) if have else None
+
+
+def judge(bar, samples, failed=(), us="hudsucker"):
+    """The verdict on one bar. `samples` are those of one load, each {proxy, round, figures, failure?}."""
+    mine = by_round(samples, us, bar.figure)
+    if us in failed or not mine:
+        return Verdict(UNMEASURED, "Hudsucker was not measured")
+    ours = paired.median(list(mine.values()))
+    if bar.against is None:
+        return _judge_absolute(bar, ours)
+    key = opponent(bar, samples, failed)
+    if key is None:
+        return Verdict(UNMEASURED, "who it is compared with was not measured", ours)
+    theirs = by_round(samples, key, bar.figure)
+    ratio = paired.paired_ratio(mine, theirs)
+    if ratio is None:
+        return Verdict(UNMEASURED, "no round has both", ours, None, key)
+    state, why = _judge_ratio(bar, ratio)
+    return Verdict(state, why, ours, paired.median(list(theirs.values())), key, ratio)
+
+
+def _judge_absolute(bar, ours):
+    def reached(limit):
+        return ours >= limit if bar.at_least else ours <= limit
+    if reached(bar.aim):
+        return Verdict(AIM, "the aim, too", ours)
+    if reached(bar.limit):
+        return Verdict(MET, "", ours)
+    return Verdict(MISSED, f"the median is {'below' if bar.at_least else 'above'} the bar", ours)
+
+
+def _judge_ratio(bar, ratio):
+    if ratio.median > bar.limit:
+        return MISSED, "the median is above the bar"
+    if ratio.high is None:
+        return MISSED, "one round is no proof"
+    wanted = 1.0 if bar.limit < 1.0 else TIE_TOLERANCE
+    if ratio.high >= wanted:
+        return MISSED, f"the 90 % interval does not stay below {wanted}"
+    return (AIM, "the aim, too") if ratio.median <= bar.aim and ratio.high < 1.0 else (MET, "")
+
+
+def in_doubt(verdict, bar):
+    """Would further rounds help to decide? Asked of bars that look met as of those that look missed, so that stopping early
+    favours neither."""
+    ratio = verdict.ratio
+    if ratio is None:
+        return False
+    if ratio.low is None:
+        return True
+    wanted = 1.0 if bar.limit < 1.0 else TIE_TOLERANCE
+    return ratio.low < bar.limit < ratio.high or (ratio.median <= bar.limit and ratio.high >= wanted)

@@ -1,0 +1,98 @@
+"""Results as plain data: what the JSON file has, and what the table and the page are made from."""
+import dataclasses
+import json
+import pathlib
+
+from . import paired
+from .bars import AIM, MET, MISSED, UNMEASURED, by_round
+from .loads import FIGURES
+from .proxies import KINDS
+
+VERSION = 1
+EXIT_GOOD, EXIT_MISSED, EXIT_USAGE, EXIT_NOISY = 0, 1, 2, 3
+TLS_LABELS = {"haproxy-round-robin": "HAProxy, round robin", "haproxy-sticky": "HAProxy, sticks to session ids"}
+
+
+def label(key):
+    return TLS_LABELS.get(key) or KINDS[key].label
+
+
+def unit_of(load, figure):
+    """`load` as in the results."""
+    if figure in ("cpu", "machine"):
+        return load["unit"] or "µs/connection"
+    if figure == "rate":
+        return load["rate_unit"]
+    return FIGURES[figure][1]
+
+
+def of_load(load, rounds, missing):
+    """What is kept of one load."""
+    failed = rounds.failed()
+    proxies = {}
+    for key in rounds.keys:
+        figures = {}
+        for figure in FIGURES:
+            values = list(by_round(rounds.samples, key, figure).values())
+            if values:
+                figures[figure] = {"median": paired.median(values), "spread": paired.spread(values), "values": values}
+        proxies[key] = {"label": label(key), "figures": figures}
+        if key in failed:
+            proxies[key]["failed"] = failed[key]
+        elif key in rounds.failures:
+            proxies[key]["failed_at_times"] = rounds.failures[key]
+    for key, why in missing.items():
+        proxies[key] = {"label": label(key), "figures": {}, "failed": why}
+    verdicts = [{**dataclasses.asdict(bar), **_verdict(verdict)} for bar, verdict in zip(load.bars, rounds.verdicts())]
+    return {"key": load.key, "group": load.group, "name": load.name, "kind": load.kind, "figure": load.figure, "unit": load.unit,
+            "rate_unit": load.rate_unit, "workers": load.workers, "options": load.options, "rounds": rounds.rounds,
+            "proxies": proxies, "ratios": _ratios(load, rounds), "bars": verdicts, "samples": rounds.samples}
+
+
+def _verdict(verdict):
+    return {"state": verdict.state, "why": verdict.why, "ours": verdict.ours, "theirs": verdict.theirs,
+            "compared_with": verdict.against, "ratio": dataclasses.asdict(verdict.ratio) if verdict.ratio else None}
+
+
+def _ratios(load, rounds):
+    """Ours to every other, by figure: {proxy: {figure: ratio}}. Memory too, where it is the figure."""
+    found = {}
+    for figure in dict.fromkeys((load.figure, "cpu", "machine", "rate", "p50", "p99", "p999")):
+        ours = by_round(rounds.samples, "hudsucker", figure)
+        for key in rounds.keys:
+            if key == "hudsucker":
+                continue
+            ratio = paired.paired_ratio(ours, by_round(rounds.samples, key, figure))
+            if ratio:
+                found.setdefault(key, {})[figure] = dataclasses.asdict(ratio)
+    return found
+
+
+def states(loads):
+    """{state: how many bars}."""
+    count = dict.fromkeys((AIM, MET, MISSED, UNMEASURED), 0)
+    for load in loads:
+        for bar in load["bars"]:
+            count[bar["state"]] += 1
+    return count
+
+
+def exit_code(loads, noise_faults):
+    """Noise first: on a noisy machine neither a bar met nor one missed means anything."""
+    if noise_faults:
+        return EXIT_NOISY
+    count = states(loads)
+    return EXIT_MISSED if count[MISSED] or count[UNMEASURED] else EXIT_GOOD
+
+
+def write(path, whole):
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(whole, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def load_file(path):
+    whole = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    if whole.get("version") != VERSION:
+        raise ValueError(f"{path} is of version {whole.get('version')}, not {VERSION}: measure again")
+    return whole

@@ -1,0 +1,181 @@
+"""What a terminal shows: a progress bar, a block for each finished load, and the table of bars."""
+import shutil
+import sys
+import time
+
+from .bars import AIM, BEST_HAPROXY, BEST_PEER, MET, MISSED, UNMEASURED
+from .loads import FIGURES
+from .results import label, unit_of
+
+WORDS = {AIM: "aim met", MET: "met", MISSED: "MISSED", UNMEASURED: "NOT MEASURED"}
+COLOURS = {AIM: "32", MET: "32", MISSED: "31", UNMEASURED: "33"}
+
+
+def duration(seconds):
+    minutes, seconds = divmod(int(seconds + 0.5), 60)
+    return f"{minutes}:{seconds:02d}"
+
+
+class Progress:
+    """A line at the bottom of the terminal; nothing where there is no terminal."""
+
+    def __init__(self, total_seconds, loads):
+        self.total, self.loads = max(1.0, total_seconds), loads
+        self.done, self.finished, self.name = 0.0, 0, ""
+        self.live = sys.stderr.isatty()
+        self.started = time.monotonic()
+
+    def begin(self, name, seconds, steps):
+        self.name, self._budget, self._step = name, seconds, seconds / max(1, steps)
+        self._spent = 0.0
+        self.draw()
+
+    def step(self, key):
+        # Further rounds were not planned: the bar waits for them.
+        self._spent = min(self._budget, self._spent + self._step)
+        self.draw(key)
+
+    def end(self):
+        self.done += self._budget
+        self._spent = 0.0
+        self.finished += 1
+
+    def remaining(self):
+        done = self.done + self._spent
+        elapsed = time.monotonic() - self.started
+        pace = elapsed / done if done > 5 else 1.0
+        return max(0.0, (self.total - done) * pace)
+
+    def draw(self, key=""):
+        if not self.live:
+            return
+        width = 24
+        share = min(1.0, (self.done + self._spent) / self.total)
+        full = int(share * width + 0.5)
+        what_now = self.name + (f": {key}" if key else "")
+        text = f" {'█' * full}{'░' * (width - full)} {share:4.0%}  {duration(self.remaining())} left  {what_now}"
+        sys.stderr.write("\r\033[K" + text[:shutil.get_terminal_size().columns - 1])
+        sys.stderr.flush()
+
+    def clear(self):
+        if self.live:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+
+    def say(self, text):
+        self.clear()
+        print(text, flush=True)
+
+
+def coloured(text, code):
+    return f"\033[{code}m{text}\033[0m" if sys.stdout.isatty() else text
+
+
+def number(value, digits=2):
+    if value is None:
+        return "–"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.{digits}f}"
+
+
+def interval(ratio):
+    if ratio is None:
+        return ""
+    return f"{ratio['median']:.2f}" + (f" ({ratio['low']:.2f}–{ratio['high']:.2f})" if ratio["low"] is not None else "")
+
+
+COLUMNS = {"traffic": ("cpu", "machine", "rate", "p50", "p99", "p999"), "memory": ("memory", "kernel_memory"),
+           "tls": ("node_cpu", "cpu", "handshakes", "resumed"), "micro": ("time", "lookups", "bytes")}
+
+
+def columns_of(load):
+    """Figures of this load that anybody has."""
+    return [figure for figure in COLUMNS[load["kind"]] if any(figure in p["figures"] for p in load["proxies"].values())]
+
+
+def load_block(load):
+    """A finished load: every proxy with its figures, and the ratio of ours to it."""
+    columns = columns_of(load)
+    width = 15
+    heads = [(FIGURES[column][0], unit_of(load, column)) for column in columns] + ([("ours to theirs", "")] if load["ratios"] else [])
+    lines = [coloured(f"\n{load['group']} · {load['name']}" + (f" · {load['rounds']} rounds" if load["kind"] != "micro" else ""), "1")]
+    lines += [(f"  {'':<36}" + "".join(f"{head[line]:>{width}}" for head in heads)).rstrip() for line in (0, 1)]
+    for key, proxy in load["proxies"].items():
+        if not proxy["figures"]:
+            lines.append(f"  {proxy['label']:<36}{coloured('failed', '31')}: {proxy['failed'].strip()}")
+            continue
+        cells = []
+        for column in columns:
+            figure = proxy["figures"].get(column)
+            text = "–" if figure is None else number(figure["median"], FIGURES[column][2])
+            if figure is not None and column == load["figure"]:
+                text += f" ±{figure['spread']:.0%}"
+            cells.append(f"{text:>{width}}")
+        ratio = load["ratios"].get(key, {}).get(load["figure"])
+        lines.append(f"  {proxy['label']:<36}{''.join(cells)}   {interval(ratio)}".rstrip())
+        lines += [f"    {coloured('failed', '31')}: {text.strip()}" for text in failures(proxy)]
+    return "\n".join([*lines, *(f"  {bar_line(load, bar)}" for bar in load["bars"])])
+
+
+def failures(proxy):
+    return list(filter(None, [proxy.get("failed"), *proxy.get("failed_at_times", [])]))
+
+
+def bar_text(bar, digits=2):
+    return f"{'≥' if bar['at_least'] else '≤'} {bar['limit']:.{digits}f}"
+
+
+def what(load, bar):
+    """What the bar is about, where it is not the load's own figure."""
+    return "" if bar["figure"] == load["figure"] else f", {FIGURES[bar['figure']][0]}"
+
+
+def against(bar):
+    if bar["against"] is None:
+        return "absolute"
+    if bar["compared_with"] is None:
+        return bar["against"] if bar["against"] in (BEST_PEER, BEST_HAPROXY) else label(bar["against"])
+    return label(bar["compared_with"]) + (" (best)" if bar["against"] != bar["compared_with"] else "")
+
+
+def found(bar):
+    if bar["ratio"]:
+        return interval(bar["ratio"])
+    return number(bar["ours"]) if bar["against"] is None else "–"
+
+
+def bar_line(load, bar):
+    of = unit_of(load, bar["figure"]) if bar["against"] is None else f"of {against(bar)}"
+    text = f"{WORDS[bar['state']]}: {FIGURES[bar['figure']][0]} {found(bar)} {of}, bar {bar_text(bar)}, aim {bar['aim']:.2f}"
+    return coloured(text + (f": {bar['why']}" if bar["state"] in (MISSED, UNMEASURED) else ""), COLOURS[bar["state"]])
+
+
+HEADS = ("load", "compared with", "ratio (90 % interval)", "bar", "aim", "")
+
+
+def bar_rows(loads):
+    """The cells of each bar, and its state."""
+    return [(f"{load['group']}: {load['name']}{what(load, bar)}", against(bar), found(bar), bar_text(bar), f"{bar['aim']:.2f}",
+             WORDS[bar["state"]], bar["state"]) for load in loads for bar in load["bars"]]
+
+
+def markdown(loads):
+    """The same for a README."""
+    lines = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
+    for *cells, word, state in bar_rows(loads):
+        lines.append("| " + " | ".join([*cells, word if state in (AIM, MET) else f"**{word.lower()}**"]) + " |")
+    return "\n".join(lines)
+
+
+def table(loads, judged=True):
+    """All bars, one a line; without the verdicts where nothing is judged."""
+    rows, heads = bar_rows(loads), HEADS
+    if not rows:
+        return ""
+    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(6)]
+    lines = ["\n" + "  ".join(f"{head:<{width}}" for head, width in zip(heads, widths)).rstrip()]
+    for row in rows:
+        cells = "  ".join(f"{cell:<{width}}" for cell, width in zip(row[:5], widths))
+        lines.append(f"{cells}  {coloured(row[5], COLOURS[row[6]]) if judged else 'not judged'}")
+    return "\n".join(lines)

@@ -1,0 +1,350 @@
+#!/usr/bin/env python3
+"""The judge of the perf harness, judged: statistics, verdicts, the choice of the opponent, and the exit code.
+
+Measures nothing, so it is cheap: what is tested is what perf/run makes of figures that are given here.
+"""
+import contextlib
+import dataclasses
+import io
+import json
+import math
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+import unittest.mock
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.dont_write_bytecode = True
+sys.path[:0] = [str(ROOT / "perf"), str(ROOT / "tests/e2e")]
+
+from compare import bars, loads, machine, page, paired, plots, proxies, results, rounds, terminal  # noqa: E402
+from compare.bars import AIM, BEST_HAPROXY, BEST_PEER, MET, MISSED, UNMEASURED, Bar  # noqa: E402
+
+
+def samples(figure="cpu", **by_proxy):
+    """samples(hudsucker=[9, 10], nginx=[11, 12]): one value a round; None is a round in which the proxy failed."""
+    found = []
+    for proxy, values in by_proxy.items():
+        for number, value in enumerate(values):
+            sample = {"proxy": proxy.replace("_", "-"), "round": number, "figures": {figure: value}}
+            found.append(sample if value is not None else {**sample, "figures": {}, "failure": "it broke"})
+    return found
+
+
+class Statistics(unittest.TestCase):
+    def test_median_of_an_even_number_is_between_the_middle_two(self):
+        self.assertEqual(paired.median([4, 1, 3, 2]), 2.5)
+
+    def test_spread_is_half_the_distance_of_the_quartiles_over_the_median(self):
+        self.assertAlmostEqual(paired.spread([8, 9, 10, 11, 12]), 0.1)
+
+    def test_one_wild_value_moves_neither_median_nor_spread_much(self):
+        self.assertEqual(paired.median([10, 10, 10, 11, 1000]), 10)
+        self.assertLess(paired.spread([10, 10, 10, 11, 1000]), 0.06)
+
+    def test_the_interval_is_students_t_on_the_logarithms(self):
+        # logs -0.1, 0, 0.1: mean 0, deviation 0.1, t(2) = 2.920
+        ratio = paired.paired_ratio({0: math.exp(-0.1), 1: 1.0, 2: math.exp(0.1)}, {0: 1, 1: 1, 2: 1})
+        self.assertAlmostEqual(ratio.median, 1.0)
+        self.assertAlmostEqual(ratio.high, math.exp(2.920 * 0.1 / math.sqrt(3)), places=9)
+        self.assertAlmostEqual(ratio.low * ratio.high, 1.0)
+
+    def test_what_both_suffered_in_a_round_does_not_matter(self):
+        # The machine was three times slower in round 1; the ratio is 0.8 in each.
+        ratio = paired.paired_ratio({0: 8, 1: 24, 2: 8.8}, {0: 10, 1: 30, 2: 11})
+        self.assertAlmostEqual(ratio.median, 0.8)
+        self.assertAlmostEqual(ratio.high, 0.8)
+
+    def test_only_rounds_that_both_have_count(self):
+        self.assertEqual(paired.paired_ratio({0: 1, 2: 1, 3: 1}, {1: 1, 2: 2, 3: 2}).rounds, 2)
+        self.assertIsNone(paired.paired_ratio({0: 1}, {1: 1}))
+
+    def test_one_round_has_no_interval(self):
+        ratio = paired.paired_ratio({0: 1}, {0: 2})
+        self.assertEqual((ratio.median, ratio.low, ratio.high), (0.5, None, None))
+
+    def test_more_rounds_make_the_interval_narrower(self):
+        def width(count):
+            ratio = paired.paired_ratio({i: 1 + 0.05 * (i % 2) for i in range(count)}, dict.fromkeys(range(count), 1))
+            return ratio.high - ratio.low
+        self.assertLess(width(8), width(4))
+
+    def test_the_table_of_t_falls_and_ends_above_the_normal_distribution(self):
+        self.assertEqual(sorted(paired.T_95, reverse=True), list(paired.T_95))
+        self.assertGreater(paired.T_95[-1], 1.645)
+
+
+NARROW = [1.00, 1.01, 0.99, 1.00, 1.00]
+WIDE = [0.60, 1.30, 0.85, 0.80, 1.20]
+
+
+def scaled(values, factor):
+    return [value * factor for value in values]
+
+
+# What is said of a load's CPU (median ratio, how steady), and the verdict wanted: a bar of 0.90 with an aim of 0.80.
+VERDICTS = [
+    ("well under the aim", scaled(NARROW, 0.70), AIM),
+    ("exactly at the aim", [0.80] * 5, AIM),
+    ("between aim and bar", scaled(NARROW, 0.85), MET),
+    ("exactly at the bar", [0.90] * 5, MET),
+    ("just above the bar, although below 1.0", scaled(NARROW, 0.91), MISSED),
+    ("worse than the peer", scaled(NARROW, 1.2), MISSED),
+    ("the median is under the bar, and the interval reaches above 1.0", WIDE, MISSED),
+    ("one round only", [0.5], MISSED),
+    ("no figure", [], UNMEASURED),
+]
+
+
+class Verdicts(unittest.TestCase):
+    def test_ratios(self):
+        for name, ours, wanted in VERDICTS:
+            with self.subTest(name):
+                verdict = bars.judge(Bar(0.90, 0.80), samples(hudsucker=ours, nginx=[1.0] * 5))
+                self.assertEqual(verdict.state, wanted, verdict)
+                self.assertEqual(verdict.good, wanted in (AIM, MET))
+
+    def test_not_above_is_met_by_an_equal_that_is_sure_but_the_aim_wants_less(self):
+        bar = Bar(1.0, 1.0)
+        self.assertEqual(bars.judge(bar, samples(hudsucker=WIDE, nginx=[1.0] * 5)).state, MISSED)
+        self.assertEqual(bars.judge(bar, samples(hudsucker=NARROW, nginx=[1.0] * 5)).state, MET)
+        self.assertEqual(bars.judge(bar, samples(hudsucker=scaled(NARROW, 0.9), nginx=[1.0] * 5)).state, AIM)
+        self.assertEqual(bars.judge(bar, samples(hudsucker=scaled(NARROW, 1.02), nginx=[1.0] * 5)).state, MISSED)
+
+    def test_absolute_figures(self):
+        for value, wanted in ((0.2, AIM), (0.5, MET), (0.51, MISSED)):
+            self.assertEqual(bars.judge(Bar(0.5, 0.25, None, "memory"), samples("memory", hudsucker=[value])).state, wanted)
+        for value, wanted in ((31, AIM), (15, MET), (14.9, MISSED)):
+            self.assertEqual(bars.judge(Bar(15, 30, None, "lookups", at_least=True), samples("lookups", hudsucker=[value])).state, wanted)
+
+    def test_a_proxy_that_failed_is_no_opponent_and_one_that_never_ran_leaves_the_bar_unmeasured(self):
+        taken = samples(hudsucker=[8] * 5, nginx=[4] * 5, haproxy=[10] * 5)
+        self.assertEqual(bars.judge(Bar(0.9, 0.8), taken, failed={"nginx": "it broke"}).against, "haproxy")
+        self.assertEqual(bars.judge(Bar(0.9, 0.8, "haproxy-splice"), taken).state, UNMEASURED)
+        self.assertEqual(bars.judge(Bar(0.9, 0.8), taken, failed={"hudsucker": "it broke"}).state, UNMEASURED)
+        self.assertEqual(bars.judge(Bar(0.9, 0.8), samples(hudsucker=[8] * 5)).state, UNMEASURED)
+
+    def test_the_best_peer_is_the_one_with_the_lowest_median_in_this_run(self):
+        taken = samples(hudsucker=[8] * 3, nginx=[9, 9, 30], haproxy=[10, 10, 1], haproxy_splice=[11] * 3, beside=[1] * 3)
+        self.assertEqual(bars.judge(Bar(0.9, 0.8, BEST_PEER), taken).against, "nginx")
+        self.assertEqual(bars.judge(Bar(0.9, 0.8, BEST_HAPROXY), taken).against, "haproxy")
+        self.assertEqual(bars.judge(Bar(0.9, 0.8, "haproxy-splice"), taken).against, "haproxy-splice")
+
+    def test_further_rounds_are_wanted_when_the_bar_is_inside_the_interval_whichever_way_it_looks(self):
+        bar = Bar(0.90, 0.80)
+        for ours, wanted in ((scaled(NARROW, 0.70), False), (scaled(NARROW, 0.899), True), (scaled(NARROW, 0.905), True),
+                             (scaled(NARROW, 1.2), False), (WIDE, True), ([0.5], True)):
+            self.assertEqual(bars.in_doubt(bars.judge(bar, samples(hudsucker=ours, nginx=[1.0] * 5)), bar), wanted, ours)
+
+
+@dataclasses.dataclass
+class FakeContest:
+    """Gives out what it is told: a figure, or an exception. `cost[key]` is called with the number of the call."""
+    cost: dict
+    calls: list = dataclasses.field(default_factory=list)
+
+    def take(self, key, number):
+        self.calls.append((number, key))
+        value = self.cost[key](len(self.calls))
+        if isinstance(value, Exception):
+            raise value
+        figure, disturbed = value if isinstance(value, tuple) else (value, None)
+        return {"cpu": figure}, {}, disturbed
+
+
+def load_with(*bars_of_load, proxies_of_load=("hudsucker", "haproxy", "nginx")):
+    return loads.Load("test", "a load", "traffic", "cpu", tuple(proxies_of_load), tuple(bars_of_load), {}, "µs/op", "op/s")
+
+
+def run_rounds(contest, *bars_of_load, count=5, most=5, extra_seconds=math.inf):
+    taken = rounds.Rounds(load_with(*bars_of_load), contest, ["hudsucker", "haproxy", "nginx"], calibration=machine.Calibration())
+    taken.go(count, most, extra_seconds)
+    return taken
+
+
+class Alternation(unittest.TestCase):
+    def test_each_round_has_every_proxy_once_and_begins_with_another(self):
+        contest = FakeContest({key: lambda _: 1.0 for key in ("hudsucker", "haproxy", "nginx")})
+        run_rounds(contest, count=3)
+        by_round = [[key for number, key in contest.calls if number == n] for n in range(3)]
+        self.assertEqual([keys[0] for keys in by_round], ["hudsucker", "haproxy", "nginx"])
+        self.assertTrue(all(sorted(keys) == ["haproxy", "hudsucker", "nginx"] for keys in by_round))
+
+    def test_a_proxy_that_fails_is_reported_and_left_out_after_two_failures(self):
+        contest = FakeContest({"hudsucker": lambda _: 1.0, "haproxy": lambda _: 2.0, "nginx": lambda _: rounds.SampleFailed("it broke")})
+        taken = run_rounds(contest, Bar(0.9, 0.8))
+        self.assertEqual(taken.failed(), {"nginx": "it broke"})
+        self.assertEqual(sum(key == "nginx" for _, key in contest.calls), rounds.MAX_FAILURES)
+        kept = results.of_load(taken.load, taken, {})
+        self.assertEqual(kept["proxies"]["nginx"]["failed"], "it broke")
+        self.assertIn("it broke", terminal.load_block(kept))
+
+    def test_a_disturbed_sample_is_taken_again_and_counted_when_it_stays_so(self):
+        contest = FakeContest({"hudsucker": lambda call: (1.0, "others") if call == 1 else 1.0, "haproxy": lambda _: (2.0, "others"),
+                               "nginx": lambda _: 2.0})
+        taken = run_rounds(contest, count=1)
+        self.assertEqual(taken.samples[0]["repeats"], ["others"])
+        self.assertIsNone(taken.samples[0]["disturbed"])
+        self.assertEqual((taken.calibration.samples, taken.calibration.disturbed), (3, 1))
+
+    def test_rounds_are_added_while_the_bar_is_in_doubt_and_no_longer(self):
+        def noisy(call):
+            return 0.9 + 0.1 * (call % 4 - 1.5)
+        doubtful = {"hudsucker": noisy, "haproxy": lambda _: 1.0, "nginx": lambda _: 2.0}
+        clear = {**doubtful, "hudsucker": lambda _: 0.5}
+        self.assertEqual(run_rounds(FakeContest(doubtful), Bar(0.9, 0.8), most=9).rounds, 9)
+        self.assertEqual(run_rounds(FakeContest(doubtful), Bar(0.9, 0.8), most=9, extra_seconds=0).rounds, 5)
+        self.assertEqual(run_rounds(FakeContest(clear), Bar(0.9, 0.8), most=9).rounds, 5)
+
+
+class Machine(unittest.TestCase):
+    def test_the_load_shares_no_physical_core_with_the_proxy_where_it_can(self):
+        pairs = {0: {0, 1}, 1: {0, 1}, 2: {2, 3}, 3: {2, 3}, 4: {4, 5}, 5: {4, 5}}
+        cores = machine.plan_cores(range(6), pairs.get)
+        self.assertEqual((cores.proxy[0], cores.client, cores.server), (0, 2, 4))
+        self.assertEqual(machine.plan_cores([0, 1], lambda core: {core}), machine.Cores((0, 1), 1, 1))
+        with self.assertRaises(RuntimeError):
+            machine.plan_cores([3])
+
+    def test_foreign_programs_and_steal_disturb_a_sample_and_our_own_do_not(self):
+        second = 1_000_000_000
+        quiet = {"busy": 1.9 * second, "idle": 0.1 * second, "steal": 0}
+        self.assertIsNone(machine.disturbance(1.88 * second, 0.01 * second, quiet, 1, 2))
+        self.assertIn("other programs took 10.0%", machine.disturbance(1.88 * second, 0.2 * second, quiet, 1, 2))
+        self.assertIn("nobody knows", machine.disturbance(1.2 * second, 0, quiet, 1, 2))
+        self.assertIn("hypervisor", machine.disturbance(1.88 * second, 0, {**quiet, "steal": 0.1 * second}, 1, 2))
+
+    def test_programs_of_others_are_seen_and_our_own_are_not(self):
+        # The shell ends at once, so its child is nobody's descendant.
+        orphan = int(subprocess.run(["sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!"], capture_output=True, text=True, check=True).stdout)
+        child = subprocess.Popen(["sleep", "60"])
+        try:
+            others = machine.cpu_of_others()
+            self.assertIn(orphan, others)
+            self.assertNotIn(child.pid, others)
+            self.assertNotIn(os.getpid(), others)
+        finally:
+            os.kill(orphan, signal.SIGKILL)
+            child.kill()
+            child.wait()
+
+    def test_what_others_use_meanwhile_is_added_up_also_of_those_that_began_meanwhile(self):
+        seen = iter([{1: 100, 2: 50}, {1: 160, 3: 40}])
+        with unittest.mock.patch.object(machine, "cpu_of_others", lambda: next(seen)), machine.watching_others() as others:
+            pass
+        self.assertEqual(others, [100])
+
+    def test_a_noisy_machine_is_said_to_be_one(self):
+        quiet = machine.Calibration([100, 101, 100, 99], [5.0, 5.1, 5.0, 5.05], 40, 1)
+        self.assertEqual(quiet.faults(), [])
+        self.assertIn("computation", machine.Calibration([100, 140, 90, 150], [5.0] * 4).faults()[0])
+        self.assertIn("without a proxy", machine.Calibration([100] * 4, [5, 9, 4, 8]).faults()[0])
+        self.assertIn("disturbed", machine.Calibration([100] * 4, [5.0] * 4, 40, 10).faults()[0])
+        self.assertFalse(machine.Calibration(samples=40, disturbed=10).hopeless())
+        self.assertTrue(machine.Calibration(samples=40, disturbed=30).hopeless())
+
+
+class Loads(unittest.TestCase):
+    def test_every_load_has_a_name_of_its_own_and_hudsucker_in_it(self):
+        every = loads.all_loads()
+        self.assertEqual(len({load.key for load in every}), len(every))
+        for load in every:
+            self.assertIn("hudsucker", load.proxies, load.key)
+            for bar in load.bars:
+                self.assertIn(bar.figure, loads.FIGURES)
+                self.assertTrue(bar.against in (None, BEST_PEER, BEST_HAPROXY) or bar.against in load.proxies, load.key)
+                self.assertTrue(bar.aim >= bar.limit if bar.at_least else bar.aim <= bar.limit, load.key)
+
+    def test_words_choose_loads(self):
+        every = loads.all_loads()
+        self.assertEqual({load.group for load in loads.chosen(every, "exchange, idle relays")}, {"exchange", "idle"})
+        self.assertTrue(all("RST" in load.key for load in loads.chosen(every, "connect rst")))
+        self.assertEqual(loads.chosen(every, "no such load"), [])
+        self.assertTrue(0 < len(loads.chosen(every, quick=True)) < len(every))
+
+    def test_every_peer_has_its_file_and_every_name_in_it_is_known(self):
+        values = dict.fromkeys(("address", "node", "server_name", "workers", "max_connections", "worker_connections", "descriptors",
+                                "folder", "core_list", "core_masks", "user_line", "buffer_size"), "x")
+        for template in proxies.templates():
+            self.assertNotIn("@", proxies.fill(template, values).replace("@NAME@", ""), template)
+        self.assertEqual({path.name for path in proxies.PEERS.iterdir()}, proxies.templates())
+
+
+def whole_run(state=MET, noise=()):
+    """A run as the JSON file has it, with one load whose bar has this state."""
+    ours = {AIM: 0.7, MET: 0.85, MISSED: 0.95, UNMEASURED: None}[state]
+    taken = run_rounds(FakeContest({"hudsucker": lambda _: ours if ours else rounds.SampleFailed("it broke"), "haproxy": lambda _: 1.0,
+                                    "nginx": lambda _: 1.1}), Bar(0.90, 0.80))
+    return {"version": results.VERSION, "mode": "test", "command": ["perf/run"], "started": "2024-01-01 00:00:00", "minutes": 1.0,
+            "pace": {}, "environment": {}, "noise": {"faults": list(noise), "spins": [], "directs": []}, "notes": [], "interrupted": False,
+            "loads": [results.of_load(taken.load, taken, {})]}
+
+
+class ExitCode(unittest.TestCase):
+    """The program itself, over a run that is given to it."""
+
+    def conclude(self, whole, *options):
+        with tempfile.TemporaryDirectory() as folder:
+            source = pathlib.Path(folder) / "run.json"
+            source.write_text(json.dumps(whole), encoding="utf-8")
+            return subprocess.run([sys.executable, ROOT / "perf/run.py", "--from", source, "--html", pathlib.Path(folder) / "run.html",
+                                   *options], capture_output=True, text=True)
+
+    def test_all_bars_met_is_0(self):
+        for state in (AIM, MET):
+            done = self.conclude(whole_run(state))
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_a_missed_bar_is_1_and_said(self):
+        done = self.conclude(whole_run(MISSED))
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        self.assertIn("MISSED", done.stdout)
+
+    def test_a_bar_that_could_not_be_measured_is_1_too(self):
+        done = self.conclude(whole_run(UNMEASURED))
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        self.assertIn("NOT MEASURED", done.stdout)
+        self.assertIn("it broke", json.dumps(whole_run(UNMEASURED)))
+
+    def test_a_noisy_machine_is_3_whatever_the_bars_look_like(self):
+        for state in (AIM, MISSED):
+            done = self.conclude(whole_run(state, ["others work here"]))
+            self.assertEqual(done.returncode, 3, done.stdout + done.stderr)
+            self.assertIn("too noisy to compare", done.stderr)
+            self.assertIn("others work here", done.stderr)
+            self.assertIn("not judged", done.stdout)
+            self.assertNotIn("MISSED", done.stdout)
+
+    def test_words_that_choose_nothing_are_2(self):
+        done = subprocess.run([sys.executable, ROOT / "perf/run.py", "--only", "no such load"], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("no load has the words", done.stderr)
+
+
+class Page(unittest.TestCase):
+    def test_the_table_and_the_plot_for_a_readme_have_a_row_for_each_bar(self):
+        whole = whole_run(MISSED)
+        self.assertIn("| test: a load | HAProxy, tuned, copying (best) | 0.95 (0.95–0.95) | ≤ 0.90 | 0.80 | **missed** |",
+                      terminal.markdown(whole["loads"]))
+        plot = plots.ratio_plot(whole["loads"], alone=True)
+        self.assertTrue(plot.startswith("<svg") and "<style>" in plot and "a load" in plot)
+
+
+    def test_it_is_one_file_that_asks_for_nothing_and_shows_the_verdict(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "run.html"
+            with contextlib.redirect_stdout(io.StringIO()):
+                page.write(path, whole_run(MISSED))
+            text = path.read_text(encoding="utf-8")
+        for word in ("src=", "@import", "url(", "<link", "<script"):
+            self.assertNotIn(word, text)
+        self.assertIn("missed", text.lower())
+        self.assertIn("<svg", text)
+
+
+if __name__ == "__main__":
+    unittest.main()
