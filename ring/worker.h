@@ -51,6 +51,7 @@ class Worker {
     size_t hello_budget_bytes = 64 << 20;
     bool log_connections = true;
     bool zero_copy_send = false;    // the kernel has it
+    Duration quiet_after = std::chrono::seconds(5);    // of a relay, before it waits with polls and keep-alive
     Duration node_silence = std::chrono::seconds(30);  // of a node that owes acknowledgements, before it counts as gone
     SipKey digest_key;
     uint64_t random_seed = 1;
@@ -155,6 +156,7 @@ class Worker {
   bool WantsBulk(const Connection& c, Side source, bool full_run) const;
   void ReadVerdict(Connection& c, Bytes bytes);
   void OnRelayTimer(Connection& c);
+  void GoQuiet(Connection& c);
   void Abort(Connection& c, CloseReason reason);
   bool ResetDiscardedSource(Connection& c, Side source);
 

@@ -200,6 +200,7 @@ def environment(root, cores):
         "memory MiB": int(memory.group(1)) // 1024 if memory else None,
         "clock source": read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
         "huge pages": read("/sys/kernel/mm/transparent_hugepage/enabled"),
+        "network": os.environ.get("HUD_PERF_NETWORK", "the machine's own"),
         "descriptors": os.sysconf("SC_OPEN_MAX"),
         "as root": os.geteuid() == 0,
         "mitigations": {name: text for name, text in mitigations.items() if text != "Not affected"},

@@ -212,5 +212,16 @@ TEST(AddressRange, SaysWhatIsWrong) {
   }
 }
 
+TEST(InternetEndpoint, KeepsAnInternetAddressWholeAndNothingElse) {
+  for (const char* text : {"10.1.2.3:443", "[2001:db8::1]:8443", "[fe80::1%3]:1", "[::ffff:1.2.3.4]:5"}) {
+    const SocketAddress address = SocketAddress::Parse(text).value();
+    EXPECT_TRUE(InternetEndpoint(address)) << text;
+    EXPECT_EQ(InternetEndpoint(address).ToSocketAddress(), address) << text;
+  }
+  EXPECT_FALSE(InternetEndpoint(SocketAddress::Parse("unix:/run/x.sock").value()));
+  EXPECT_FALSE(InternetEndpoint(SocketAddress()));
+  EXPECT_EQ(InternetEndpoint().ToSocketAddress().family(), AF_UNSPEC);
+}
+
 }  // namespace
 }  // namespace hud

@@ -257,6 +257,53 @@ TEST(Races, AStoppedProcessDoesNotBlameItsClientsForTheTimeItSlept) {
   EXPECT_EQ(bed.Closes(CloseReason::kHelloTimeout), 0);
 }
 
+// Counts what each side waits with.
+class WatchingRing final : public ForwardingRing {
+ public:
+  WatchingRing(std::unique_ptr<Ring> inner, std::atomic<int>& receives, std::atomic<int>& polls)
+      : ForwardingRing(std::move(inner)), receives_(receives), polls_(polls) {}
+  void RecvMultishot(int fd, Expected e, uint32_t limit, uint64_t u) override {
+    ++receives_;
+    inner_->RecvMultishot(fd, e, limit, u);
+  }
+  void Poll(int fd, uint32_t events, uint64_t u) override {
+    polls_ += Tag::Unpack(u).op == Op::kPollIn;
+    inner_->Poll(fd, events, u);
+  }
+
+ private:
+  std::atomic<int>& receives_;
+  std::atomic<int>& polls_;
+};
+
+TEST(QuietRelay, WaitsWithPollsAndGoesOnWithTheNextMessage) {
+  std::atomic<int> receives{0}, polls{0};
+  TestBed bed({.wrap_ring =
+                   [&](std::unique_ptr<Ring> ring) {
+                     return std::make_unique<WatchingRing>(std::move(ring), receives, polls);
+                   },
+               .node_silence = 400ms,
+               .quiet_after = 100ms});
+  Peer client = bed.Client();
+  client.Send(kFirst);
+  Peer node = bed.Node();
+  EXPECT_EQ(node.Receive(kFirst.size()), kFirst);
+  ASSERT_TRUE(bed.Eventually([&] { return polls == 2; })) << "both sides";
+  const int before = receives;
+  for (int i = 0; i < 3; ++i) {
+    node.Send("from the node");
+    EXPECT_EQ(client.Receive(13), "from the node");
+    client.Send("from the client");
+    EXPECT_EQ(node.Receive(15), "from the client");
+  }
+  EXPECT_GE(receives, before + 2) << "it receives again";
+  ASSERT_TRUE(bed.Eventually([&] { return polls == 4; })) << "and goes quiet again";
+  node.Close();
+  EXPECT_EQ(client.HowItEnds(), "end");
+  client.Close();
+  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kDone) == 1; }));
+}
+
 // RLIMIT_MEMLOCK: the kernel counts what zero-copy sends pin, and refuses with -ENOMEM.
 class RefusingRing final : public ForwardingRing {
  public:

@@ -131,6 +131,7 @@ struct TestBedOptions {
   std::function<void(RouteTable&)> adjust;
   int nodes = 1;
   Duration node_silence = 30s;
+  Duration quiet_after = 5s;
 };
 
 // One worker, one listener "test" with default pool "pool", whose nodes are listening sockets of the test.
@@ -179,6 +180,7 @@ class TestBed {
                      .max_connections = options.max_connections,
                      .pipes = options.pipes,
                      .zero_copy_send = features.zero_copy_send,
+                     .quiet_after = options.quiet_after,
                      .node_silence = options.node_silence},
                     {routes_.get(), &affinity_, &nodes_}, std::move(ring), std::move(sockets), Fd(::dup(wake_.get())),
                     orders_, counters_, records_);
