@@ -42,8 +42,9 @@ class Verdict:
 
 
 def by_round(samples, proxy, figure):
+    """{round: figure} of this proxy's samples that count."""
     return {s["round"]: s["figures"][figure] for s in samples
-            if s["proxy"] == proxy and not s.get("failure") and s["figures"].get(figure) is not None}
+            if s["proxy"] == proxy and not s.get("failure") and not s.get("slow") and s["figures"].get(figure) is not None}
 
 
 def medians(samples, figure):

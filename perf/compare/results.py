@@ -19,7 +19,7 @@ def label(key):
 
 def unit_of(load, figure):
     """`load` as in the results."""
-    if figure in ("cpu", "machine"):
+    if figure in ("cpu", "machine", "rest"):
         return load["unit"] or "µs/connection"
     if figure == "rate":
         return load["rate_unit"]
