@@ -344,6 +344,8 @@ class Reader {
     hello.Get("max_bytes").ReadByteSize(&listener.hello_max_bytes, 512, limits::kMaxConfiguredHelloBytes);
     Mark(item.Get("backlog"), absl::StrCat("listeners.", listener.name, ".backlog"))
         .ReadInteger(&listener.backlog, 1, 65535);
+    Mark(item.Get("defer_accept"), absl::StrCat("listeners.", listener.name, ".defer_accept")).ReadBool(&listener.defer_accept);
+    Mark(item.Get("quick_ack"), absl::StrCat("listeners.", listener.name, ".quick_ack")).ReadBool(&listener.quick_ack);
     item.Get("accept_proxy_protocol").ReadBool(&listener.accept_proxy_protocol);
     const YamlValue default_pool = item.Get("default_pool");
     if (default_pool.ReadString(&listener.default_pool)) CheckPoolName(default_pool, listener.default_pool);

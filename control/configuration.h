@@ -18,7 +18,7 @@ namespace hud {
 
 struct RelayConfig {
   RelayMode mode = RelayMode::kAuto;
-  size_t pipe_bytes = 256 * 1024;        // size asked for a pipe
+  size_t pipe_bytes = 1024 * 1024;       // size asked for a pipe
   std::optional<unsigned> pipes;         // budget of a worker; none: what the descriptor limit has room for
   size_t hello_budget_bytes = 64 << 20;  // of a worker
 };

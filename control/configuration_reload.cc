@@ -84,6 +84,8 @@ void CompareListeners(const Configuration& running, const Configuration& next, C
     }
     comparison->Same(absl::StrCat(key, ".bind"), old->bind, listener.bind);
     comparison->Same(absl::StrCat(key, ".backlog"), old->backlog, listener.backlog);
+    comparison->Same(absl::StrCat(key, ".defer_accept"), old->defer_accept, listener.defer_accept);
+    comparison->Same(absl::StrCat(key, ".quick_ack"), old->quick_ack, listener.quick_ack);
   }
   for (const ListenerConfig& listener : running.cluster.listeners) {
     if (Find(next, listener.name) == nullptr)

@@ -240,6 +240,27 @@ bool SocketAddress::operator==(const SocketAddress& other) const {
                                      reinterpret_cast<const sockaddr_in6*>(&other.storage_)->sin6_scope_id;
 }
 
+InternetEndpoint::InternetEndpoint(const SocketAddress& address) {
+  if (address.family() != AF_INET && address.family() != AF_INET6) return;
+  const Bytes host = address.host_bytes();
+  std::memcpy(host_, host.data(), host.size());
+  if (address.family() == AF_INET6) scope_ = reinterpret_cast<const sockaddr_in6*>(address.data())->sin6_scope_id;
+  port_ = htons(address.port());
+  family_ = static_cast<uint8_t>(address.family());
+}
+
+SocketAddress InternetEndpoint::ToSocketAddress() const {
+  sockaddr_in v4{};
+  sockaddr_in6 v6{};
+  v4.sin_family = v6.sin6_family = family_;
+  v4.sin_port = v6.sin6_port = port_;
+  std::memcpy(&v4.sin_addr, host_, sizeof(v4.sin_addr));
+  std::memcpy(&v6.sin6_addr, host_, sizeof(v6.sin6_addr));
+  v6.sin6_scope_id = scope_;
+  return family_ == AF_INET ? SocketAddress::FromSockaddr(reinterpret_cast<const sockaddr*>(&v4), sizeof(v4))
+                            : SocketAddress::FromSockaddr(reinterpret_cast<const sockaddr*>(&v6), sizeof(v6));
+}
+
 namespace {
 
 // The first `bits` bits of both are the same.

@@ -46,6 +46,24 @@ class SocketAddress {
   socklen_t size_ = 0;
 };
 
+// An IPv4 or IPv6 address and port in few bytes, for what lives as long as a connection.
+class InternetEndpoint {
+ public:
+  InternetEndpoint() = default;
+  // Of anything but an internet address: none.
+  explicit InternetEndpoint(const SocketAddress& address);
+
+  explicit operator bool() const { return family_ != AF_UNSPEC; }
+  SocketAddress ToSocketAddress() const;  // AF_UNSPEC of none
+
+ private:
+  uint8_t host_[16] = {};
+  uint32_t scope_ = 0;  // of a link-local IPv6 address
+  uint16_t port_ = 0;   // as in a sockaddr
+  uint8_t family_ = AF_UNSPEC;
+};
+static_assert(sizeof(InternetEndpoint) == 24);
+
 // "10.0.0.0/8", "2001:db8::/32", "127.0.0.1" (a single host). IPv4-mapped IPv6 addresses match IPv4 ranges,
 // and IPv4 ranges only: "::/0" means every IPv6 address. Bits set behind the prefix are an error.
 class AddressRange {

@@ -54,6 +54,8 @@ struct ListenerConfig {
   std::vector<RouteConfig> routes;
   std::string default_pool;        // empty: no match gets the unrecognized_name alert
   int backlog = 4096;
+  bool defer_accept = true;  // accept with the first byte (tcp(7), TCP_DEFER_ACCEPT); needs a restart to change
+  bool quick_ack = false;    // acknowledge at once, instead of with the answer; needs a restart to change
   bool accept_proxy_protocol = false;  // expect a PROXY v1/v2 header from the client side first
   bool operator==(const ListenerConfig&) const = default;
 };

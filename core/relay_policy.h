@@ -16,20 +16,23 @@ class RelayPolicy {
   static constexpr int kSmallTransfersToLeaveBulk = 4;
   static constexpr size_t kSmallTransfer = 16 * 1024;
 
-  // A receive by copy ended. True: the next bytes should go in bulk.
-  bool SawReceive(size_t bytes, size_t buffer_size) {
-    run_ = bytes == buffer_size ? std::min(run_ + 1, 100) : 0;
+  // A receive by copy ended, and `more` bytes are known to be waiting behind it. True: the next should go in bulk.
+  // A message that just fills a buffer is still a message.
+  bool SawReceive(size_t bytes, size_t buffer_size, bool more) {
+    Count(bytes == buffer_size && more);
     return run_ >= kFullBuffersToEnterBulk;
   }
   // A bulk transfer ended. True: go back to copying.
   bool SawBulkTransfer(size_t bytes) {
-    run_ = bytes < kSmallTransfer ? std::min(run_ + 1, 100) : 0;
+    Count(bytes < kSmallTransfer);
     return run_ >= kSmallTransfersToLeaveBulk;
   }
   void EngineChanged() { run_ = 0; }
 
  private:
-  int run_ = 0;
+  void Count(bool goes_on) { run_ = goes_on ? static_cast<uint8_t>(std::min(run_ + 1, 100)) : uint8_t{0}; }
+
+  uint8_t run_ = 0;  // in a row, of what would change the engine; small, because every relay has two
 };
 
 // How many bytes to splice in: no more than the sink can take now, so that what a stalled sink leaves behind stays

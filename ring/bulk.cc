@@ -17,7 +17,9 @@
 namespace hud {
 namespace {
 
-// Transfers of one direction before the others have their turn. Two to four cost the same, one costs more (FACTS 4).
+// Full transfers of one direction before the others have their turn. One that is not full has emptied the source: to go
+// on at once would move less and less at a time (16 / 64 / 256 downloads: 0.98 / 0.85 / 0.91 of HAProxy's CPU when the
+// turn ends there, 0.99 / 1.01 / 1.02 when it does not).
 constexpr int kTransfersPerTurn = 4;
 
 // When a worker holds this much for sinks that have stalled, it takes in little at a time: hundreds of them stalling at
@@ -41,7 +43,7 @@ void Worker::EnterBulk(Connection& c, Side source) {
 
 void Worker::LeaveBulk(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
-  HUD_CHECK(d.pipe_bytes == 0);
+  HUD_CHECK(d.pipe_bytes() == 0);
   GiveBackPipe(d);
   counters_.splice_left.Add(d.engine == Engine::kSplice);
   d.policy.EngineChanged();
@@ -66,15 +68,22 @@ void Worker::PumpSplice(Connection& c, Side source) {
   const Side sink = Other(source);
   const int source_fd = c.fd[Index(source)].get();
   const int sink_fd = c.fd[Index(sink)].get();
+  HeldBytes& held = d.Held();
+  bool source_is_empty = false;
   for (int transfer = 0; transfer < kTransfersPerTurn;) {
-    if (d.pipe_bytes == 0) {
+    if (held.pipe_bytes == 0) {
       if (d.stream != Stream::kOpen) return Advance(c, source);
-      if (!d.pipe) {
+      if (source_is_empty) {
+        GiveBackPipe(d);
+        return Read(c, source);
+      }
+      if (!held.pipe) {
         std::optional<Pipe> pipe = pipes_.Borrow();
         if (!pipe) return BulkWithoutPipe(c, source);
-        d.pipe = std::move(*pipe);
+        held.pipe = std::move(*pipe);
       }
-      const ssize_t n = Splice(source_fd, d.pipe.write_end.get(), SinkChunk(c, sink, d.pipe));
+      const size_t chunk = SinkChunk(c, sink, held.pipe);
+      const ssize_t n = Splice(source_fd, held.pipe.write_end.get(), chunk);
       if (n <= 0) {
         const int error = errno;
         GiveBackPipe(d);
@@ -82,27 +91,30 @@ void Worker::PumpSplice(Connection& c, Side source) {
         if (error == EAGAIN) return Read(c, source);
         return OnSourceError(c, source);
       }
-      d.pipe_bytes = static_cast<uint32_t>(n);
+      held.pipe_bytes = static_cast<uint32_t>(n);
       bytes_in_pipes_ += n;
       d.bytes += static_cast<uint64_t>(n);
       c.last_activity = now_;
       if (d.policy.SawBulkTransfer(static_cast<size_t>(n))) d.small_again = options_.relay_mode == RelayMode::kAuto;
+      source_is_empty = static_cast<size_t>(n) < chunk;
+      bulk_bytes_ += static_cast<size_t>(n);
       ++transfer;
     }
-    const ssize_t n = Splice(d.pipe.read_end.get(), sink_fd, d.pipe_bytes);
+    const ssize_t n = Splice(held.pipe.read_end.get(), sink_fd, held.pipe_bytes);
     if (n < 0) {
       if (errno == EAGAIN) return Stall(c, source);
       return OnSinkError(c, sink, errno);
     }
-    d.pipe_bytes -= static_cast<uint32_t>(n);
+    held.pipe_bytes -= static_cast<uint32_t>(n);
     bytes_in_pipes_ -= n;
     c.last_activity = now_;
-    if (d.pipe_bytes == 0 && std::exchange(d.small_again, false)) {
+    if (held.pipe_bytes == 0 && d.small_again) {
+      d.small_again = false;
       LeaveBulk(c, source);
       return Advance(c, source);
     }
   }
-  if (d.pipe_bytes == 0) GiveBackPipe(d);
+  if (held.pipe_bytes == 0) GiveBackPipe(d);
   TakeTurnLater(c, source);
 }
 
@@ -119,44 +131,47 @@ void Worker::BulkWithoutPipe(Connection& c, Side source) {
 
 void Worker::TakeTurnLater(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
-  if (std::exchange(d.in_ready_list, true)) return;
+  if (d.in_ready_list) return;
+  d.in_ready_list = true;
   ready_.push_back({c.slot, c.generation, source});
 }
 
 void Worker::OnPollIn(Connection& c, Side source) {
   const Direction& d = c.direction[Index(source)];
-  if (d.stream == Stream::kOpen && !d.HoldsBytes()) return Advance(c, source);
+  if (d.stream == Stream::kOpen && !d.HoldsBytes()) return d.engine == Engine::kSplice ? TakeTurnLater(c, source) : Advance(c, source);
   if (d.stream == Stream::kDiscard) Read(c, source);
 }
 
 void Worker::GiveBackPipe(Direction& d) {
-  if (!d.pipe) return;
-  if (d.pipe_bytes == 0) {
-    pipes_.Return(std::move(d.pipe));
+  if (!d.held || !d.held->pipe) return;
+  HeldBytes& held = *d.held;
+  if (held.pipe_bytes == 0) {
+    pipes_.Return(std::move(held.pipe));
   } else {
-    pipes_.Destroy(std::move(d.pipe));
-    bytes_in_pipes_ -= d.pipe_bytes;
+    pipes_.Destroy(std::move(held.pipe));
+    bytes_in_pipes_ -= held.pipe_bytes;
   }
-  d.pipe = Pipe();
-  d.pipe_bytes = 0;
+  held.pipe = Pipe();
+  held.pipe_bytes = 0;
 }
 
 // The sink has been stalled for a while: its bytes go to private memory, and the pipe to another direction.
 void Worker::EmptyPipeToMemory(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
-  HUD_CHECK(d.residue[0].empty());
-  PrivateBytes& place = d.residue[0];
-  place.data = std::make_unique_for_overwrite<uint8_t[]>(d.pipe_bytes);
-  place.capacity = d.pipe_bytes;
+  HeldBytes& held = *d.held;
+  PrivateBytes& place = held.rest;
+  HUD_CHECK(place.empty());
+  place.data = std::make_unique_for_overwrite<uint8_t[]>(held.pipe_bytes);
+  place.capacity = held.pipe_bytes;
   counters_.private_bytes.Add(place.capacity);
   while (place.size < place.capacity) {
-    const ssize_t n = read(d.pipe.read_end.get(), place.data.get() + place.size, place.capacity - place.size);
+    const ssize_t n = read(held.pipe.read_end.get(), place.data.get() + place.size, place.capacity - place.size);
     // The pipe holds what was counted into it, and nobody else reads it.
     HUD_CHECK(n > 0);
     place.size += static_cast<uint32_t>(n);
   }
-  bytes_in_pipes_ -= d.pipe_bytes;
-  d.pipe_bytes = 0;
+  bytes_in_pipes_ -= held.pipe_bytes;
+  held.pipe_bytes = 0;
   GiveBackPipe(d);
 }
 

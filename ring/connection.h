@@ -4,16 +4,18 @@
 //
 // A connection is a plain record; the Worker acts on it (ring/hello.cc, dial.cc, relay.cc, bulk.cc, terminate.cc).
 // InFlightPinsMemory: while `pending` has a bit, the connection, its descriptors and what the request points to stay.
+// What only some of its life needs is apart and freed again, because an idle relay is what a worker has most of:
+// HelloContext until the resumption verdict has been read, HeldBytes while a direction is in bulk or its sink is slow.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <vector>
 
-#include "core/choice.h"
 #include "core/address.h"
+#include "core/choice.h"
 #include "core/client_hello.h"
 #include "core/close_reason.h"
 #include "core/fd.h"
@@ -45,6 +47,23 @@ struct ZeroCopyBuffer {
   uint32_t notifications = 0;  // the kernel still owes
 };
 
+// What a direction has outside the shared ring.
+struct HeldBytes {
+  PrivateBytes rest;    // of what was sent before; the kernel may be reading it
+  PrivateBytes behind;  // what came after that
+  Pipe pipe;
+  uint32_t pipe_bytes = 0;
+  uint8_t next_number = 0;                // of the next zero-copy buffer
+  Instant stalled_since{};                // meaningful while the sink's POLLOUT is pending
+  std::vector<ZeroCopyBuffer> zero_copy;  // oldest first; only the last may have bytes that are not sent
+
+  bool AnythingToSend() const {
+    return !rest.empty() || !behind.empty() || pipe_bytes > 0 ||
+           (!zero_copy.empty() && zero_copy.back().offset < zero_copy.back().size);
+  }
+  bool InUse() const { return AnythingToSend() || rest.data != nullptr || pipe || !zero_copy.empty(); }
+};
+
 enum class Engine : uint8_t { kSmall, kSplice, kZeroCopy };
 
 enum class Stream : uint8_t {
@@ -54,94 +73,98 @@ enum class Stream : uint8_t {
   kDiscard,   // the sink is gone after its own stream ended: read and throw away until the source ends
 };
 
-// From `Side` s to the other. Held bytes are sent in this order: buffer, residue[0], residue[1], pipe.
+// From `Side` s to the other. Held bytes are sent in this order: buffer, rest, behind, pipe.
 struct Direction {
   Engine engine = Engine::kSmall;
   Stream stream = Stream::kOpen;
-  bool has_buffer = false;    // `buffer` of the shared ring is being sent
-  bool bulk_wanted = false;   // when all that is held has been sent
-  bool in_ready_list = false;
-  bool starved = false;       // waits for a buffer of the shared ring
-  bool fin_seen = false;      // a poll saw the source's FIN before it was read
-  bool small_again = false;   // leave the splice engine when the pipe is empty
-  bool zero_copy_copied = false;   // the kernel copied after all: no use here
-  bool zero_copy_refused = false;  // this socket cannot: not even when zero copy is forced
+  bool has_buffer : 1 = false;         // `buffer` of the shared ring is being sent
+  bool bulk_wanted : 1 = false;        // when all that is held has been sent
+  bool in_ready_list : 1 = false;
+  bool starved : 1 = false;            // waits for a buffer of the shared ring
+  bool fin_seen : 1 = false;           // a poll saw the source's FIN before it was read
+  bool small_again : 1 = false;        // leave the splice engine when the pipe is empty
+  bool zero_copy_copied : 1 = false;   // the kernel copied after all: no use here
+  bool zero_copy_refused : 1 = false;  // this socket cannot: not even when zero copy is forced
   RelayPolicy policy;
   uint16_t buffer = 0;
   uint32_t buffer_length = 0;
-  uint32_t pipe_bytes = 0;
-  std::array<PrivateBytes, 2> residue;
-  Pipe pipe;
-  Instant stalled_since{};    // meaningful while the sink's POLLOUT is pending
-  uint64_t bytes = 0;         // read from the source
-  uint64_t discarded = 0;     // bytes thrown away in kDiscard
-  uint8_t next_number = 0;    // of the next zero-copy buffer
-  std::vector<ZeroCopyBuffer> zero_copy;  // oldest first; only the last may have bytes that are not sent
+  uint32_t discarded = 0;           // bytes thrown away in kDiscard; it is reset long before they overflow
+  uint64_t bytes = 0;               // read from the source
+  std::unique_ptr<HeldBytes> held;  // null: nothing
 
-  bool HoldsBytes() const {
-    return has_buffer || !residue[0].empty() || !residue[1].empty() || pipe_bytes > 0 ||
-           (!zero_copy.empty() && zero_copy.back().offset < zero_copy.back().size);
+  bool HoldsBytes() const { return has_buffer || (held && held->AnythingToSend()); }
+  uint32_t pipe_bytes() const { return held ? held->pipe_bytes : 0; }
+  HeldBytes& Held() {
+    if (!held) held = std::make_unique<HeldBytes>();
+    return *held;
   }
 };
+static_assert(sizeof(Direction) == 32);
 
 enum class ConnectionState : uint8_t { kFree, kHello, kDialing, kRelaying, kRejecting, kTerminating };
 
 // What is needed only until the resumption verdict has been read; freed then.
 struct HelloContext {
   ClientHello hello;
-  SocketAddress node_address;        // the kernel reads it when the connect is submitted; the table may be gone by then
+  PrivateBytes bytes;                // received and not yet sent to a node
   bool parsed = false;               // `hello` holds a complete ClientHello
   bool proxy_header_taken = false;
+  SocketAddress proxied_client;      // as a PROXY header says; AF_UNSPEC without one
+  SocketAddress proxied_local;       // what that client connected to
+  SocketAddress node_address;        // the kernel reads it when the connect is submitted; the table may be gone by then
+  Instant dial_began{};
+  Instant dial_deadline{};           // of all attempts to connect
+  Instant attempt_deadline{};        // of this one
+  bool attempt_timed_out = false;
+  bool local_dial_error = false;
+  std::array<NodeIndex, limits::kMaxDialAttempts> tried{};
   std::vector<uint8_t> server_bytes; // the node's first bytes, while they are too few for a verdict
 };
+
+// As a record keeps them: up to 71 minutes.
+inline uint32_t Microseconds(Duration d) {
+  return static_cast<uint32_t>(std::min<int64_t>(d / std::chrono::microseconds(1), UINT32_MAX));
+}
 
 // A connection has one timer, its base: whatever deadline comes first.
 struct Connection : TimerEntry {
   ConnectionState state = ConnectionState::kFree;
-  uint32_t slot = 0;
+  CloseReason close_reason = CloseReason::kDone;
   uint16_t generation = 0;
+  uint32_t slot = 0;
   std::array<Fd, 2> fd;                  // by Side
   std::array<uint16_t, 2> pending{};     // by Side: bits of Op
   uint16_t zero_copy_owed = 0;           // notifications of SEND_ZC; they may come after the descriptor is closed
+  uint8_t attempts = 0;
+  bool counted_active : 1 = false;       // in NodeCounters::active of choice.node
+  bool joined : 1 = false;               // relaying with choice.node has begun
+  bool verdict_pending : 1 = false;
+  bool keep_alive : 1 = false;           // the node's socket has its keep-alive
   std::array<Direction, 2> direction;    // by the source's Side
-
   Instant last_activity{};
-  Instant state_deadline{};              // of this attempt to connect
-  Instant dial_deadline{};               // of all attempts
+  std::unique_ptr<HelloContext> context;
 
   // What was decided, and what the log will say.
   ListenerIndex listener{};
   RouteChoice route;
   NodeChoice choice;
-  std::array<NodeIndex, limits::kMaxDialAttempts> tried{};
-  uint8_t attempts = 0;
-  bool counted_active = false;           // in NodeCounters::active of choice.node
-  bool joined = false;                   // relaying with choice.node has begun
-  bool attempt_timed_out = false;
-  bool local_dial_error = false;
-  CloseReason close_reason = CloseReason::kDone;
   HelloVerdict hello_verdict = HelloVerdict::kNeedMore;
   NotTlsKind not_tls = NotTlsKind::kNone;
   ResumptionVerdict resumption = ResumptionVerdict::kUnknown;
-  bool verdict_pending = false;
-  bool tls13 = false, early_data = false, ech = false;
+  bool tls13 : 1 = false, early_data : 1 = false, ech : 1 = false;
+  InternetEndpoint client_address;        // of the socket, or as a PROXY header says
   uint32_t token_digest = 0;
+  uint32_t hello_microseconds = 0;
+  uint32_t connect_microseconds = 0;
   Instant accepted_at{};
-  Duration hello_time{};
-  Duration connect_time{};
-  Instant dial_began{};
-  std::string server_name;
-  std::string node_name;
-  SocketAddress client_address;  // of the socket, or as a PROXY header says
-  SocketAddress local_address;   // known only from a PROXY header
-  std::unique_ptr<HelloContext> context;
+  std::unique_ptr<char[]> server_name;   // ends with a zero byte; only when it is logged
 
   bool IsPending(Side side, Op op) const { return (pending[Index(side)] >> static_cast<int>(op)) & 1; }
   bool AnythingPending() const { return pending[0] != 0 || pending[1] != 0 || zero_copy_owed != 0; }
   uint64_t TagOf(Op op, Side side) const { return Tag{slot, generation, op, side}.Pack(); }
 };
 
-// The memory of an idle relay is this and nothing else of ours; a worker's slab is this times its share of max_connections.
-static_assert(sizeof(Connection) <= 832);
+// The memory of an idle relay is this and its server's name, and nothing else of ours.
+static_assert(sizeof(Connection) <= 208);
 
 }  // namespace hud

@@ -27,7 +27,7 @@ struct DataPlaneOptions {
   bool pin_workers = true;            // worker i to the i-th core that this process may use
   RelayMode relay_mode = RelayMode::kAuto;
   unsigned max_connections = 1000;    // of the whole process; a worker at its share stops accepting until one ends
-  size_t pipe_bytes = 256 * 1024;     // size asked for a pipe; the one granted is read back
+  size_t pipe_bytes = 1024 * 1024;    // size asked for a pipe; the one granted is read back
   unsigned pipes_per_worker = 128;    // budget
   size_t hello_budget_bytes = 64 << 20;  // of a worker, for held hellos
   bool log_connections = true;        // queue a ConnectionRecord when a connection ends

@@ -9,16 +9,11 @@
 #include "core/check.h"
 #include "core/dial_budget.h"
 #include "core/proxy_protocol.h"
+#include "ring/socket_names.h"
 #include "ring/worker.h"
 
 namespace hud {
 namespace {
-
-// A node that loses its power says nothing. An idle relay to it is found out by keep-alive after 10 + 3 × 5 s (tcp(7)),
-// one with unacknowledged bytes by OnRelayTimer().
-constexpr int kKeepAliveIdleSeconds = 10;
-constexpr int kKeepAliveIntervalSeconds = 5;
-constexpr int kKeepAliveProbes = 3;
 
 // A client that goes away during a quick connect is noticed right after it; only a slow connect is worth a poll.
 constexpr Duration kWatchClientAfter = std::chrono::milliseconds(100);
@@ -48,18 +43,20 @@ uint64_t ClientHash(const SocketAddress& client) { return SipHash(SipKey{}, clie
 
 void Worker::BeginDial(Connection& c) {
   Enter(c, ConnectionState::kDialing);
-  c.dial_began = now_;
-  c.dial_deadline = now_ + table_->timeouts.connect;
+  c.context->dial_began = now_;
+  c.context->dial_deadline = now_ + table_->timeouts.connect;
   if (table_->pools[Raw(c.route.pool)].proxy_protocol == ProxyProtocol::kV2) PrependProxyHeader(c);
   DialNext(c);
 }
 
 void Worker::DialNext(Connection& c) {
+  HelloContext& dial = *c.context;
+  const PoolView& pool = table_->pools[Raw(c.route.pool)];
   const uint32_t allowed = std::min<uint32_t>(table_->dial_attempts, limits::kMaxDialAttempts);
-  if (c.attempts >= allowed || now_ >= c.dial_deadline) return NoMoreNodes(c);
-  const ChoiceContext context{*table_, *shared_.affinity, *shared_.nodes, now_, Random(), ClientHash(c.client_address)};
-  const NodeChoice choice = ChooseNode(context, c.route.pool, c.context->parsed ? &c.context->hello : nullptr,
-                                       {c.tried.data(), c.attempts});
+  if (c.attempts >= allowed || now_ >= dial.dial_deadline) return NoMoreNodes(c);
+  const uint64_t client_hash = pool.balance == Balance::kMaglev ? ClientHash(ClientAddress(c)) : 0;
+  const ChoiceContext context{*table_, *shared_.affinity, *shared_.nodes, now_, Random(), client_hash};
+  const NodeChoice choice = ChooseNode(context, c.route.pool, dial.parsed ? &dial.hello : nullptr, {dial.tried.data(), c.attempts});
   if (!choice.node) return NoMoreNodes(c);
   c.choice = choice;
   counters_.choices[static_cast<size_t>(choice.reason)].Add();
@@ -68,35 +65,38 @@ void Worker::DialNext(Connection& c) {
   }
   if (c.attempts > 0) counters_.connect_retries.Add();
   const NodeView& node = table_->nodes[Raw(choice.node.index)];
-  c.node_name = node.name;
-  c.tried[c.attempts++] = choice.node.index;
+  NameNode(choice.node.index, node.name);
+  dial.tried[c.attempts++] = choice.node.index;
   if (!OpenNodeSocket(c, node.address)) {
-    c.local_dial_error = true;
+    dial.local_dial_error = true;
     return NoMoreNodes(c);
   }
   shared_.nodes->node(choice.node.index).active.fetch_add(1, std::memory_order_relaxed);
   c.counted_active = true;
-  c.attempt_timed_out = false;
-  const SocketAddress& address = c.context->node_address = node.address;
-  ring_->Connect(c.fd[Index(Side::kNode)].get(), address.data(), address.size(), c.TagOf(Op::kConnect, Side::kNode));
+  dial.attempt_timed_out = false;
+  const SocketAddress& address = dial.node_address = node.address;
+  ring_->ConnectAndSend(c.fd[Index(Side::kNode)].get(), address.data(), address.size(), c.TagOf(Op::kConnect, Side::kNode),
+                        dial.bytes.rest(), c.TagOf(Op::kSend, Side::kNode));
   Owe(c, Op::kConnect, Side::kNode);
-  const auto members = static_cast<uint32_t>(table_->pools[Raw(c.route.pool)].members.size());
+  Owe(c, Op::kSend, Side::kNode);
+  const auto members = static_cast<uint32_t>(pool.members.size());
   const uint32_t attempts_left = std::min(allowed, std::max<uint32_t>(members, c.attempts)) - c.attempts + 1;
-  c.state_deadline = now_ + DialAttemptLimit(c.dial_deadline - now_, attempts_left);
-  SetTimer(c, std::min(c.state_deadline, now_ + kWatchClientAfter));
+  dial.attempt_deadline = now_ + DialAttemptLimit(dial.dial_deadline - now_, attempts_left);
+  SetTimer(c, std::min(dial.attempt_deadline, now_ + kWatchClientAfter));
+}
+
+// For the log. A slot of the table is given to no other node while a connection to it is open, so the name stays right.
+void Worker::NameNode(NodeIndex node, std::string_view name) {
+  if (node_names_.size() <= Raw(node)) node_names_.resize(Raw(node) + 1);
+  if (node_names_[Raw(node)] != name) node_names_[Raw(node)] = name;
 }
 
 // The node's first bytes are then ours, not the client's: a PROXY v2 header in front of the hello.
 void Worker::PrependProxyHeader(Connection& c) {
-  if (c.local_address.family() == AF_UNSPEC) {
-    sockaddr_storage local;
-    socklen_t size = sizeof local;
-    if (getsockname(c.fd[Index(Side::kClient)].get(), reinterpret_cast<sockaddr*>(&local), &size) == 0) {
-      c.local_address = SocketAddress::FromSockaddr(reinterpret_cast<sockaddr*>(&local), size);
-    }
-  }
-  const ProxyV2Header header = WriteProxyV2(c.client_address, c.local_address);
-  PrivateBytes& hello = c.direction[Index(Side::kClient)].residue[0];
+  SocketAddress local = c.context->proxied_local;
+  if (local.family() == AF_UNSPEC) local = LocalOf(c.fd[Index(Side::kClient)].get());
+  const ProxyV2Header header = WriteProxyV2(ClientAddress(c), local);
+  PrivateBytes& hello = c.context->bytes;
   PrivateBytes both;
   both.capacity = both.size = static_cast<uint32_t>(header.size) + hello.size;
   both.data = std::make_unique_for_overwrite<uint8_t[]>(both.size);
@@ -104,17 +104,17 @@ void Worker::PrependProxyHeader(Connection& c) {
   std::memcpy(both.data.get() + header.size, hello.data.get(), hello.size);
   held_hello_bytes_ += header.size;
   counters_.private_bytes.Add(both.capacity);
-  FreeResidue(hello);
+  FreePrivate(hello);
   hello = std::move(both);
 }
 
 void Worker::NoMoreNodes(Connection& c) {
-  if (c.local_dial_error) return Terminate(c, CloseReason::kLocalError);
+  if (c.context->local_dial_error) return Terminate(c, CloseReason::kLocalError);
   if (c.attempts == 0) {
     shared_.nodes->pool(c.route.pool).no_usable_node.fetch_add(1, std::memory_order_relaxed);
     return Terminate(c, CloseReason::kNoUsableNode);
   }
-  Terminate(c, c.attempt_timed_out ? CloseReason::kConnectTimeout : CloseReason::kConnectFailed);
+  Terminate(c, c.context->attempt_timed_out ? CloseReason::kConnectTimeout : CloseReason::kConnectFailed);
 }
 
 bool Worker::OpenNodeSocket(Connection& c, const SocketAddress& address) {
@@ -124,19 +124,28 @@ bool Worker::OpenNodeSocket(Connection& c, const SocketAddress& address) {
     SetOption(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
     // The node's answer carries the acknowledgement: three segments a connection fewer (FACTS 4).
     SetOption(fd.get(), IPPROTO_TCP, TCP_QUICKACK, 0);
-    SetOption(fd.get(), SOL_SOCKET, SO_KEEPALIVE, 1);
-    SetOption(fd.get(), IPPROTO_TCP, TCP_KEEPIDLE, kKeepAliveIdleSeconds);
-    SetOption(fd.get(), IPPROTO_TCP, TCP_KEEPINTVL, kKeepAliveIntervalSeconds);
-    SetOption(fd.get(), IPPROTO_TCP, TCP_KEEPCNT, kKeepAliveProbes);
   }
   c.fd[Index(Side::kNode)] = std::move(fd);
   return true;
 }
 
-void Worker::OnConnect(Connection& c, int result) {
-  if (result < 0) return DialFailed(c, c.attempt_timed_out ? ETIMEDOUT : -result);
+void Worker::OnConnectFailed(Connection& c, int error) { DialFailed(c, c.context->attempt_timed_out ? ETIMEDOUT : error); }
+
+// The connect succeeded, and this is what became of the hello.
+void Worker::OnHelloSent(Connection& c, int result) {
   shared_.nodes->node(c.choice.node.index).connect_failures.store(0, std::memory_order_relaxed);
+  held_hello_bytes_ -= c.context->bytes.size;
+  PrivateBytes hello = std::exchange(c.context->bytes, PrivateBytes());
+  hello.offset += static_cast<uint32_t>(std::max(result, 0));
+  if (hello.empty()) {
+    FreePrivate(hello);
+  } else {
+    c.direction[Index(Side::kClient)].Held().rest = std::move(hello);
+  }
   Joined(c);
+  BeginRelay(c);
+  if (result < 0 && result != -EAGAIN) return OnSinkError(c, Side::kNode, -result);
+  SendHeld(c, Side::kClient);
 }
 
 // Only a failed connect leads here: once a connect has succeeded, the hello may be with the node, and with it early
@@ -146,9 +155,9 @@ void Worker::DialFailed(Connection& c, int error) {
   c.fd[Index(Side::kNode)].Reset();
   counters_.connect_failures.Add();
   if (IsLocalError(error)) {
-    c.local_dial_error = true;
+    c.context->local_dial_error = true;
   } else {
-    c.local_dial_error = false;
+    c.context->local_dial_error = false;
     NodeCounters& node = shared_.nodes->node(c.choice.node.index);
     node.connect_failures.fetch_add(1, std::memory_order_relaxed);
     node.failed_connects.fetch_add(1, std::memory_order_relaxed);
@@ -157,21 +166,20 @@ void Worker::DialFailed(Connection& c, int error) {
 }
 
 void Worker::OnDialTimer(Connection& c) {
-  if (now_ < c.state_deadline) {
+  if (now_ < c.context->attempt_deadline) {
     WatchErrors(c, Side::kClient);
-    return SetTimer(c, c.state_deadline);
+    return SetTimer(c, c.context->attempt_deadline);
   }
   // The attempt's time is over; its completion comes as -ECANCELED, or as a success that was on its way.
-  c.attempt_timed_out = true;
+  c.context->attempt_timed_out = true;
   ring_->Cancel(c.TagOf(Op::kConnect, Side::kNode));
 }
 
 void Worker::Joined(Connection& c) {
   Enter(c, ConnectionState::kRelaying);
   c.joined = true;
-  c.connect_time = now_ - c.dial_began;
+  c.connect_microseconds = Microseconds(now_ - c.context->dial_began);
   c.last_activity = now_;
-  held_hello_bytes_ -= c.direction[Index(Side::kClient)].residue[0].size;
   NodeCounters& node = shared_.nodes->node(c.choice.node.index);
   PoolCounters& pool = shared_.nodes->pool(c.route.pool);
   node.total.fetch_add(1, std::memory_order_relaxed);
@@ -183,7 +191,6 @@ void Worker::Joined(Connection& c) {
   } else {
     c.context.reset();
   }
-  BeginRelay(c);
 }
 
 void Worker::ReleaseNode(Connection& c) {

@@ -7,6 +7,7 @@
 #include "core/proxy_protocol.h"
 #include "core/tls_record.h"
 #include "core/token_lookup.h"
+#include "ring/socket_names.h"
 #include "ring/worker.h"
 
 namespace hud {
@@ -14,35 +15,35 @@ namespace {
 
 constexpr Duration kRejectingTime = std::chrono::seconds(1);
 
+std::unique_ptr<char[]> CopyOf(std::string_view text) {
+  auto copy = std::make_unique_for_overwrite<char[]>(text.size() + 1);
+  std::memcpy(copy.get(), text.data(), text.size());
+  copy[text.size()] = 0;
+  return copy;
+}
+
 }  // namespace
 
 void Worker::BeginHello(Connection& c) {
   Enter(c, ConnectionState::kHello);
   c.context = std::make_unique<HelloContext>();
-  sockaddr_storage peer;
-  socklen_t size = sizeof peer;
-  if (getpeername(c.fd[Index(Side::kClient)].get(), reinterpret_cast<sockaddr*>(&peer), &size) == 0) {
-    c.client_address = SocketAddress::FromSockaddr(reinterpret_cast<sockaddr*>(&peer), size);
-  }
-  SetTimer(c, now_ + table_->listeners[Raw(c.listener)].hello_deadline);
-  RequestRecv(c, Side::kClient);
+  if (options_.log_connections) (void)ClientAddress(c);  // a client that is gone can no longer be asked
+  const ListenerView& listener = table_->listeners[Raw(c.listener)];
+  SetTimer(c, now_ + listener.hello_deadline);
+  RequestRecv(c, Side::kClient, Expected::kNow);
+}
+
+// Asked for when somebody wants to know: it is a system call.
+SocketAddress Worker::ClientAddress(Connection& c) {
+  if (c.context->proxied_client.family() != AF_UNSPEC) return c.context->proxied_client;
+  if (!c.client_address) c.client_address = InternetEndpoint(PeerOf(c.fd[Index(Side::kClient)].get()));
+  return c.client_address.ToSocketAddress();
 }
 
 // Appends to what is held of the client's first bytes; false when this worker's budget for them is used up.
 bool Worker::Hold(Connection& c, Bytes bytes) {
   if (held_hello_bytes_ + bytes.size() > options_.hello_budget_bytes) return false;
-  PrivateBytes& held = c.direction[Index(Side::kClient)].residue[0];
-  const size_t needed = held.size + bytes.size();
-  if (needed > held.capacity) {
-    const auto capacity = static_cast<uint32_t>(std::max<size_t>(needed, size_t{held.capacity} * 2));
-    auto grown = std::make_unique_for_overwrite<uint8_t[]>(capacity);
-    if (held.size > 0) std::memcpy(grown.get(), held.data.get(), held.size);
-    counters_.private_bytes.Add(capacity - held.capacity);
-    held.data = std::move(grown);
-    held.capacity = capacity;
-  }
-  std::memcpy(held.data.get() + held.size, bytes.data(), bytes.size());
-  held.size += static_cast<uint32_t>(bytes.size());
+  Append(c.context->bytes, bytes);
   held_hello_bytes_ += bytes.size();
   return true;
 }
@@ -59,16 +60,18 @@ void Worker::OnHelloBytes(Connection& c, Bytes bytes) {
 
 // On a listener that expects it: the PROXY header comes off the front of what is held. False: not yet, or closed.
 bool Worker::TakeProxyHeader(Connection& c) {
-  PrivateBytes& held = c.direction[Index(Side::kClient)].residue[0];
+  PrivateBytes& held = c.context->bytes;
   ProxyHeader header;
   switch (ParseProxyHeader(held.rest(), header)) {
-    case ProxyHeaderVerdict::kNeedMore: RequestRecv(c, Side::kClient); return false;
+    case ProxyHeaderVerdict::kNeedMore: RequestRecv(c, Side::kClient, Expected::kLater); return false;
     case ProxyHeaderVerdict::kMalformed: Terminate(c, CloseReason::kProxyHeader); return false;
     case ProxyHeaderVerdict::kComplete: break;
   }
   if (header.source.family() != AF_UNSPEC) {
-    c.client_address = header.source;
-    c.local_address = header.destination;
+    c.context->proxied_client = header.source;
+    c.context->proxied_local = header.destination;
+    // A unix socket's path has no place there: then the log names the balancer that spoke for it.
+    if (const InternetEndpoint client(header.source); client) c.client_address = client;
   }
   held.size -= static_cast<uint32_t>(header.bytes_used);
   held_hello_bytes_ -= header.bytes_used;
@@ -81,21 +84,21 @@ bool Worker::TakeProxyHeader(Connection& c) {
 void Worker::JudgeHello(Connection& c) {
   const ListenerView& listener = table_->listeners[Raw(c.listener)];
   if (listener.accept_proxy_protocol && !c.context->proxy_header_taken && !TakeProxyHeader(c)) return;
-  const Bytes held = c.direction[Index(Side::kClient)].residue[0].rest();
+  const Bytes held = c.context->bytes.rest();
   const HelloVerdict verdict = ParseClientHello(held, listener.hello_max_bytes, c.context->hello);
-  if (verdict == HelloVerdict::kNeedMore) return RequestRecv(c, Side::kClient);
+  if (verdict == HelloVerdict::kNeedMore) return RequestRecv(c, Side::kClient, Expected::kLater);
   HelloDone(c, verdict);
 }
 
 void Worker::HelloDone(Connection& c, HelloVerdict verdict) {
   c.hello_verdict = verdict;
-  c.hello_time = now_ - c.accepted_at;
+  c.hello_microseconds = Microseconds(now_ - c.accepted_at);
   ClientHello& hello = c.context->hello;
   switch (verdict) {
     case HelloVerdict::kComplete:
       counters_.hello_complete.Add();
       c.context->parsed = true;
-      c.server_name = hello.server_name();
+      if (options_.log_connections) c.server_name = CopyOf(hello.server_name());
       c.tls13 = hello.offers_tls13;
       c.early_data = hello.early_data;
       c.ech = hello.ech;
@@ -105,7 +108,7 @@ void Worker::HelloDone(Connection& c, HelloVerdict verdict) {
       break;
     case HelloVerdict::kNotTls:
       counters_.hello_not_tls.Add();
-      c.not_tls = ClassifyNotTls(c.direction[Index(Side::kClient)].residue[0].rest());
+      c.not_tls = ClassifyNotTls(c.context->bytes.rest());
       counters_.not_tls[static_cast<size_t>(c.not_tls)].Add();
       break;
     case HelloVerdict::kMalformed: counters_.hello_malformed.Add(); break;
@@ -129,7 +132,7 @@ void Worker::Reject(Connection& c) {
   }
   shutdown(client, SHUT_WR);
   SetTimer(c, now_ + kRejectingTime);
-  RequestRecv(c, Side::kClient);
+  RequestRecv(c, Side::kClient, Expected::kLater);
 }
 
 }  // namespace hud

@@ -14,11 +14,16 @@ namespace hud {
 #ifndef IORING_SEND_ZC_REPORT_USAGE
 #define IORING_SEND_ZC_REPORT_USAGE (1U << 3)  // 6.2
 #endif
+#ifndef IORING_FEAT_MIN_TIMEOUT
+#define IORING_FEAT_MIN_TIMEOUT (1U << 15)  // 6.12
+#endif
 
 struct KernelFeatures {
   unsigned setup_flags = 0;    // the best rung that the kernel took
   bool zero_copy_send = false; // IORING_OP_SEND_ZC, 6.0
   bool zero_copy_usage = false;  // IORING_SEND_ZC_REPORT_USAGE, 6.2
+  bool bounded_multishot_recv = false;  // sqe->optlen of a multishot receive, 6.17
+  bool minimum_wait = false;     // io_uring_getevents_arg::min_wait_usec, 6.12
   std::string Describe() const;
 };
 

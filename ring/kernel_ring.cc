@@ -1,6 +1,7 @@
 #include "ring/kernel_ring.h"
 
 #include <liburing.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/utsname.h>
 
@@ -17,6 +18,7 @@ namespace hud {
 namespace {
 
 constexpr uint16_t kBufferGroup = 0;
+constexpr uint64_t kNoTag = 0;  // Op::kIgnored: only failures complete, and say nothing new
 
 std::string ErrnoText(int error) { return std::strerror(error); }
 
@@ -25,7 +27,10 @@ class KernelRing final : public Ring {
   explicit KernelRing(const KernelRingOptions& options) : options_(options) {}
 
   ~KernelRing() override {
-    if (created_) io_uring_queue_exit(&ring_);
+    if (created_) {
+      io_uring_submit(&ring_);  // descriptors that wait to be closed
+      io_uring_queue_exit(&ring_);
+    }
     if (buffer_ring_ != nullptr) munmap(buffer_ring_, BufferRingBytes());
     if (buffers_ != nullptr) munmap(buffers_, BuffersBytes());
   }
@@ -55,18 +60,29 @@ class KernelRing final : public Ring {
     sqe->user_data = user_data;
   }
 
-  void Recv(int fd, uint64_t user_data) override {
+  void Recv(int fd, Expected expected, uint64_t user_data) override {
     io_uring_sqe* sqe = NextSqe();
     io_uring_prep_recv(sqe, fd, nullptr, options_.buffer_bytes, 0);
+    if (expected == Expected::kLater) sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
     sqe->flags |= IOSQE_BUFFER_SELECT;
     sqe->buf_group = kBufferGroup;
     sqe->user_data = user_data;
+  }
+
+  void RecvMultishot(int fd, Expected expected, uint32_t limit, uint64_t user_data) override {
+    Recv(fd, expected, user_data);
+    if (!options_.features.bounded_multishot_recv) return;
+    io_uring_sqe* sqe = LastSqe();
+    sqe->ioprio |= IORING_RECV_MULTISHOT;
+    sqe->len = 0;              // each time as much as a buffer takes
+    sqe->file_index = limit;   // where newer headers have optlen
   }
 
   void Send(int fd, Bytes data, uint64_t user_data) override {
     io_uring_sqe* sqe = NextSqe();
     io_uring_prep_send(sqe, fd, data.data(), data.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
     sqe->user_data = user_data;
+    ++sends_queued_;
   }
 
   void SendZeroCopy(int fd, Bytes data, uint64_t user_data) override {
@@ -76,10 +92,14 @@ class KernelRing final : public Ring {
     sqe->user_data = user_data;
   }
 
-  void Connect(int fd, const sockaddr* address, socklen_t size, uint64_t user_data) override {
+  void ConnectAndSend(int fd, const sockaddr* address, socklen_t size, uint64_t connect_tag, Bytes data, uint64_t send_tag) override {
+    MakeRoom(2);  // a link does not reach over two submissions
     io_uring_sqe* sqe = NextSqe();
     io_uring_prep_connect(sqe, fd, address, size);
-    sqe->user_data = user_data;
+    // When the connect fails, the flag also keeps the send that is cancelled with it from completing.
+    sqe->flags |= IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS;
+    sqe->user_data = connect_tag;
+    Send(fd, data, send_tag);
   }
 
   void Poll(int fd, uint32_t events, uint64_t user_data) override {
@@ -91,17 +111,28 @@ class KernelRing final : public Ring {
   void Cancel(uint64_t target) override {
     io_uring_sqe* sqe = NextSqe();
     io_uring_prep_cancel64(sqe, target, 0);
-    sqe->user_data = 0;
+    sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+    sqe->user_data = kNoTag;
   }
 
-  size_t Wait(std::span<Completion> completions, Duration timeout) override {
+  void Close(Fd fd) override {
+    io_uring_sqe* sqe = NextSqe();
+    io_uring_prep_close(sqe, fd.Release());
+    sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+    sqe->user_data = kNoTag;
+  }
+
+  void Submit() override { CheckSubmitted(io_uring_submit(&ring_)); }
+
+  size_t Wait(std::span<Completion> completions, Duration timeout, Batch batch) override {
     if (io_uring_cq_ready(&ring_) > 0 || timeout == Duration::zero()) {
       // Not a mere submit: with deferred task work only a call that asks for events lets requests that waited complete
       // (accepts, the worker's orders), and completions made by the submission itself could be there in every turn.
       CheckSubmitted(io_uring_submit_and_get_events(&ring_));
     } else {
-      SubmitAndWait(timeout);
+      SubmitAndWait(timeout, options_.features.minimum_wait ? batch : Batch());
     }
+    sends_queued_ = 0;
     return Harvest(completions);
   }
 
@@ -148,35 +179,50 @@ class KernelRing final : public Ring {
     return absl::OkStatus();
   }
 
-  // The next free submission entry; a full queue is submitted first. -EBUSY and -EAGAIN are the kernel's back-pressure:
+  // Submits until that many submission entries are free. -EBUSY and -EAGAIN are the kernel's back-pressure:
   // it takes requests again once completions have been moved out, which Submit() does through the overflow flush.
-  io_uring_sqe* NextSqe() {
-    io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
-    for (int tries = 0; sqe == nullptr; ++tries) {
+  void MakeRoom(unsigned entries) {
+    for (int tries = 0; io_uring_sq_space_left(&ring_) < entries; ++tries) {
       HUD_CHECK(tries < 1000);
       Submit();
-      sqe = io_uring_get_sqe(&ring_);
-      if (sqe == nullptr) SetAsideCompletions();
+      if (io_uring_sq_space_left(&ring_) < entries) SetAsideCompletions();
     }
-    return sqe;
   }
 
-  void Submit() { CheckSubmitted(io_uring_submit(&ring_)); }
+  io_uring_sqe* NextSqe() {
+    MakeRoom(1);
+    return io_uring_get_sqe(&ring_);
+  }
+
+  io_uring_sqe* LastSqe() { return &ring_.sq.sqes[(ring_.sq.sqe_tail - 1) & ring_.sq.ring_mask]; }
 
   static void CheckSubmitted(int submitted) {
     HUD_CHECK(submitted >= 0 || submitted == -EBUSY || submitted == -EAGAIN || submitted == -EINTR);
   }
 
-  void SubmitAndWait(Duration timeout) {
-    io_uring_cqe* cqe = nullptr;
-    int result;
-    if (timeout == Duration::max()) {
-      result = io_uring_submit_and_wait(&ring_, 1);
-    } else {
-      __kernel_timespec when{timeout.count() / 1'000'000'000, timeout.count() % 1'000'000'000};
-      result = io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, &when, nullptr);
+  // liburing 2.3 knows no minimum wait: the system call is made here.
+  void SubmitAndWait(Duration timeout, Batch batch) {
+    const __kernel_timespec when{timeout.count() / 1'000'000'000, timeout.count() % 1'000'000'000};
+    io_uring_getevents_arg argument{};
+    argument.sigmask_sz = _NSIG / 8;
+    if (timeout != Duration::max()) argument.ts = reinterpret_cast<uintptr_t>(&when);
+    unsigned wanted = 1;
+    if (batch.completions > 1) {
+      wanted = batch.completions + sends_queued_;
+      argument.pad = static_cast<uint32_t>(batch.patience / std::chrono::microseconds(1));  // min_wait_usec since 6.12
     }
+    const int result = io_uring_enter2(ring_.enter_ring_fd, TakeSubmissions(), wanted, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,
+                                       reinterpret_cast<sigset_t*>(&argument), sizeof argument);
     HUD_CHECK(result >= 0 || result == -ETIME || result == -EINTR || result == -EBUSY || result == -EAGAIN);
+  }
+
+  // Shows the kernel all entries that were filled, and says how many it has not taken yet.
+  unsigned TakeSubmissions() {
+    io_uring_sq& queue = ring_.sq;
+    unsigned tail = *queue.ktail;
+    for (; queue.sqe_head != queue.sqe_tail; ++queue.sqe_head) queue.array[tail++ & queue.ring_mask] = queue.sqe_head & queue.ring_mask;
+    io_uring_smp_store_release(queue.ktail, tail);
+    return tail - *queue.khead;
   }
 
   // When the submission queue stays full because the completion queue is: make room without handing anything out yet.
@@ -211,6 +257,7 @@ class KernelRing final : public Ring {
       c.result = cqe->res;
       c.more = (cqe->flags & IORING_CQE_F_MORE) != 0;
       c.notification = (cqe->flags & IORING_CQE_F_NOTIF) != 0;
+      c.more_to_read = (cqe->flags & IORING_CQE_F_SOCK_NONEMPTY) != 0;
       c.has_buffer = (cqe->flags & IORING_CQE_F_BUFFER) != 0;
       if (c.has_buffer) {
         c.buffer = static_cast<uint16_t>(cqe->flags >> IORING_CQE_BUFFER_SHIFT);
@@ -227,6 +274,7 @@ class KernelRing final : public Ring {
   uint8_t* buffers_ = nullptr;
   io_uring_buf_ring* buffer_ring_ = nullptr;
   size_t with_caller_ = 0;
+  unsigned sends_queued_ = 0;  // since the last wait
   std::vector<Completion> set_aside_;
 };
 
@@ -265,7 +313,9 @@ absl::Status CannotSetUp(int error) {
 std::string KernelFeatures::Describe() const {
   return absl::StrCat("io_uring: ", (setup_flags & IORING_SETUP_DEFER_TASKRUN) ? "deferred task work" : "cooperative task work (Linux 6.1 would be better)",
                       zero_copy_send ? ", zero-copy send" : ", no zero-copy send (needs Linux 6.0)",
-                      zero_copy_send && !zero_copy_usage ? " without usage report (needs Linux 6.2)" : "");
+                      zero_copy_send && !zero_copy_usage ? " without usage report (needs Linux 6.2)" : "",
+                      bounded_multishot_recv ? ", bounded multishot receive" : ", single receives (multishot needs Linux 6.17)",
+                      minimum_wait ? ", batched waits" : ", no batched waits (needs Linux 6.12)");
 }
 
 absl::StatusOr<KernelFeatures> ProbeFeatures() {
@@ -284,6 +334,8 @@ absl::StatusOr<KernelFeatures> ProbeFeatures() {
     return absl::UnavailableError("this kernel's io_uring is too old for hudsucker: use Linux 5.19 or newer");
   }
   if (error < 0) return CannotSetUp(-error);
+  features.bounded_multishot_recv = KernelIsAtLeast(6, 17);
+  features.minimum_wait = (ring.features & IORING_FEAT_MIN_TIMEOUT) != 0;
   if (io_uring_probe* probe = io_uring_get_probe_ring(&ring); probe != nullptr) {
     features.zero_copy_send = io_uring_opcode_supported(probe, IORING_OP_SEND_ZC) != 0;
     features.zero_copy_usage = features.zero_copy_send && KernelIsAtLeast(6, 2);

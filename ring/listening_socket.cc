@@ -18,6 +18,8 @@ namespace {
 
 constexpr std::chrono::milliseconds kPatienceForTheDead{1000};
 constexpr std::chrono::milliseconds kBetweenTries{10};
+// How long the kernel keeps a client that says nothing to itself. It counts in repeated SYN-ACKs: one.
+constexpr int kDeferSeconds = 1;
 
 absl::Status BindError(const SocketAddress& address, const ListenerConfig& listener, int error) {
   std::string hint;
@@ -53,7 +55,8 @@ absl::StatusOr<Fd> Listen(const SocketAddress& address, const ListenerConfig& li
   SetOption(fd.get(), SOL_SOCKET, SO_REUSEPORT, 1);
   // Inherited by accepted sockets (tcp(7), FACTS 4): no system call a connection for them.
   SetOption(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
-  SetOption(fd.get(), IPPROTO_TCP, TCP_QUICKACK, 0);
+  if (!listener.quick_ack) SetOption(fd.get(), IPPROTO_TCP, TCP_QUICKACK, 0);
+  if (listener.defer_accept) SetOption(fd.get(), IPPROTO_TCP, TCP_DEFER_ACCEPT, kDeferSeconds);
   SetOption(fd.get(), SOL_SOCKET, SO_KEEPALIVE, 1);
   if (address.family() == AF_INET6) SetOption(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, 0);  // "[::]:443" serves IPv4 too
   if (bind(fd.get(), address.data(), address.size()) != 0) return BindError(address, listener, errno);

@@ -18,7 +18,7 @@ enum class Op : uint8_t {
   kRecv,        // into a buffer of the shared ring
   kSend,        // never waits: MSG_DONTWAIT
   kZeroCopy,    // SEND_ZC; two completions: result, then notification
-  kConnect,
+  kConnect,     // with the kSend of the hello linked behind it: one of the two completes
   kPollIn,      // readable, for a side that is read with splice or into a zero-copy buffer
   kPollOut,     // writable, for a sink that did not take all
   kPollError,   // a paused or waiting side: reset or end of the peer

@@ -1,6 +1,6 @@
-// The small engine, where every direction starts: one message, one shared buffer, one send. The receive for the next
-// message is submitted together with the send of this one; if the sink turns out to be slow, at most that one more
-// buffer arrives, both go to private memory, and the direction stops receiving until they are sent.
+// The small engine, where every direction starts: one message, one shared buffer, one send. The receive goes on meanwhile,
+// but within a limit; if the sink turns out to be slow, no more than that arrives, it goes to private memory, and the
+// direction stops receiving until all of it is sent.
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -19,11 +19,29 @@
 namespace hud {
 namespace {
 
+// What one receive may bring before it has to be asked for again: the most that can arrive behind a sink that stops. Two
+// full buffers, so that a stream turns to bulk just when the receive ends.
+constexpr uint32_t kReceiveLimit = 32 * 1024;
 // What a stalled sink leaves in a pipe moves to private memory after this time, and the pipe goes to somebody else.
 constexpr Duration kPipeStall = std::chrono::milliseconds(100);
 // A source whose sink is gone may send this much more before it is reset; a late close_notify is 24 bytes.
 constexpr uint64_t kDiscardAllowance = 256 * 1024;
 constexpr Duration kDiscardCheck = std::chrono::milliseconds(20);
+
+// A node that loses its power says nothing. An idle relay to it is found out by keep-alive after 10 + 3 × 5 s (tcp(7)),
+// one with unacknowledged bytes by IsSilent(). Only relays that last are worth the four system calls.
+constexpr Duration kKeepAliveAfter = std::chrono::seconds(5);
+constexpr int kKeepAliveIdleSeconds = 10;
+constexpr int kKeepAliveIntervalSeconds = 5;
+constexpr int kKeepAliveProbes = 3;
+
+void KeepAlive(int fd) {  // a unix socket refuses, and does not need it
+  const auto set = [fd](int level, int name, int value) { (void)setsockopt(fd, level, name, &value, sizeof value); };
+  set(IPPROTO_TCP, TCP_KEEPIDLE, kKeepAliveIdleSeconds);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, kKeepAliveIntervalSeconds);
+  set(IPPROTO_TCP, TCP_KEEPCNT, kKeepAliveProbes);
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
+}
 
 CloseReason ResetReason(Side side) { return side == Side::kClient ? CloseReason::kClientReset : CloseReason::kNodeReset; }
 
@@ -49,8 +67,7 @@ bool IsSilent(int fd, Duration limit) {
 }  // namespace
 
 void Worker::BeginRelay(Connection& c) {
-  SetTimer(c, now_ + std::min(table_->timeouts.idle, options_.node_silence / 2));
-  SendHeld(c, Side::kClient);
+  SetTimer(c, now_ + std::min(table_->timeouts.idle, kKeepAliveAfter));
   Read(c, Side::kNode);
 }
 
@@ -58,7 +75,8 @@ void Worker::BeginRelay(Connection& c) {
 void Worker::Read(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
   if (c.IsPending(source, Op::kRecv) || d.starved) return;
-  if (d.engine == Engine::kSmall || d.stream == Stream::kDiscard) return RequestRecv(c, source);
+  FreeHeldIfUnused(d);
+  if (d.engine == Engine::kSmall || d.stream == Stream::kDiscard) return RequestRelayRecv(c, source, Expected::kLater);
   RequestPoll(c, source, Op::kPollIn, POLLIN | POLLRDHUP);
 }
 
@@ -68,13 +86,14 @@ void Worker::OnRecv(Connection& c, Side source, const Completion& completion) {
     const auto length = static_cast<uint32_t>(completion.result);
     const Bytes bytes = ring_->BufferBytes(completion.buffer).first(length);
     switch (c.state) {
-      case ConnectionState::kRelaying: return OnRelayBytes(c, source, completion.buffer, length);
+      case ConnectionState::kRelaying:
+        return OnRelayBytes(c, source, completion.buffer, length, completion.more_to_read ? Expected::kNow : Expected::kLater);
       case ConnectionState::kHello:
         OnHelloBytes(c, bytes);
         return ring_->ReturnBuffer(completion.buffer);
       default:  // kRejecting: thrown away
         ring_->ReturnBuffer(completion.buffer);
-        return RequestRecv(c, source);
+        return RequestRecv(c, source, Expected::kLater);
     }
   }
   if (completion.has_buffer) ring_->ReturnBuffer(completion.buffer);
@@ -90,7 +109,8 @@ void Worker::OnRecv(Connection& c, Side source, const Completion& completion) {
   OnSourceError(c, source);
 }
 
-void Worker::OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t length) {
+// `next`: whether more bytes are likely to be in the socket already.
+void Worker::OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t length, Expected next) {
   Direction& d = c.direction[Index(source)];
   const Side sink = Other(source);
   const Bytes bytes = ring_->BufferBytes(buffer).first(length);
@@ -103,11 +123,11 @@ void Worker::OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t 
   }
   d.bytes += length;
   if (source == Side::kNode && c.verdict_pending) ReadVerdict(c, bytes);
-  const bool full_run = d.policy.SawReceive(length, ring_->buffer_size());
+  const bool full_run = d.policy.SawReceive(length, ring_->buffer_size(), next == Expected::kNow);
   if (d.HoldsBytes() || c.IsPending(sink, Op::kSend)) {
-    KeepResidue(d, bytes);
+    KeepBehind(d, bytes);
     ring_->ReturnBuffer(buffer);
-    if (!c.IsPending(sink, Op::kSend)) WatchErrors(c, source);
+    if (!c.IsPending(sink, Op::kSend) && !c.IsPending(source, Op::kRecv)) WatchErrors(c, source);
     return;
   }
   d.has_buffer = true;
@@ -115,7 +135,15 @@ void Worker::OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t 
   d.buffer_length = length;
   d.bulk_wanted = WantsBulk(c, source, full_run);
   RequestSend(c, sink, bytes);
-  if (!d.bulk_wanted) RequestRecv(c, source);
+  if (!d.bulk_wanted && !c.IsPending(source, Op::kRecv)) RequestRelayRecv(c, source, next);
+}
+
+// Modes that force an engine leave this one after the first message, and take it at its word.
+void Worker::RequestRelayRecv(Connection& c, Side source, Expected expected) {
+  if (options_.relay_mode == RelayMode::kSplice || options_.relay_mode == RelayMode::kZeroCopy) return RequestRecv(c, source, expected);
+  HUD_CHECK(!c.IsPending(source, Op::kRecv));
+  ring_->RecvMultishot(c.fd[Index(source)].get(), expected, kReceiveLimit, c.TagOf(Op::kRecv, source));
+  Owe(c, Op::kRecv, source);
 }
 
 bool Worker::WantsBulk(const Connection& c, Side source, bool full_run) const {
@@ -148,21 +176,13 @@ void Worker::OnSent(Connection& c, Side sink, int result) {
   if (d.has_buffer) {
     const Bytes rest = ring_->BufferBytes(d.buffer).first(d.buffer_length).subspan(sent);
     took_all = rest.empty();
-    if (!took_all) {
-      // What arrived behind this buffer, if anything, waits in the first place: the rest goes before it.
-      HUD_CHECK(d.residue[1].empty());
-      d.residue[1] = std::exchange(d.residue[0], PrivateBytes());
-      KeepResidue(d, rest);
-    }
+    if (!took_all) KeepRest(d, rest);
     DropBuffer(d);
   } else {
-    PrivateBytes& first = d.residue[0];
-    first.offset += sent;
-    took_all = first.empty();
-    if (took_all) {
-      FreeResidue(first);
-      first = std::exchange(d.residue[1], PrivateBytes());
-    }
+    PrivateBytes& rest = d.Held().rest;
+    rest.offset += sent;
+    took_all = rest.empty();
+    if (took_all) FreePrivate(rest);
   }
   if (!d.HoldsBytes()) return Advance(c, source);
   if (!took_all) return Stall(c, source);
@@ -174,8 +194,12 @@ void Worker::SendHeld(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
   const Side sink = Other(source);
   if (c.IsPending(sink, Op::kSend) || c.IsPending(sink, Op::kZeroCopy)) return;
-  if (!d.residue[0].empty()) return RequestSend(c, sink, d.residue[0].rest());
-  if (d.pipe_bytes > 0) return PumpSplice(c, source);
+  if (d.held) {
+    HeldBytes& held = *d.held;
+    if (held.rest.empty()) held.rest = std::exchange(held.behind, PrivateBytes());
+    if (!held.rest.empty()) return RequestSend(c, sink, held.rest.rest());
+  }
+  if (d.pipe_bytes() > 0) return PumpSplice(c, source);
   if (d.HoldsBytes()) return SendZeroCopy(c, source);
   Advance(c, source);
 }
@@ -196,9 +220,9 @@ void Worker::Advance(Connection& c, Side source) {
 void Worker::Stall(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
   RequestPoll(c, Other(source), Op::kPollOut, POLLOUT);
-  d.stalled_since = now_;
+  d.Held().stalled_since = now_;
   if (!c.IsPending(source, Op::kRecv)) WatchErrors(c, source);
-  if (d.pipe_bytes > 0) SetTimerAtMost(c, now_ + kPipeStall);
+  if (d.pipe_bytes() > 0) SetTimerAtMost(c, now_ + kPipeStall);
 }
 
 void Worker::OnPollOut(Connection& c, Side sink) {
@@ -206,21 +230,32 @@ void Worker::OnPollOut(Connection& c, Side sink) {
   if (c.direction[Index(source)].HoldsBytes()) SendHeld(c, source);
 }
 
-// In the order of arrival: the first place is the one sent from. There are two because one receive may be under way when
-// the sink stops; no more is received until both are sent.
-void Worker::KeepResidue(Direction& d, Bytes bytes) {
-  PrivateBytes& place = d.residue[0].empty() ? d.residue[0] : d.residue[1];
-  HUD_CHECK(place.empty());
-  FreeResidue(place);
-  place.data = std::make_unique_for_overwrite<uint8_t[]>(bytes.size());
-  place.capacity = place.size = static_cast<uint32_t>(bytes.size());
-  std::memcpy(place.data.get(), bytes.data(), bytes.size());
-  counters_.private_bytes.Add(place.capacity);
+// What the sink did not take of a shared buffer or of a zero-copy one.
+void Worker::KeepRest(Direction& d, Bytes bytes) {
+  HUD_CHECK(d.Held().rest.empty());
+  Append(d.Held().rest, bytes);
 }
 
-void Worker::FreeResidue(PrivateBytes& residue) {
-  counters_.private_bytes.Add(-int64_t{residue.capacity});
-  residue = PrivateBytes();
+// What arrives while something is being sent. At most kReceiveLimit: no more is received until all of it is sent.
+void Worker::KeepBehind(Direction& d, Bytes bytes) { Append(d.Held().behind, bytes); }
+
+void Worker::Append(PrivateBytes& place, Bytes bytes) {
+  const size_t needed = place.size + bytes.size();
+  if (needed > place.capacity) {
+    const auto capacity = static_cast<uint32_t>(std::max<size_t>(needed, size_t{place.capacity} * 2));
+    auto grown = std::make_unique_for_overwrite<uint8_t[]>(capacity);
+    if (place.size > 0) std::memcpy(grown.get(), place.data.get(), place.size);
+    counters_.private_bytes.Add(capacity - place.capacity);
+    place.data = std::move(grown);
+    place.capacity = capacity;
+  }
+  std::memcpy(place.data.get() + place.size, bytes.data(), bytes.size());
+  place.size = static_cast<uint32_t>(needed);
+}
+
+void Worker::FreePrivate(PrivateBytes& place) {
+  counters_.private_bytes.Add(-int64_t{place.capacity});
+  place = PrivateBytes();
 }
 
 void Worker::DropBuffer(Direction& d) {
@@ -232,16 +267,21 @@ void Worker::DropBuffer(Direction& d) {
 // Forgets what is held for the sink, but not what the kernel is still reading.
 void Worker::DropHeld(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
-  if (!c.IsPending(Other(source), Op::kSend)) {
-    DropBuffer(d);
-    FreeResidue(d.residue[0]);
-    FreeResidue(d.residue[1]);
-  }
+  if (!c.IsPending(Other(source), Op::kSend)) DropBuffer(d);
+  if (!d.held) return;
+  if (!c.IsPending(Other(source), Op::kSend)) FreePrivate(d.held->rest);
+  FreePrivate(d.held->behind);
   GiveBackPipe(d);
   // The result of a send that is on its way says how much of its buffer the kernel still reads: OnZeroCopyResult goes on.
   if (c.IsPending(Other(source), Op::kZeroCopy)) return;
-  if (!d.zero_copy.empty()) d.zero_copy.back().size = d.zero_copy.back().offset;
+  if (!d.held->zero_copy.empty()) d.held->zero_copy.back().size = d.held->zero_copy.back().offset;
   FreeZeroCopyBuffers(d);
+  FreeHeldIfUnused(d);
+}
+
+// So that a direction that goes idle costs nothing.
+void Worker::FreeHeldIfUnused(Direction& d) {
+  if (d.held && !d.held->InUse()) d.held.reset();
 }
 
 void Worker::OnSourceEnd(Connection& c, Side source) {
@@ -352,14 +392,16 @@ void Worker::OnRelayTimer(Connection& c) {
     Direction& d = c.direction[Index(source)];
     if (ResetDiscardedSource(c, source)) return;
     if (d.stream == Stream::kDiscard && source == Side::kNode) next = std::min(next, now_ + kDiscardCheck);
-    if (d.pipe_bytes == 0 || !c.IsPending(Other(source), Op::kPollOut)) continue;
-    if (now_ - d.stalled_since >= kPipeStall) {
+    if (d.pipe_bytes() == 0 || !c.IsPending(Other(source), Op::kPollOut)) continue;
+    if (now_ - d.held->stalled_since >= kPipeStall) {
       EmptyPipeToMemory(c, source);
       if (c.state != ConnectionState::kRelaying) return;
     } else {
-      next = std::min(next, d.stalled_since + kPipeStall);
+      next = std::min(next, d.held->stalled_since + kPipeStall);
     }
   }
+  if (!c.keep_alive) KeepAlive(c.fd[Index(Side::kNode)].get());
+  c.keep_alive = true;
   if (IsSilent(c.fd[Index(Side::kNode)].get(), options_.node_silence)) return Abort(c, ResetReason(Side::kNode));
   next = std::min(next, now_ + options_.node_silence / 2);
   const bool half_closed = c.direction[0].stream != Stream::kOpen || c.direction[1].stream != Stream::kOpen;

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <span>
 
+#include "core/fd.h"
+#include "core/gather_policy.h"
 #include "core/types.h"
 
 namespace hud {
@@ -18,10 +20,13 @@ struct Completion {
   bool more = false;         // the request goes on: more completions will come
   bool notification = false; // SEND_ZC: the kernel has let go of the memory; result then has kZeroCopyCopied or not
   bool has_buffer = false;
+  bool more_to_read = false; // recv: bytes were left in the socket (kernel 5.19)
   uint16_t buffer = 0;       // of the shared ring; belongs to the caller until ReturnBuffer()
 };
 
 inline constexpr uint32_t kZeroCopyCopied = 1u << 31;  // IORING_NOTIF_USAGE_ZC_COPIED, kernel 6.2
+
+enum class Expected : uint8_t { kNow, kLater };
 
 class Ring {
  public:
@@ -30,22 +35,33 @@ class Ring {
   // Completes once for each connection, with `more` while it stays armed. Sockets are non-blocking and close-on-exec.
   virtual void AcceptMultishot(int fd, uint64_t user_data) = 0;
   virtual void AcceptOne(int fd, uint64_t user_data) = 0;
-  // Into a buffer of the shared ring, chosen when data is there. -ENOBUFS if none is free then.
-  virtual void Recv(int fd, uint64_t user_data) = 0;
+  // Into a buffer of the shared ring, chosen when data is there. -ENOBUFS if none is free then. `expected` says whether
+  // data is likely to be there already; a vain try costs a system call's worth of work, and not trying when it is, too.
+  virtual void Recv(int fd, Expected expected, uint64_t user_data) = 0;
+  // As Recv, again and again, a buffer and a completion each, with `more` while it goes on: until an error or the end, or
+  // about `limit` bytes, so that back-pressure is structural. Kernel 6.17; before, the first completion is the last.
+  virtual void RecvMultishot(int fd, Expected expected, uint32_t limit, uint64_t user_data) = 0;
   // Never waits: sends what the socket takes now, -EAGAIN if nothing. `data` must stay until the completion.
   virtual void Send(int fd, Bytes data, uint64_t user_data) = 0;
   // As Send, without a copy where the device can. Completes twice if the first completion has `more`.
   virtual void SendZeroCopy(int fd, Bytes data, uint64_t user_data) = 0;
-  // `address` is read at submission.
-  virtual void Connect(int fd, const sockaddr* address, socklen_t size, uint64_t user_data) = 0;
+  // Connects and then sends, in one submission. Exactly one of the two completes: with `connect_tag` and the error if the
+  // connect failed or was cancelled (nothing was sent then), else with `send_tag` and the result of Send().
+  // `address` is read at submission, `data` must stay until the completion.
+  virtual void ConnectAndSend(int fd, const sockaddr* address, socklen_t size, uint64_t connect_tag, Bytes data, uint64_t send_tag) = 0;
   // One-shot. Errors and hang-ups are reported whatever `events` says.
   virtual void Poll(int fd, uint32_t events, uint64_t user_data) = 0;
   // Ends the request with that user_data: it completes with -ECANCELED, or as it would have.
   virtual void Cancel(uint64_t target_user_data) = 0;
+  // Never completes. The descriptor is the ring's from now on, and closed at the next Wait() at the latest.
+  virtual void Close(Fd fd) = 0;
 
+  // Hands the kernel what was requested, without waiting.
+  virtual void Submit() = 0;
   // Submits, waits until something has completed or `timeout` is over (zero: no wait; max: for ever), and fills
-  // `completions`; what does not fit comes with the next call. Returns how many.
-  virtual size_t Wait(std::span<Completion> completions, Duration timeout) = 0;
+  // `completions`; what does not fit comes with the next call. Returns how many. `batch` needs kernel 6.12, and is
+  // ignored before; sends, which complete at submission, do not count towards it.
+  virtual size_t Wait(std::span<Completion> completions, Duration timeout, Batch batch = {}) = 0;
 
   virtual Bytes BufferBytes(uint16_t buffer) const = 0;  // the whole buffer
   virtual void ReturnBuffer(uint16_t buffer) = 0;

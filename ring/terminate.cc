@@ -13,7 +13,7 @@ namespace hud {
 void Worker::Terminate(Connection& c, CloseReason reason) {
   HUD_CHECK(c.state != ConnectionState::kTerminating && c.state != ConnectionState::kFree);
   c.close_reason = reason;
-  if (!c.joined) held_hello_bytes_ -= c.direction[Index(Side::kClient)].residue[0].size;
+  if (!c.joined) held_hello_bytes_ -= c.context->bytes.size;
   Enter(c, ConnectionState::kTerminating);
   timers_.Cancel(c);
   CancelAll(c);
@@ -41,9 +41,10 @@ void Worker::JoinIfDone(Connection& c) {
   if (c.fd[Index(Side::kClient)]) CloseDescriptors(c);
   if (c.zero_copy_owed != 0) return;
   for (Direction& d : c.direction) {
-    if (!d.zero_copy.empty()) d.zero_copy.back().size = d.zero_copy.back().offset;
+    if (!d.held) continue;
+    if (!d.held->zero_copy.empty()) d.held->zero_copy.back().size = d.held->zero_copy.back().offset;
     FreeZeroCopyBuffers(d);
-    HUD_CHECK(d.zero_copy.empty());
+    HUD_CHECK(!d.held->InUse());
   }
   connections_.Free(c);
 }
@@ -51,14 +52,17 @@ void Worker::JoinIfDone(Connection& c) {
 void Worker::CloseDescriptors(Connection& c) {
   for (Direction& d : c.direction) {
     DropBuffer(d);
-    FreeResidue(d.residue[0]);
-    FreeResidue(d.residue[1]);
     GiveBackPipe(d);
+    if (!d.held) continue;
+    FreePrivate(d.held->rest);
+    FreePrivate(d.held->behind);
   }
-  ReleaseNode(c);
-  c.fd[Index(Side::kClient)].Reset();
-  c.fd[Index(Side::kNode)].Reset();
+  if (c.context) FreePrivate(c.context->bytes);
   c.context.reset();
+  ReleaseNode(c);
+  for (Fd& fd : c.fd) {
+    if (fd) ring_->Close(std::move(fd));
+  }
   Record(c);
 }
 
@@ -76,16 +80,16 @@ void Worker::Record(const Connection& c) {
   if (!options_.log_connections) return;
   ConnectionRecord record;
   record.accepted = c.accepted_at;
-  record.hello_time = c.hello_time;
-  record.connect_time = c.connect_time;
+  record.hello_time = std::chrono::microseconds(c.hello_microseconds);
+  record.connect_time = std::chrono::microseconds(c.connect_microseconds);
   record.total_time = now_ - c.accepted_at;
   auto copy = [](std::string_view text, auto& bytes, uint8_t& length) {
     length = static_cast<uint8_t>(std::min(text.size(), bytes.size()));
     std::memcpy(bytes.data(), text.data(), length);
   };
-  copy(c.client_address.ToString(), record.client_bytes, record.client_length);
-  copy(c.server_name, record.server_name_bytes, record.server_name_length);
-  copy(c.node_name, record.node_name_bytes, record.node_name_length);
+  copy(c.client_address.ToSocketAddress().ToString(), record.client_bytes, record.client_length);
+  if (c.server_name) copy(c.server_name.get(), record.server_name_bytes, record.server_name_length);
+  if (c.choice.node) copy(node_names_[Raw(c.choice.node.index)], record.node_name_bytes, record.node_name_length);
   record.listener = c.listener;
   record.route = c.route.route;
   record.pool = c.route.pool;

@@ -18,6 +18,9 @@ constexpr size_t kCompletionsPerTurn = 512;
 constexpr Duration kAbsent = std::chrono::milliseconds(50);
 constexpr Duration kCatchUp = std::chrono::milliseconds(100);
 
+// What all directions together may splice before the ring is asked again: about a third of a millisecond.
+constexpr size_t kBulkBytesPerTurn = 2 * 1024 * 1024;
+
 }  // namespace
 
 Worker::Worker(const Options& options, const DataPlane::Shared& shared, std::unique_ptr<Ring> ring,
@@ -59,14 +62,15 @@ void Worker::RunOnce() {
   }
   const Duration timeout = TimeToWait();
   const Instant due = timeout == Duration::max() ? Instant::max() - kAbsent : Now() + timeout;
-  const size_t n = ring_->Wait(completions, timeout);
+  const size_t n = ring_->Wait(completions, timeout, gather_.Next());
   // A new route table is taken here, between batches, never inside one.
   table_ = &shared_.routes->Current(options_.index);
-  now_ = Now();
+  const Instant before = std::exchange(now_, Now());
   for (size_t i = 0; i < n; ++i) Dispatch(completions[i]);
   AdvanceTimers(now_ > due + kAbsent);
   TakeTurns();
   FeedStarved();
+  gather_.SawTurn(n, now_ - before, std::exchange(bulk_bytes_, 0) > 0);
   if (draining_ && (NothingLeft() || now_ >= drain_deadline_)) {
     stopping_ = true;
     // In every turn from now on: a cancelled accept may still bring somebody.
@@ -112,15 +116,19 @@ void Worker::Dispatch(const Completion& completion) {
 void Worker::DispatchConnection(Connection& c, Tag tag, const Completion& completion) {
   if (tag.op == Op::kZeroCopy) return OnZeroCopy(c, tag, completion);
   HUD_CHECK(c.IsPending(tag.side, tag.op));
-  Paid(c, tag.op, tag.side);
+  if (!completion.more) Paid(c, tag.op, tag.side);
+  // A connect and the hello's send behind it are one: the other of the two will not complete.
+  const bool dialed = tag.op == Op::kConnect || c.IsPending(tag.side, Op::kConnect);
+  if (dialed && tag.op == Op::kConnect) Paid(c, Op::kSend, tag.side);
+  if (dialed && tag.op == Op::kSend) Paid(c, Op::kConnect, tag.side);
   if (c.state == ConnectionState::kTerminating) {
     if (completion.has_buffer) ring_->ReturnBuffer(completion.buffer);
     return JoinIfDone(c);
   }
   switch (tag.op) {
     case Op::kRecv: return OnRecv(c, tag.side, completion);
-    case Op::kSend: return OnSent(c, tag.side, completion.result);
-    case Op::kConnect: return OnConnect(c, completion.result);
+    case Op::kSend: return dialed ? OnHelloSent(c, completion.result) : OnSent(c, tag.side, completion.result);
+    case Op::kConnect: return OnConnectFailed(c, -completion.result);
     case Op::kPollIn: return OnPollIn(c, tag.side);
     case Op::kPollOut: return OnPollOut(c, tag.side);
     case Op::kPollError: return OnPollError(c, tag.side, completion.result);
@@ -166,17 +174,19 @@ void Worker::OnTimer(Connection& c) {
   }
 }
 
-// Directions whose quantum was used up go on here, one turn each, so that one fast stream cannot starve the others.
+// Bulk has its turn here, in the order in which it became ready, and behind all messages: so that one fast stream cannot
+// starve the others, nor all of them together a message.
 void Worker::TakeTurns() {
-  taking_.swap(ready_);
-  for (const Turn& turn : taking_) {
+  if (ready_.empty()) return;
+  ring_->Submit();
+  for (size_t left = ready_.size(); left > 0 && bulk_bytes_ < kBulkBytesPerTurn; --left) {
+    const Turn turn = ready_.front();
+    ready_.pop_front();
     Connection& c = connections_.At(turn.slot);
     if (c.generation != turn.generation) continue;
-    Direction& d = c.direction[Index(turn.source)];
-    d.in_ready_list = false;
+    c.direction[Index(turn.source)].in_ready_list = false;
     if (c.state == ConnectionState::kRelaying) SendHeld(c, turn.source);
   }
-  taking_.clear();
 }
 
 // Receives that met an empty shared ring are asked again, in order, once buffers have come back.
@@ -189,7 +199,7 @@ void Worker::FeedStarved() {
     c.direction[Index(turn.source)].starved = false;
     const bool reading = c.state == ConnectionState::kHello || c.state == ConnectionState::kRelaying ||
                          c.state == ConnectionState::kRejecting;
-    if (reading && !c.IsPending(turn.source, Op::kRecv)) RequestRecv(c, turn.source);
+    if (reading && !c.IsPending(turn.source, Op::kRecv)) RequestRecv(c, turn.source, Expected::kNow);
   }
   taking_.clear();
 }
@@ -227,9 +237,9 @@ void Worker::Enter(Connection& c, ConnectionState state) {
   c.state = state;
 }
 
-void Worker::RequestRecv(Connection& c, Side side) {
+void Worker::RequestRecv(Connection& c, Side side, Expected expected) {
   HUD_CHECK(!c.IsPending(side, Op::kRecv));
-  ring_->Recv(c.fd[Index(side)].get(), c.TagOf(Op::kRecv, side));
+  ring_->Recv(c.fd[Index(side)].get(), expected, c.TagOf(Op::kRecv, side));
   Owe(c, Op::kRecv, side);
 }
 

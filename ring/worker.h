@@ -13,10 +13,12 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "core/gather_policy.h"
 #include "core/timer_wheel.h"
 #include "ring/connection_table.h"
 #include "ring/data_plane.h"
@@ -44,7 +46,7 @@ class Worker {
     unsigned index = 0;
     RelayMode relay_mode = RelayMode::kAuto;
     size_t max_connections = 1000;  // of this worker
-    size_t pipe_bytes = 256 * 1024;
+    size_t pipe_bytes = 1024 * 1024;
     unsigned pipes = 128;
     size_t hello_budget_bytes = 64 << 20;
     bool log_connections = true;
@@ -103,6 +105,7 @@ class Worker {
 
   // hello.cc
   void BeginHello(Connection& c);
+  SocketAddress ClientAddress(Connection& c);
   void OnHelloBytes(Connection& c, Bytes bytes);
   void JudgeHello(Connection& c);
   bool TakeProxyHeader(Connection& c);
@@ -114,7 +117,9 @@ class Worker {
   void BeginDial(Connection& c);
   void DialNext(Connection& c);
   bool OpenNodeSocket(Connection& c, const SocketAddress& address);
-  void OnConnect(Connection& c, int result);
+  void NameNode(NodeIndex node, std::string_view name);
+  void OnConnectFailed(Connection& c, int error);
+  void OnHelloSent(Connection& c, int result);
   void OnDialTimer(Connection& c);
   void NoMoreNodes(Connection& c);
   void DialFailed(Connection& c, int error);
@@ -125,16 +130,20 @@ class Worker {
   // relay.cc
   void BeginRelay(Connection& c);
   void OnRecv(Connection& c, Side source, const Completion& completion);
-  void OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t length);
+  void OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t length, Expected next);
   void OnSent(Connection& c, Side sink, int result);
   void SendHeld(Connection& c, Side source);
   void Advance(Connection& c, Side source);
   void Read(Connection& c, Side source);
   void Stall(Connection& c, Side source);
-  void KeepResidue(Direction& d, Bytes bytes);
+  void RequestRelayRecv(Connection& c, Side source, Expected expected);
+  void KeepRest(Direction& d, Bytes bytes);
+  void KeepBehind(Direction& d, Bytes bytes);
+  void Append(PrivateBytes& place, Bytes bytes);
   void DropHeld(Connection& c, Side source);
   void DropBuffer(Direction& d);
-  void FreeResidue(PrivateBytes& residue);
+  void FreePrivate(PrivateBytes& place);
+  void FreeHeldIfUnused(Direction& d);
   void OnSourceEnd(Connection& c, Side source);
   void OnSourceError(Connection& c, Side source);
   void OnSinkError(Connection& c, Side sink, int error);
@@ -178,7 +187,7 @@ class Worker {
   // Requests, and the bits that say what the kernel owes.
   void Owe(Connection& c, Op op, Side side) { c.pending[Index(side)] |= static_cast<uint16_t>(1u << static_cast<int>(op)); }
   void Paid(Connection& c, Op op, Side side) { c.pending[Index(side)] &= static_cast<uint16_t>(~(1u << static_cast<int>(op))); }
-  void RequestRecv(Connection& c, Side side);
+  void RequestRecv(Connection& c, Side side, Expected expected);
   void RequestSend(Connection& c, Side sink, Bytes data);
   void RequestPoll(Connection& c, Side side, Op op, uint32_t events);
   void CancelAll(Connection& c);
@@ -200,9 +209,12 @@ class Worker {
   PipePool pipes_;
   int64_t bytes_in_pipes_ = 0;  // of all directions
   ZeroCopyPool zero_copy_pool_;
-  std::vector<Turn> ready_;
+  std::deque<Turn> ready_;
   std::vector<Turn> starved_;
-  std::vector<Turn> taking_;  // reused by TakeTurns and FeedStarved
+  std::vector<Turn> taking_;  // reused by FeedStarved
+  GatherPolicy gather_;
+  size_t bulk_bytes_ = 0;  // spliced in this turn
+  std::vector<std::string> node_names_;  // by NodeIndex, of those dialed
 
   const RouteTable* table_ = nullptr;  // valid until the next turn of the loop
   Instant now_{};

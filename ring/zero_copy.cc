@@ -24,7 +24,7 @@ bool Worker::ZeroCopyIsUseful(const Direction& d) const { return options_.zero_c
 // Precondition: every byte received has been accepted by the sink.
 void Worker::PumpZeroCopy(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
-  if (d.zero_copy.size() >= kBuffersPerDirection) return WatchErrors(c, source);  // a notification goes on from here
+  if (d.Held().zero_copy.size() >= kBuffersPerDirection) return WatchErrors(c, source);  // a notification goes on from here
   const bool forced = options_.relay_mode == RelayMode::kZeroCopy && options_.zero_copy_send && !d.zero_copy_refused;
   uint8_t* memory = forced || ZeroCopyIsUseful(d) ? zero_copy_pool_.Borrow() : nullptr;
   if (memory == nullptr) {
@@ -41,13 +41,14 @@ void Worker::PumpZeroCopy(Connection& c, Side source) {
   }
   d.bytes += static_cast<uint64_t>(n);
   c.last_activity = now_;
-  d.zero_copy.push_back({.data = memory, .number = d.next_number++, .size = static_cast<uint32_t>(n)});
+  HeldBytes& held = d.Held();
+  held.zero_copy.push_back({.data = memory, .number = held.next_number++, .size = static_cast<uint32_t>(n)});
   SendZeroCopy(c, source);
 }
 
 void Worker::SendZeroCopy(Connection& c, Side source) {
   const Side sink = Other(source);
-  const ZeroCopyBuffer& buffer = c.direction[Index(source)].zero_copy.back();
+  const ZeroCopyBuffer& buffer = c.direction[Index(source)].held->zero_copy.back();
   Tag tag{c.slot, c.generation, Op::kZeroCopy, sink, buffer.number};
   ring_->SendZeroCopy(c.fd[Index(sink)].get(), {buffer.data + buffer.offset, buffer.size - buffer.offset}, tag.Pack());
   Owe(c, Op::kZeroCopy, sink);
@@ -57,9 +58,10 @@ void Worker::SendZeroCopy(Connection& c, Side source) {
 void Worker::OnZeroCopy(Connection& c, Tag tag, const Completion& completion) {
   const Side source = Other(tag.side);
   Direction& d = c.direction[Index(source)];
-  const auto buffer = std::find_if(d.zero_copy.begin(), d.zero_copy.end(),
-                                   [&](const ZeroCopyBuffer& b) { return b.number == tag.number; });
-  HUD_CHECK(buffer != d.zero_copy.end());
+  HUD_CHECK(d.held != nullptr);
+  std::vector<ZeroCopyBuffer>& buffers = d.held->zero_copy;
+  const auto buffer = std::find_if(buffers.begin(), buffers.end(), [&](const ZeroCopyBuffer& b) { return b.number == tag.number; });
+  HUD_CHECK(buffer != buffers.end());
   if (!completion.notification) {
     HUD_CHECK(c.IsPending(tag.side, Op::kZeroCopy));
     Paid(c, Op::kZeroCopy, tag.side);
@@ -79,9 +81,9 @@ void Worker::OnZeroCopy(Connection& c, Tag tag, const Completion& completion) {
     d.zero_copy_copied = true;
   }
   if (c.state == ConnectionState::kTerminating) return JoinIfDone(c);
-  const bool was_full = d.zero_copy.size() >= kBuffersPerDirection;
+  const bool was_full = buffers.size() >= kBuffersPerDirection;
   FreeZeroCopyBuffers(d);
-  const bool waits_for_buffer = was_full && d.zero_copy.size() < kBuffersPerDirection && !d.HoldsBytes() &&
+  const bool waits_for_buffer = was_full && buffers.size() < kBuffersPerDirection && !d.HoldsBytes() &&
                                 d.engine == Engine::kZeroCopy && d.stream == Stream::kOpen &&
                                 !c.IsPending(source, Op::kPollIn);
   if (waits_for_buffer) Advance(c, source);
@@ -99,8 +101,8 @@ void Worker::OnZeroCopyResult(Connection& c, Side sink, int result) {
   const bool no_room = result == -ENOMEM || result == -ENOBUFS;     // RLIMIT_MEMLOCK counts what sends in flight pin
   if (refused || no_room) {  // what is left goes by plain send
     if (refused) d.zero_copy_copied = d.zero_copy_refused = true;
-    ZeroCopyBuffer& buffer = d.zero_copy.back();
-    KeepResidue(d, {buffer.data + buffer.offset, buffer.size - buffer.offset});
+    ZeroCopyBuffer& buffer = d.held->zero_copy.back();
+    KeepRest(d, {buffer.data + buffer.offset, buffer.size - buffer.offset});
     buffer.size = buffer.offset;
     FreeZeroCopyBuffers(d);
     return SendHeld(c, source);
@@ -114,7 +116,7 @@ void Worker::OnZeroCopyResult(Connection& c, Side sink, int result) {
 
 // Gives back the buffers of which every byte is sent and every notification has come.
 void Worker::FreeZeroCopyBuffers(Direction& d) {
-  std::erase_if(d.zero_copy, [this](const ZeroCopyBuffer& b) {
+  std::erase_if(d.held->zero_copy, [this](const ZeroCopyBuffer& b) {
     const bool done = b.offset == b.size && b.notifications == 0;
     if (done) zero_copy_pool_.Return(b.data);
     return done;

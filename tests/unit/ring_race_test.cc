@@ -16,13 +16,18 @@ class ForwardingRing : public Ring {
   explicit ForwardingRing(std::unique_ptr<Ring> inner) : inner_(std::move(inner)) {}
   void AcceptMultishot(int fd, uint64_t u) override { inner_->AcceptMultishot(fd, u); }
   void AcceptOne(int fd, uint64_t u) override { inner_->AcceptOne(fd, u); }
-  void Recv(int fd, uint64_t u) override { inner_->Recv(fd, u); }
+  void Recv(int fd, Expected e, uint64_t u) override { inner_->Recv(fd, e, u); }
+  void RecvMultishot(int fd, Expected e, uint32_t limit, uint64_t u) override { inner_->RecvMultishot(fd, e, limit, u); }
   void Send(int fd, Bytes data, uint64_t u) override { inner_->Send(fd, data, u); }
   void SendZeroCopy(int fd, Bytes data, uint64_t u) override { inner_->SendZeroCopy(fd, data, u); }
-  void Connect(int fd, const sockaddr* a, socklen_t n, uint64_t u) override { inner_->Connect(fd, a, n, u); }
+  void ConnectAndSend(int fd, const sockaddr* a, socklen_t n, uint64_t u, Bytes data, uint64_t v) override {
+    inner_->ConnectAndSend(fd, a, n, u, data, v);
+  }
   void Poll(int fd, uint32_t events, uint64_t u) override { inner_->Poll(fd, events, u); }
   void Cancel(uint64_t target) override { inner_->Cancel(target); }
-  size_t Wait(std::span<Completion> out, Duration timeout) override { return inner_->Wait(out, timeout); }
+  void Submit() override { inner_->Submit(); }
+  void Close(Fd fd) override { inner_->Close(std::move(fd)); }
+  size_t Wait(std::span<Completion> out, Duration timeout, Batch batch) override { return inner_->Wait(out, timeout, batch); }
   Bytes BufferBytes(uint16_t b) const override { return inner_->BufferBytes(b); }
   void ReturnBuffer(uint16_t b) override { inner_->ReturnBuffer(b); }
   size_t buffer_size() const override { return inner_->buffer_size(); }
@@ -43,9 +48,9 @@ class HoldingRing final : public ForwardingRing {
     if (Tag::Unpack(target).op == Op::kRecv) holding_ = false;
     inner_->Cancel(target);
   }
-  size_t Wait(std::span<Completion> out, Duration timeout) override {
+  size_t Wait(std::span<Completion> out, Duration timeout, Batch batch) override {
     if (!held_.empty() && !holding_) timeout = Duration::zero();
-    const size_t n = inner_->Wait(out, std::min<Duration>(timeout, 5ms));
+    const size_t n = inner_->Wait(out, std::min<Duration>(timeout, 5ms), batch);
     size_t kept = 0;
     for (size_t i = 0; i < n; ++i) {
       if (holding_ && Tag::Unpack(out[i].user_data).op == op_) {
@@ -110,19 +115,19 @@ class PublishingRing final : public ForwardingRing {
   PublishingRing(std::unique_ptr<Ring> inner, const std::function<void()>& publish, std::atomic<int>& changed)
       : ForwardingRing(std::move(inner)), publish_(publish), changed_(changed) {}
 
-  void Connect(int fd, const sockaddr* address, socklen_t size, uint64_t u) override {
+  void ConnectAndSend(int fd, const sockaddr* address, socklen_t size, uint64_t u, Bytes data, uint64_t v) override {
     publish_();
     address_ = address;
     copy_.assign(reinterpret_cast<const char*>(address), size);
-    inner_->Connect(fd, address, size, u);
+    inner_->ConnectAndSend(fd, address, size, u, data, v);
   }
-  size_t Wait(std::span<Completion> out, Duration timeout) override {
+  size_t Wait(std::span<Completion> out, Duration timeout, Batch batch) override {
     if (address_ != nullptr) {
       publish_();
       if (std::memcmp(address_, copy_.data(), copy_.size()) != 0) ++changed_;
       address_ = nullptr;
     }
-    return inner_->Wait(out, timeout);
+    return inner_->Wait(out, timeout, batch);
   }
 
  private:
@@ -223,12 +228,12 @@ class SleepingRing final : public ForwardingRing {
   SleepingRing(std::unique_ptr<Ring> inner, std::atomic<bool>& sleep, Duration length)
       : ForwardingRing(std::move(inner)), sleep_(sleep), length_(length) {}
 
-  size_t Wait(std::span<Completion> out, Duration timeout) override {
+  size_t Wait(std::span<Completion> out, Duration timeout, Batch batch) override {
     if (sleep_.exchange(false)) {
       std::this_thread::sleep_for(length_);
       return 0;
     }
-    return inner_->Wait(out, std::min<Duration>(timeout, 2ms));
+    return inner_->Wait(out, std::min<Duration>(timeout, 2ms), batch);
   }
 
  private:
@@ -263,8 +268,8 @@ class RefusingRing final : public ForwardingRing {
       inner_->SendZeroCopy(fd, data, u);
     }
   }
-  size_t Wait(std::span<Completion> out, Duration timeout) override {
-    const size_t n = inner_->Wait(out.first(out.size() / 2), refused_.empty() ? timeout : Duration::zero());
+  size_t Wait(std::span<Completion> out, Duration timeout, Batch batch) override {
+    const size_t n = inner_->Wait(out.first(out.size() / 2), refused_.empty() ? timeout : Duration::zero(), batch);
     const size_t more = std::min(refused_.size(), out.size() - n);
     std::copy_n(refused_.begin(), more, out.begin() + static_cast<std::ptrdiff_t>(n));
     refused_.erase(refused_.begin(), refused_.begin() + static_cast<std::ptrdiff_t>(more));

@@ -1,0 +1,50 @@
+// When a worker that has to wait should gather several completions instead of waking for each: only while so many come
+// that nobody notices. Pure: the worker tells what each turn brought.
+//
+// Measured on Linux 6.18, two virtual cores, loopback, CPU of the proxy against HAProxy in the same run:
+//   64 connections exchanging 64 B      no gathering 0.76, 50 µs 0.73, 100 and 200 µs the same at a higher latency
+//   16 / 256 bulk downloads             no gathering 0.98 / 0.91, 50 µs 0.84 / 0.72, 100 µs 0.78 / 0.67, 200 µs 0.77 / 0.75
+// What is gained in bulk are larger transfers: bytes collect in the socket meanwhile.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include "core/types.h"
+
+namespace hud {
+
+// How long a wait may gather: it ends when so many have completed, or, once `patience` is over, with the first one.
+struct Batch {
+  unsigned completions = 1;
+  Duration patience{0};
+};
+
+class GatherPolicy {
+ public:
+  static constexpr Duration kPatience = std::chrono::microseconds(50);
+  static constexpr Duration kBulkPatience = std::chrono::microseconds(100);
+  static constexpr double kLeast = 4;  // fewer than this in kPatience are not worth waiting for
+  static constexpr unsigned kMost = 64;
+
+  // A turn brought so many completions, `elapsed` after the one before, and moved bytes in bulk or not.
+  void SawTurn(size_t completions, Duration elapsed, bool bulk) {
+    constexpr double kMemory = 0.9;  // of the rate that was measured before
+    constexpr Duration kShortest = std::chrono::microseconds(1);
+    const double turns = static_cast<double>(kPatience.count()) / static_cast<double>(std::max(elapsed, kShortest).count());
+    expected_ = kMemory * expected_ + (1 - kMemory) * static_cast<double>(completions) * turns;
+    bulk_ = bulk;
+  }
+
+  Batch Next() const {
+    if (bulk_) return {kMost, kBulkPatience};
+    if (expected_ < kLeast) return {};
+    return {std::min(static_cast<unsigned>(expected_), kMost), kPatience};
+  }
+
+ private:
+  double expected_ = 0;  // completions in kPatience, as of late
+  bool bulk_ = false;
+};
+
+}  // namespace hud
