@@ -184,8 +184,8 @@ class Alternation(unittest.TestCase):
         self.assertIn("it broke", terminal.load_block(kept))
 
     def test_a_disturbed_sample_is_taken_again_and_counted_when_it_stays_so(self):
-        contest = FakeContest({"hudsucker": lambda call: (1.0, "others", 1.0) if call == 1 else 1.0, "haproxy": lambda _: (2.0, "others", 1.0),
-                               "nginx": lambda _: 2.0})
+        contest = FakeContest({"hudsucker": lambda call: (1.0, "others", 1.0) if call == 1 else 1.0,
+                               "haproxy": lambda _: (2.0, "others", 1.0), "nginx": lambda _: 2.0})
         taken = run_rounds(contest, count=1)
         self.assertEqual(taken.samples[0]["repeats"], ["others"])
         self.assertIsNone(taken.samples[0]["disturbed"])
@@ -203,6 +203,16 @@ class Alternation(unittest.TestCase):
         self.assertEqual(list(bars.by_round(taken.samples, "nginx", "cpu")), [0, 1, 2])
         self.assertEqual(sum(key == "haproxy" for _, key in contest.calls), 3 + rounds.MAX_REPEATS)
         self.assertEqual(taken.calibration.slow, 2)
+
+    def test_rounds_in_which_the_machine_was_slow_for_both_alike_are_compared_and_others_are_not(self):
+        # Round 0: quiet for both. Round 1: slow for both. Round 2: slow for haproxy only, so it looks bad without fault.
+        taken = run_rounds(FakeContest({"hudsucker": lambda n: (0.8, None, 1.0) if n != 2 else (1.28, None, 1.6),
+                                        "haproxy": lambda n: (1.0, None, 1.0) if n == 1 else (1.6, None, 1.6), "nginx": lambda _: 9.0}),
+                           Bar(0.9, 0.8), count=3, extra_seconds=0)
+        verdict = taken.verdicts()[0]
+        self.assertEqual((verdict.against, verdict.ratio.rounds), ("haproxy", 2))
+        self.assertAlmostEqual(verdict.ratio.high, 0.8)
+        self.assertEqual((verdict.ours, verdict.theirs), (0.8, 1.0))
 
     def test_nothing_is_repeated_when_the_budget_is_used_up(self):
         contest = FakeContest({key: lambda _: (1.0, "others", 1.0) for key in ("hudsucker", "haproxy", "nginx")})

@@ -219,7 +219,7 @@ MAX_STEAL = 0.02            # share of the machine that the hypervisor gave to o
 MAX_FOREIGN = 0.03          # share of the machine that programs took which are not part of the run
 MAX_UNEXPLAINED = 0.20      # share that no living program accounts for: short-lived ones, and interrupts of idle cores (measured: to 14 %)
 MAX_DISTURBED = 0.10        # share of the samples that stayed disturbed although they were repeated
-MAX_SLOW = 0.40             # share of the samples that count for nothing, because the machine was slow (rounds.Rounds)
+MAX_SLOW = 0.40             # share of the samples that were taken while the machine was slow (rounds.Rounds)
 
 
 def spin(core, seconds=0.03):

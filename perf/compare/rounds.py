@@ -33,9 +33,9 @@ class Rounds:
 
     A virtual machine is slow at times, for seconds, and says nothing: no steal, no other program, and yet every system call
     takes half as long again. It shows in the "rest", what client and node need for an operation, which has nothing to do with
-    how good the proxy is. So a sample is slow when its rest is far above the lowest that was seen with the same proxy in the
-    same load. Slow samples are taken again, and when they stay so they count for nothing. The proxy's own figure is never
-    looked at to decide that.
+    how good the proxy is. So a sample's slowness is its rest, over the lowest that was seen with the same proxy in the same
+    load. Slow samples are taken again; when they stay so they are in no median, and in ratios only beside one that was as slow.
+    The proxy's own figure is never looked at to decide that.
     """
 
     def __init__(self, load, contest, keys, *, calibration, budget, on_sample=lambda key: None):
@@ -46,9 +46,9 @@ class Rounds:
 
     @property
     def samples(self):
-        """With the mark of those that were slow, as far as is known by now."""
+        """With their slowness, as far as is known by now."""
         for sample in self.taken:
-            sample["slow"] = self._slow(sample)
+            sample.update(slowness=self._slowness(sample), slow=self._slow(sample), slow_from=self.load.slow)
         return self.taken
 
     def one_round(self):
@@ -76,7 +76,7 @@ class Rounds:
             best = min(filter(None, (best, sample)), key=self._badness)
             if disturbed is None and not self._slow(sample):
                 break
-            repeats.append(disturbed or f"slow, {figures['rest'] / self.floors[key]:.2f}")
+            repeats.append(disturbed or f"slow, {self._slowness(sample):.2f}")
         self.calibration.samples += 1
         self.calibration.disturbed += best["disturbed"] is not None
         return {**best, "repeats": repeats}
@@ -86,9 +86,12 @@ class Rounds:
         if rest:
             self.floors[sample["proxy"]] = min(rest, self.floors.get(sample["proxy"], rest))
 
-    def _slow(self, sample):
+    def _slowness(self, sample):
         rest = sample["figures"].get("rest")
-        return bool(rest) and rest > self.load.slow * self.floors[sample["proxy"]]
+        return rest / self.floors[sample["proxy"]] if rest else None
+
+    def _slow(self, sample):
+        return (self._slowness(sample) or 1.0) > self.load.slow
 
     def _badness(self, sample):
         return (sample["disturbed"] is not None, sample["figures"].get("rest") or 0)

@@ -49,8 +49,8 @@ def figures_of(said, proxy_pids, node_pid, load):
     proxy = sum(said["cpu_ns"].get(str(pid), 0) for pid in proxy_pids)
     rest = said["cpu_ns"].get(str(node_pid), 0) + said["own_cpu_ns"]
     latency = said.get("latency_us") or {}
-    return {"cpu": proxy / done / scale, "rest": rest / done / scale, "machine": said["machine_ns"]["busy"] / done / scale, "rate": done / said["seconds"],
-            **{name: latency.get(name) for name in ("p50", "p99", "p999")}}
+    return {"cpu": proxy / done / scale, "rest": rest / done / scale, "machine": said["machine_ns"]["busy"] / done / scale,
+            "rate": done / said["seconds"], **{name: latency.get(name) for name in ("p50", "p99", "p999")}}
 
 
 class Traffic:
