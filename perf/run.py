@@ -29,7 +29,8 @@ def read_options():
     parser.add_argument("--only", metavar="WORDS", default="",
                         help="only loads whose name has all these words; a comma separates alternatives")
     parser.add_argument("--proxies", metavar="WORDS", default="", help="only proxies whose key has one of these words, comma separated")
-    parser.add_argument("--rounds", type=int, metavar="N", help="so many rounds (default 7, and up to 11 while a bar is in doubt; 5 with --quick)")
+    parser.add_argument("--rounds", type=int, metavar="N",
+                        help="so many rounds (default 7, and up to 11 while a bar is in doubt; 5 with --quick)")
     parser.add_argument("--seconds", type=float, metavar="S", help="length of a sample")
     parser.add_argument("--beside", metavar="PROGRAM", help="another hudsucker program, measured beside: before and after a change")
     parser.add_argument("--relay", metavar="MODE", choices=("auto", "splice", "copy", "zerocopy"), help="relay.mode of Hudsucker")

@@ -143,17 +143,17 @@ class Verdicts(unittest.TestCase):
 
 @dataclasses.dataclass
 class FakeContest:
-    """Gives out what it is told: a figure, or an exception. `cost[key]` is called with the number of the call."""
+    """Gives out what it is told: a figure, or an exception. `cost[key]` is called with how often this proxy was measured."""
     cost: dict
     calls: list = dataclasses.field(default_factory=list)
 
     def take(self, key, number):
         self.calls.append((number, key))
-        value = self.cost[key](len(self.calls))
+        value = self.cost[key](sum(other == key for _, other in self.calls))
         if isinstance(value, Exception):
             raise value
-        figure, disturbed = value if isinstance(value, tuple) else (value, None)
-        return {"cpu": figure}, {}, disturbed
+        figure, disturbed, rest = value if isinstance(value, tuple) else (value, None, 1.0)
+        return {"cpu": figure, "rest": rest}, {}, disturbed
 
 
 def load_with(*bars_of_load, proxies_of_load=("hudsucker", "haproxy", "nginx")):
@@ -161,9 +161,9 @@ def load_with(*bars_of_load, proxies_of_load=("hudsucker", "haproxy", "nginx")):
 
 
 def run_rounds(contest, *bars_of_load, count=5, most=5, extra_seconds=math.inf):
-    taken = rounds.Rounds(load_with(*bars_of_load), contest, ["hudsucker", "haproxy", "nginx"], calibration=machine.Calibration())
-    taken.go(count, most, extra_seconds)
-    return taken
+    taken = rounds.Rounds(load_with(*bars_of_load), contest, ["hudsucker", "haproxy", "nginx"], calibration=machine.Calibration(),
+                          budget=rounds.Budget(extra_seconds))
+    return taken.go(count, most)
 
 
 class Alternation(unittest.TestCase):
@@ -184,12 +184,40 @@ class Alternation(unittest.TestCase):
         self.assertIn("it broke", terminal.load_block(kept))
 
     def test_a_disturbed_sample_is_taken_again_and_counted_when_it_stays_so(self):
-        contest = FakeContest({"hudsucker": lambda call: (1.0, "others") if call == 1 else 1.0, "haproxy": lambda _: (2.0, "others"),
-                               "nginx": lambda _: 2.0})
+        contest = FakeContest({"hudsucker": lambda call: (1.0, "others", 1.0) if call == 1 else 1.0,
+                               "haproxy": lambda _: (2.0, "others", 1.0), "nginx": lambda _: 2.0})
         taken = run_rounds(contest, count=1)
         self.assertEqual(taken.samples[0]["repeats"], ["others"])
         self.assertIsNone(taken.samples[0]["disturbed"])
         self.assertEqual((taken.calibration.samples, taken.calibration.disturbed), (3, 1))
+
+    def test_a_sample_taken_while_client_and_node_were_slow_is_taken_again_and_at_last_counts_for_nothing(self):
+        # Slow are hudsucker's first sample, when nobody can know it yet, and haproxy's second with both its repeats. What the
+        # proxy itself needs says nothing: nginx needs twice as much every other time, and all of it counts.
+        contest = FakeContest({"hudsucker": lambda n: (1.0, None, 1.5 if n == 1 else 1.0),
+                               "haproxy": lambda n: (2.0, None, 1.5 if n in (2, 3, 4) else 1.0),
+                               "nginx": lambda n: (4.0 if n % 2 else 2.0, None, 1.0)})
+        taken = run_rounds(contest, count=3)
+        self.assertEqual({(s["round"], s["proxy"]) for s in taken.samples if s["slow"]}, {(0, "hudsucker"), (1, "haproxy")})
+        self.assertEqual(list(bars.by_round(taken.samples, "hudsucker", "cpu")), [1, 2])
+        self.assertEqual(list(bars.by_round(taken.samples, "nginx", "cpu")), [0, 1, 2])
+        self.assertEqual(sum(key == "haproxy" for _, key in contest.calls), 3 + rounds.MAX_REPEATS)
+        self.assertEqual(taken.calibration.slow, 2)
+
+    def test_rounds_in_which_the_machine_was_slow_for_both_alike_are_compared_and_others_are_not(self):
+        # Round 0: quiet for both. Round 1: slow for both. Round 2: slow for haproxy only, so it looks bad without fault.
+        taken = run_rounds(FakeContest({"hudsucker": lambda n: (0.8, None, 1.0) if n != 2 else (1.28, None, 1.6),
+                                        "haproxy": lambda n: (1.0, None, 1.0) if n == 1 else (1.6, None, 1.6), "nginx": lambda _: 9.0}),
+                           Bar(0.9, 0.8), count=3, extra_seconds=0)
+        verdict = taken.verdicts()[0]
+        self.assertEqual((verdict.against, verdict.ratio.rounds), ("haproxy", 2))
+        self.assertAlmostEqual(verdict.ratio.high, 0.8)
+        self.assertEqual((verdict.ours, verdict.theirs), (0.8, 1.0))
+
+    def test_nothing_is_repeated_when_the_budget_is_used_up(self):
+        contest = FakeContest({key: lambda _: (1.0, "others", 1.0) for key in ("hudsucker", "haproxy", "nginx")})
+        run_rounds(contest, count=2, extra_seconds=0)
+        self.assertEqual(len(contest.calls), 6)
 
     def test_rounds_are_added_while_the_bar_is_in_doubt_and_no_longer(self):
         def noisy(call):
@@ -244,6 +272,7 @@ class Machine(unittest.TestCase):
         self.assertIn("computation", machine.Calibration([100, 140, 90, 150], [5.0] * 4).faults()[0])
         self.assertIn("without a proxy", machine.Calibration([100] * 4, [5, 9, 4, 8]).faults()[0])
         self.assertIn("disturbed", machine.Calibration([100] * 4, [5.0] * 4, 40, 10).faults()[0])
+        self.assertIn("slow", machine.Calibration([100] * 4, [5.0] * 4, 40, 0, 20).faults()[0])
         self.assertFalse(machine.Calibration(samples=40, disturbed=10).hopeless())
         self.assertTrue(machine.Calibration(samples=40, disturbed=30).hopeless())
 

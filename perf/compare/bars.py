@@ -42,8 +42,23 @@ class Verdict:
 
 
 def by_round(samples, proxy, figure):
+    """{round: figure} of this proxy's samples that count by themselves: not those that were taken while the machine was slow."""
     return {s["round"]: s["figures"][figure] for s in samples
-            if s["proxy"] == proxy and not s.get("failure") and s["figures"].get(figure) is not None}
+            if s["proxy"] == proxy and not s.get("failure") and not s.get("slow") and s["figures"].get(figure) is not None}
+
+
+def pairs(samples, ours, theirs, figure):
+    """The figures of both in the rounds that they can be compared in: those in which the machine was as slow for the one as for
+    the other (rounds.Rounds). When it was slow for both alike, that is what pairing is for."""
+    def of(proxy):
+        return {s["round"]: s for s in samples if s["proxy"] == proxy and not s.get("failure") and s["figures"].get(figure) is not None}
+    mine, yours = of(ours), of(theirs)
+    alike = [r for r in mine.keys() & yours.keys() if _alike(mine[r].get("slowness"), yours[r].get("slowness"), mine[r].get("slow_from"))]
+    return ({r: side[r]["figures"][figure] for r in alike} for side in (mine, yours))
+
+
+def _alike(one, other, limit):
+    return one is None or other is None or max(one, other) <= limit * min(one, other)
 
 
 def medians(samples, figure):
@@ -77,12 +92,11 @@ def judge(bar, samples, failed=(), us="hudsucker"):
     key = opponent(bar, samples, failed)
     if key is None:
         return Verdict(UNMEASURED, "who it is compared with was not measured", ours)
-    theirs = by_round(samples, key, bar.figure)
-    ratio = paired.paired_ratio(mine, theirs)
+    ratio = paired.paired_ratio(*pairs(samples, us, key, bar.figure))
     if ratio is None:
-        return Verdict(UNMEASURED, "no round has both", ours, None, key)
+        return Verdict(UNMEASURED, "no round has both while the machine was alike for them", ours, None, key)
     state, why = _judge_ratio(bar, ratio)
-    return Verdict(state, why, ours, paired.median(list(theirs.values())), key, ratio)
+    return Verdict(state, why, ours, medians(samples, bar.figure)[key], key, ratio)
 
 
 def _judge_absolute(bar, ours):

@@ -141,7 +141,8 @@ def environment(whole):
     quiet = ""
     if noise.get("spin_spread") is not None:
         quiet = f"<dt>quiet?</dt><dd>the same computation ±{noise['spin_spread']:.1%}, the same load without a proxy " \
-                f"±{noise['direct_spread']:.1%}; {noise['disturbed']} of {noise['samples']} samples stayed disturbed by others</dd>"
+                f"±{noise['direct_spread']:.1%}; of {noise['samples']} samples {noise['disturbed']} stayed disturbed by " \
+                f"others, and {noise['slow']} were taken while the machine was slow</dd>"
     return card(f"<dl>{rows}{quiet}</dl>", f"<details><summary>Mitigations and sysctls</summary><dl>{more}</dl></details>")
 
 

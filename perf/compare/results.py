@@ -4,7 +4,7 @@ import json
 import pathlib
 
 from . import paired
-from .bars import AIM, MET, MISSED, UNMEASURED, by_round
+from .bars import AIM, MET, MISSED, UNMEASURED, by_round, pairs
 from .loads import FIGURES
 from .proxies import KINDS
 
@@ -19,7 +19,7 @@ def label(key):
 
 def unit_of(load, figure):
     """`load` as in the results."""
-    if figure in ("cpu", "machine"):
+    if figure in ("cpu", "machine", "rest"):
         return load["unit"] or "µs/connection"
     if figure == "rate":
         return load["rate_unit"]
@@ -58,11 +58,8 @@ def _ratios(load, rounds):
     """Ours to every other, by figure: {proxy: {figure: ratio}}. Memory too, where it is the figure."""
     found = {}
     for figure in dict.fromkeys((load.figure, "cpu", "machine", "rate", "p50", "p99", "p999")):
-        ours = by_round(rounds.samples, "hudsucker", figure)
         for key in rounds.keys:
-            if key == "hudsucker":
-                continue
-            ratio = paired.paired_ratio(ours, by_round(rounds.samples, key, figure))
+            ratio = None if key == "hudsucker" else paired.paired_ratio(*pairs(rounds.samples, "hudsucker", key, figure))
             if ratio:
                 found.setdefault(key, {})[figure] = dataclasses.asdict(ratio)
     return found

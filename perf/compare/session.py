@@ -9,7 +9,7 @@ from . import machine, proxies
 from .memory import Memory, descriptors_suffice
 from .micro import Micro
 from .real_tls import RealTls
-from .rounds import Rounds
+from .rounds import Budget, Rounds
 from .traffic import Traffic, direct
 
 CONTESTS = {"traffic": Traffic, "memory": Memory, "tls": RealTls, "micro": Micro}
@@ -25,12 +25,12 @@ class Pace:
     tls_rounds: int       # times that each TLS client comes back
     micro_seconds: float
     memory_rounds: int
-    extra_seconds: float  # for further rounds, in the whole run
+    extra_seconds: float  # for repeats and further rounds, in the whole run
 
 
 # Where neighbours on the host come and go, many short samples say more than a few long ones: a round is over sooner.
-FULL = Pace(rounds=7, max_rounds=11, seconds=0.9, warmup=0.25, tls_rounds=8, micro_seconds=0.5, memory_rounds=3, extra_seconds=240)
-QUICK = Pace(rounds=5, max_rounds=5, seconds=0.6, warmup=0.2, tls_rounds=4, micro_seconds=0.1, memory_rounds=1, extra_seconds=0)
+FULL = Pace(rounds=7, max_rounds=11, seconds=0.9, warmup=0.25, tls_rounds=8, micro_seconds=0.5, memory_rounds=3, extra_seconds=420)
+QUICK = Pace(rounds=5, max_rounds=5, seconds=0.5, warmup=0.2, tls_rounds=4, micro_seconds=0.1, memory_rounds=1, extra_seconds=20)
 
 
 class Session:
@@ -42,7 +42,7 @@ class Session:
         self.soft_interrupts = machine.soft_interrupt_threads()
         self.calibration = machine.Calibration()
         self.notes, self._stages, self._hosts = [], [], {}
-        self.extra_seconds = pace.extra_seconds
+        self.budget = Budget(pace.extra_seconds)
         # The harness itself works where the load is, never where the proxy is.
         os.sched_setaffinity(0, self.cores.load)
         self.stage = self._new_stage("perf")
@@ -121,10 +121,8 @@ class Session:
         pace = self.pace
         rounds = pace.memory_rounds if load.kind == "memory" else pace.rounds
         with contextlib.closing(CONTESTS[load.kind](load, self)) as contest:
-            taken = Rounds(load, contest, keys, calibration=self.calibration, on_sample=on_sample)
-            most = pace.max_rounds if load.kind in ("traffic", "tls") else rounds
-            self.extra_seconds -= taken.go(rounds, most, self.extra_seconds)
-            return taken
+            taken = Rounds(load, contest, keys, calibration=self.calibration, budget=self.budget, on_sample=on_sample)
+            return taken.go(rounds, pace.max_rounds if load.kind in ("traffic", "tls") else rounds)
 
     def expected_seconds(self, load, keys):
         """About, for the progress bar."""

@@ -39,7 +39,7 @@ def run_client(command, core, patience):
     return said
 
 
-def figures_of(said, proxy_pids, load):
+def figures_of(said, proxy_pids, node_pid, load):
     """What one run of the client tells, in the load's units."""
     by_bytes = load.unit == "ms/GB"
     done = said["bytes"] / 1e9 if by_bytes else said["operations"]
@@ -47,9 +47,10 @@ def figures_of(said, proxy_pids, load):
         raise SampleFailed("nothing got through")
     scale = 1e6 if by_bytes else 1e3  # ns to ms, or to µs
     proxy = sum(said["cpu_ns"].get(str(pid), 0) for pid in proxy_pids)
+    rest = said["cpu_ns"].get(str(node_pid), 0) + said["own_cpu_ns"]
     latency = said.get("latency_us") or {}
-    return {"cpu": proxy / done / scale, "machine": said["machine_ns"]["busy"] / done / scale, "rate": done / said["seconds"],
-            **{name: latency.get(name) for name in ("p50", "p99", "p999")}}
+    return {"cpu": proxy / done / scale, "rest": rest / done / scale, "machine": said["machine_ns"]["busy"] / done / scale,
+            "rate": done / said["seconds"], **{name: latency.get(name) for name in ("p50", "p99", "p999")}}
 
 
 class Traffic:
@@ -78,7 +79,7 @@ class Traffic:
         said["others_ns"] = others[0]
         belongs = sum(said["cpu_ns"].values()) + said["own_cpu_ns"]
         disturbed = machine.disturbance(belongs, others[0], said["machine_ns"], said["seconds"], run.core_count)
-        return figures_of(said, pids, self.load), said, disturbed
+        return figures_of(said, pids, run.node.pid, self.load), said, disturbed
 
     def close(self):
         for proxy in self.proxies.values():
