@@ -68,9 +68,9 @@ def measure(run, chosen, options, so_far):
     try:
         for load, keys, missing, seconds in planned:
             progress.begin(load.key, seconds, len(keys) * run.pace.rounds)
-            taken = run.measure(load, keys, progress.step)
-            result = results.of_load(load, taken, missing)
-            so_far.append(result)
+            began = time.monotonic()
+            result = results.of_load(load, run.measure(load, keys, progress.step), missing)
+            so_far.append({**result, "took_seconds": time.monotonic() - began})
             progress.end()
             progress.say(terminal.load_block(result))
             run.calibrate()

@@ -29,7 +29,7 @@ class Pace:
 
 
 # Where neighbours on the host come and go, many short samples say more than a few long ones: a round is over sooner.
-FULL = Pace(rounds=7, max_rounds=11, seconds=0.9, warmup=0.25, tls_rounds=8, micro_seconds=0.5, memory_rounds=3, extra_seconds=420)
+FULL = Pace(rounds=7, max_rounds=11, seconds=0.75, warmup=0.25, tls_rounds=8, micro_seconds=0.5, memory_rounds=3, extra_seconds=300)
 QUICK = Pace(rounds=5, max_rounds=5, seconds=0.5, warmup=0.2, tls_rounds=4, micro_seconds=0.1, memory_rounds=1, extra_seconds=20)
 
 
@@ -128,7 +128,7 @@ class Session:
         """About, for the progress bar."""
         pace = self.pace
         if load.kind == "traffic":
-            return len(keys) * (0.6 + pace.rounds * (pace.seconds * load.longer + pace.warmup + 0.15))
+            return len(keys) * (0.6 + pace.rounds * (pace.seconds * load.longer + pace.warmup + 0.35))
         if load.kind == "memory":
             return len(keys) * (3 + pace.memory_rounds * 5)
         if load.kind == "tls":
