@@ -33,6 +33,7 @@ class Client {
   ~Client() { Stop(); }
 
   absl::Status Start();
+  absl::Status Divide(uint32_t first, uint32_t count, uint32_t threads, const HelloTemplate& hello);
   absl::Status WaitUntilUp();
   absl::StatusOr<ClientResult> Measure();
 
@@ -60,16 +61,25 @@ absl::Status Client::Start() {
     return absl::ResourceExhaustedError(absl::StrCat(connections(), " connections do not fit into the hard limit of ",
                                                      limit, " descriptors: raise it (ulimit -Hn) or use fewer"));
   }
-  const auto threads = std::min(static_cast<uint32_t>(options_.threads), connections());
-  for (uint32_t i = 0; i < threads; ++i) {
-    const auto first = static_cast<uint32_t>(uint64_t{connections()} * i / threads);
-    const auto next = static_cast<uint32_t>(uint64_t{connections()} * (i + 1) / threads);
-    auto client = ClientThread::Create(options_, first, next - first, *hello);
-    if (!client.ok()) return client.status();
-    clients_.push_back(*std::move(client));
-  }
+  const uint32_t alone = options_.one_exchanges ? 1 : 0;  // in a thread of its own, so that it waits for no bulk
+  absl::Status status = Divide(0, alone, alone, *hello);
+  if (status.ok()) status = Divide(alone, options_.connections, static_cast<uint32_t>(options_.threads), *hello);
+  if (!status.ok()) return status;
   for (auto& client : clients_) {
     threads_.emplace_back([client = client.get()] { client->Run(); });
+  }
+  return absl::OkStatus();
+}
+
+// `count` connections from `first` on, among `threads` at most.
+absl::Status Client::Divide(uint32_t first, uint32_t count, uint32_t threads, const HelloTemplate& hello) {
+  threads = std::min(threads, count);
+  for (uint32_t i = 0; i < threads; ++i) {
+    const auto begin = static_cast<uint32_t>(uint64_t{count} * i / threads);
+    const auto end = static_cast<uint32_t>(uint64_t{count} * (i + 1) / threads);
+    auto client = ClientThread::Create(options_, first + begin, end - begin, hello);
+    if (!client.ok()) return client.status();
+    clients_.push_back(*std::move(client));
   }
   return absl::OkStatus();
 }
@@ -160,7 +170,10 @@ absl::StatusOr<ClientResult> Client::Measure() {
   result.operations = closing->operations - opening->operations;
   result.bytes = closing->bytes - opening->bytes;
   result.failures = Count().failures - opening->failures;  // with those that have stalled
-  for (const auto& client : clients_) result.latencies.Merge(client->latencies());
+  for (const auto& client : clients_) {
+    result.latencies.Merge(client->latencies());
+    result.realtime = result.realtime || client->is_realtime();
+  }
   result.used = Between(opening->cpu, closing->cpu);
   return result;
 }
@@ -195,6 +208,7 @@ std::string Report(const ClientOptions& options, const ClientResult& result) {
       report["latency_us"][name] = microseconds(result.latencies.ValueAt(share));
     report["latency_us"]["max"] = microseconds(result.latencies.largest());
   }
+  if (options.one_exchanges) report["realtime"] = result.realtime;
   report["cpu_ns"] = nlohmann::json::object();
   for (size_t i = 0; i < options.pids.size(); ++i) {
     report["cpu_ns"][std::to_string(options.pids[i])] = result.used.process_ns[i];

@@ -15,7 +15,8 @@ struct ClientResult {
   uint64_t operations = 0;
   uint64_t bytes = 0;
   uint64_t failures = 0;
-  Histogram latencies;  // in nanoseconds
+  Histogram latencies;    // in nanoseconds
+  bool realtime = false;  // what exchanged in a mixed load waited for no other thread of the client
   // Where used.own_ns comes near `seconds` for each thread, the client was the limit and not what it loads. That is for
   // the reader to judge: on a core shared with the server the sum of both is what counts.
   CpuSample used;

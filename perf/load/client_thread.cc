@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
+#include "perf/load/priority.h"
 
 namespace hud::load {
 namespace {
@@ -24,8 +25,8 @@ ClientThread::ClientThread(const ClientOptions& options, uint32_t first, uint32_
   uint32_t exchanging = 0;
   for (uint32_t i = 0; i < count; ++i) {
     const bool exchanges = options.one_exchanges && first + i == 0;
-    connections_[i].operation = exchanges ? Operation::kExchange : options.operation;
-    if (connections_[i].operation == Operation::kExchange) ++exchanging;
+    connections_[i].operation = exchanges ? Operation::kProbe : options.operation;
+    if (IsExchange(connections_[i].operation)) ++exchanging;
   }
   if (options.rate > 0 && exchanging > 0) {
     const uint32_t all_exchanging = options.one_exchanges ? 1 : options.connections;
@@ -52,6 +53,7 @@ void ClientThread::Enter(Phase phase) {
 
 void ClientThread::Run() {
   ::prctl(PR_SET_TIMERSLACK, 1);  // a paced load wants its timeouts on the spot
+  if (options_.one_exchanges && first_ == 0) realtime_ = GoAheadOfOthers();
   while (seen_phase_ != Phase::kStopping && failure_.ok()) {
     OpenClosed();
     if (pace_) StartDue();
@@ -116,7 +118,7 @@ void ClientThread::Open(uint32_t index) {
   connection.seed = (uint64_t{first_} << 40) + ++opened_;
   ++opening_;
   // A hello goes in one piece, and so would wait for nothing; the tail of a long request would.
-  if (connection.operation == Operation::kExchange) DisableNagle(fd);
+  if (IsExchange(connection.operation)) DisableNagle(fd);
   if (!BindToNextSource(fd)) return;
   if (::connect(fd, options_.target.data(), options_.target.size()) != 0 && errno != EINPROGRESS) {
     const int error = errno;
@@ -186,7 +188,7 @@ void ClientThread::CountStalled(Instant now) {
 }
 
 Order ClientThread::OrderOf(const Connection& connection) const {
-  const uint32_t request = connection.operation == Operation::kExchange ? options_.request_bytes : 0;
+  const uint32_t request = IsExchange(connection.operation) ? options_.request_bytes : 0;
   return {connection.operation, request, options_.response_bytes};
 }
 

@@ -58,6 +58,7 @@ class ClientThread {
   // Once Run has returned.
   const absl::Status& failure() const { return failure_; }
   const Histogram& latencies() const { return latencies_; }  // of the operations that ended while measuring
+  bool is_realtime() const { return realtime_; }             // it exchanged in a mixed load, ahead of all others
 
  private:
   enum class Stage : uint8_t {
@@ -135,6 +136,7 @@ class ClientThread {
   std::atomic<int> last_error_{0};
   std::atomic<bool> ended_{false};
   int error_ = 0;
+  bool realtime_ = false;
   absl::Status failure_;
   Histogram latencies_;
   std::vector<uint8_t> received_;

@@ -89,6 +89,7 @@ bool ClientThread::Greeted(Connection& connection) {
   }
   switch (connection.operation) {
     case Operation::kExchange:
+    case Operation::kProbe:
       return NextExchange(connection, Now());
     case Operation::kUpload:
       connection.stage = Stage::kUpload;

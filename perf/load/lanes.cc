@@ -28,8 +28,12 @@ bool Lanes::AddQuick(int fd, uint64_t tag) { return Add(quick_, fd, tag, EPOLLIN
 bool Lanes::AddWaker(int fd, uint64_t tag) { return Add(quick_, fd, tag, EPOLLIN); }
 
 bool Lanes::MoveToBulk(int fd, uint64_t tag, uint32_t events) {
-  ::epoll_ctl(quick_.get(), EPOLL_CTL_DEL, fd, nullptr);  // ENOENT: it was never there, which is as good
+  RemoveQuick(fd);
   return Add(bulk_, fd, tag, events | EPOLLRDHUP);
+}
+
+void Lanes::RemoveQuick(int fd) {
+  ::epoll_ctl(quick_.get(), EPOLL_CTL_DEL, fd, nullptr);  // ENOENT: it was never there, which is as good
 }
 
 }  // namespace hud::load

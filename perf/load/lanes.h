@@ -24,6 +24,8 @@ class Lanes {
   bool AddWaker(int fd, uint64_t tag);
   // `events`: EPOLLIN or EPOLLOUT.
   bool MoveToBulk(int fd, uint64_t tag, uint32_t events);
+  // A quick one, for another thread to wait for. Nothing happens when it is not there.
+  void RemoveQuick(int fd);
 
   // Waits until something is ready, no longer than `timeout` (null: for ever), and calls handle(tag, events) for each.
   template <typename Handle>

@@ -19,7 +19,12 @@ enum class Operation : uint8_t {
   kDownload = 3,  // the server sends without end
   kConnect = 4,   // one response to the hello, then the client ends the connection
   kIdle = 5,      // nothing more happens
+  kProbe = 6,     // an exchange that the server answers ahead of all else, to tell what the proxy adds
 };
+
+constexpr bool IsExchange(Operation operation) {
+  return operation == Operation::kExchange || operation == Operation::kProbe;
+}
 
 // The server answers every hello at once, so that the client knows that the connection reaches it: with
 // `response_bytes` for kConnect, with its endless stream for kDownload, else with one byte.
@@ -59,7 +64,7 @@ inline void EncodeOrder(const Order& order, std::span<uint8_t, kOrderBytes> rand
 inline std::optional<Order> DecodeOrder(std::span<const uint8_t, kOrderBytes> random) {
   if (!std::equal(kOrderMagic.begin(), kOrderMagic.end(), random.begin())) return std::nullopt;
   const uint8_t operation = random[8];
-  if (operation < static_cast<uint8_t>(Operation::kExchange) || operation > static_cast<uint8_t>(Operation::kIdle)) {
+  if (operation < static_cast<uint8_t>(Operation::kExchange) || operation > static_cast<uint8_t>(Operation::kProbe)) {
     return std::nullopt;
   }
   return Order{static_cast<Operation>(operation), ReadBigEndian32(&random[12]), ReadBigEndian32(&random[16])};

@@ -1,45 +1,66 @@
 #include "perf/load/server.h"
 
 #include <sched.h>
+#include <sys/eventfd.h>
 
 #include <csignal>
 #include <cstdio>
 #include <limits>
-#include <mutex>
 #include <thread>
 
 #include "core/tls_record.h"
+#include "perf/load/priority.h"
 
 namespace hud::load {
 namespace {
 
 constexpr uint64_t kListenerTag = uint64_t{1} << 32;  // other tags are descriptors
 constexpr uint64_t kStopTag = kListenerTag + 1;
+constexpr uint64_t kGivenTag = kListenerTag + 2;
 constexpr size_t kReceiveBytes = 1024 * 1024;
 constexpr uint32_t kEnded = EPOLLRDHUP | EPOLLHUP | EPOLLERR;
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ServerThread>> ServerThread::Create(const SocketAddress& address, int stop) {
+absl::StatusOr<std::unique_ptr<ServerThread>> ServerThread::Create(const SocketAddress& address, int stop,
+                                                                   ServerThread& urgent) {
   std::unique_ptr<ServerThread> thread(new ServerThread);
+  thread->urgent_ = &urgent;
   absl::StatusOr<Fd> listener = ListenOn(address);
   if (!listener.ok()) return listener.status();
   thread->listener_ = *std::move(listener);
-  if (absl::Status status = thread->lanes_.Open(); !status.ok()) return status;
-  if (!thread->lanes_.AddWaker(thread->listener_.get(), kListenerTag) || !thread->lanes_.AddWaker(stop, kStopTag)) {
-    return SocketError("epoll_ctl", errno);
-  }
-  thread->received_.resize(kReceiveBytes);
+  if (absl::Status status = thread->Open(stop); !status.ok()) return status;
+  if (!thread->lanes_.AddWaker(thread->listener_.get(), kListenerTag)) return SocketError("epoll_ctl", errno);
   return thread;
 }
 
+absl::StatusOr<std::unique_ptr<ServerThread>> ServerThread::CreateUrgent(int stop) {
+  std::unique_ptr<ServerThread> thread(new ServerThread);
+  absl::StatusOr<Fd> given = MakeEvent();
+  if (!given.ok()) return given.status();
+  thread->given_event_ = *std::move(given);
+  if (absl::Status status = thread->Open(stop); !status.ok()) return status;
+  if (!thread->lanes_.AddWaker(thread->given_event_.get(), kGivenTag)) return SocketError("epoll_ctl", errno);
+  return thread;
+}
+
+absl::Status ServerThread::Open(int stop) {
+  if (absl::Status status = lanes_.Open(); !status.ok()) return status;
+  if (!lanes_.AddWaker(stop, kStopTag)) return SocketError("epoll_ctl", errno);
+  received_.resize(kReceiveBytes);
+  return absl::OkStatus();
+}
+
 absl::Status ServerThread::Run() {
+  if (urgent_ == nullptr) GoAheadOfOthers();
   while (!stopping_) {
     lanes_.Wait(nullptr, [this](uint64_t tag, uint32_t events) {
       if (tag == kListenerTag) {
         Accept();
       } else if (tag == kStopTag) {
         stopping_ = true;
+      } else if (tag == kGivenTag) {
+        TakeGiven();
       } else {
         Handle(static_cast<int>(tag), events);
       }
@@ -52,6 +73,35 @@ ServerThread::Connection& ServerThread::At(int fd) {
   const auto index = static_cast<size_t>(fd);
   if (index >= connections_.size()) connections_.resize(2 * index + 64);
   return connections_[index];
+}
+
+bool ServerThread::IsForUrgent(const Connection& connection) const {
+  return urgent_ != nullptr && connection.order.operation == Operation::kProbe;
+}
+
+void ServerThread::GiveToUrgent(Connection& connection) {
+  lanes_.RemoveQuick(connection.fd.get());  // it may have been waited for while its hello was not whole
+  {
+    const std::lock_guard lock(urgent_->given_mutex_);
+    urgent_->given_.push_back(std::move(connection));
+  }
+  Signal(urgent_->given_event_);
+}
+
+// What is due to them goes out with their first event: they are writable.
+void ServerThread::TakeGiven() {
+  eventfd_t count;
+  ::eventfd_read(given_event_.get(), &count);
+  std::vector<Connection> given;
+  {
+    const std::lock_guard lock(given_mutex_);
+    given.swap(given_);
+  }
+  for (Connection& connection : given) {
+    const int fd = connection.fd.get();
+    At(fd) = std::move(connection);
+    lanes_.AddQuick(fd, static_cast<uint64_t>(fd));
+  }
 }
 
 void ServerThread::Accept() {
@@ -106,6 +156,10 @@ bool ServerThread::Take(Connection& connection, Bytes bytes) {
   if (connection.stage == Stage::kHello && !TakeHello(connection, bytes)) return false;
   if (connection.stage != Stage::kExchange) return true;
   connection.request_received += bytes.size();
+  if (IsForUrgent(connection)) {
+    GiveToUrgent(connection);
+    return false;
+  }
   return connection.response_left > 0 || Answer(connection);
 }
 
@@ -136,8 +190,10 @@ bool ServerThread::Obey(Connection& connection) {
   const auto tag = static_cast<uint64_t>(fd);
   switch (order->operation) {
     case Operation::kExchange:
+    case Operation::kProbe:
       if (order->request_bytes == 0 || order->response_bytes == 0) return false;
       connection.stage = Stage::kExchange;
+      if (IsForUrgent(connection)) return true;  // which greets it
       break;
     case Operation::kUpload:
       connection.stage = Stage::kUpload;
@@ -196,9 +252,13 @@ absl::Status Serve(const SocketAddress& address, int count) {
 
   absl::StatusOr<Fd> stop = MakeEvent();
   if (!stop.ok()) return stop.status();
+  auto urgent = ServerThread::CreateUrgent(stop->get());
+  if (!urgent.ok()) return urgent.status();
+  ServerThread& ahead = **urgent;
   std::vector<std::unique_ptr<ServerThread>> servers;
+  servers.push_back(*std::move(urgent));
   for (int i = 0; i < count; ++i) {
-    auto server = ServerThread::Create(address, stop->get());
+    auto server = ServerThread::Create(address, stop->get(), ahead);
     if (!server.ok()) return server.status();
     servers.push_back(*std::move(server));
   }

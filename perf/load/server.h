@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -18,8 +19,12 @@ namespace hud::load {
 // One thread's share: its own listening socket (SO_REUSEPORT spreads the connections) and the connections it accepted.
 class ServerThread {
  public:
-  // `stop` is an eventfd that outlives this; once it is signalled Run returns.
-  static absl::StatusOr<std::unique_ptr<ServerThread>> Create(const SocketAddress& address, int stop);
+  // `stop` is an eventfd that outlives this; once it is signalled Run returns. `urgent` outlives this, too: it is given
+  // the connections that order a kProbe.
+  static absl::StatusOr<std::unique_ptr<ServerThread>> Create(const SocketAddress& address, int stop,
+                                                              ServerThread& urgent);
+  // One that accepts nothing, and serves what it is given ahead of all other threads on its core, if that is permitted.
+  static absl::StatusOr<std::unique_ptr<ServerThread>> CreateUrgent(int stop);
 
   // An error is one that makes every later measurement meaningless: out of descriptors, for example.
   absl::Status Run();
@@ -45,10 +50,14 @@ class ServerThread {
   };
 
   ServerThread() = default;
+  absl::Status Open(int stop);
+  bool IsForUrgent(const Connection& connection) const;
+  void GiveToUrgent(Connection& connection);
+  void TakeGiven();
   void Accept();
   Connection& At(int fd);
   void Handle(int fd, uint32_t events);
-  // Each is false when the connection is over.
+  // Each is false when the connection is over, or another thread's.
   bool Receive(Connection& connection, bool to_the_end);
   bool Take(Connection& connection, Bytes bytes);
   bool TakeHello(Connection& connection, Bytes& bytes);
@@ -57,6 +66,10 @@ class ServerThread {
   bool Answer(Connection& connection);
 
   Fd listener_;
+  ServerThread* urgent_ = nullptr;  // null: this is the urgent one
+  Fd given_event_;                  // of the urgent one
+  std::mutex given_mutex_;
+  std::vector<Connection> given_;  // under the mutex: by other threads, and not adopted yet
   Lanes lanes_;
   Pattern pattern_;
   std::vector<uint8_t> received_;

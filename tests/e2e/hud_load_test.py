@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """hud-load, with which proxies are measured: every load goes through the proxy, and what went wrong is never called a figure."""
+import itertools
 import json
 import signal
 import socket
@@ -61,6 +62,7 @@ def each_load_goes_through_the_proxy_without_a_failure(stage):
         assert report["bytes"] > 0, report
         assert set(report["cpu_ns"]) == {str(hudsucker.pid), str(server.pid)} and all(report["cpu_ns"].values()), report
         assert report["own_cpu_ns"] > 0, report
+        assert ("realtime" in report) == (load == "mixed"), report
         if load in ("exchange", "connect", "mixed"):
             assert report["operations"] > 0, report
             is_plausible(report)
@@ -69,6 +71,16 @@ def each_load_goes_through_the_proxy_without_a_failure(stage):
             assert report["operations"] == 0 and "latency_us" not in report, report
     stage.note(f"{counted} operations")
     assert hudsucker.status()["closes"], "the connections did not go through the proxy"
+
+
+@case
+def a_mixed_load_has_threads_of_its_own_for_the_exchange_and_leaves_nothing_behind(stage):
+    server = Server(stage, "--threads", 2)
+    before = descriptors(server.pid)
+    for threads in (1, 3):
+        report = figures(client(server.address, "mixed", "--connections", 8, "--threads", threads, "--rate", 500))
+        assert abs(report["operations"] - 500 * report["seconds"]) < 0.1 * report["operations"] + 5, report
+    wait_until(lambda: descriptors(server.pid) == before, 5, "the server closing all, the probe's too")
 
 
 @case
@@ -193,9 +205,13 @@ def a_lost_answer_is_a_failure_and_not_a_slow_one(stage):
 @case
 def the_server_does_what_a_hello_orders_however_it_is_cut_and_closes_on_what_is_none(stage):
     server = Server(stage)
-    body = bytes([1, 0, 0, 100, 3, 3]) + b"hud-load" + bytes([1, 0, 0, 0]) + (7).to_bytes(4, "big") + (3).to_bytes(4, "big") + bytes(78)
-    record = bytes([22, 3, 1]) + len(body).to_bytes(2, "big") + body
-    for cut in [1, 4, 5, 42, 43, 44, len(record) - 1, len(record), len(record) + 3]:
+    def ordering(operation):
+        sizes = (7).to_bytes(4, "big") + (3).to_bytes(4, "big")
+        body = bytes([1, 0, 0, 100, 3, 3]) + b"hud-load" + bytes([operation, 0, 0, 0]) + sizes + bytes(78)
+        return bytes([22, 3, 1]) + len(body).to_bytes(2, "big") + body
+    exchange, probe = ordering(1), ordering(6)  # the latter is handed to another thread
+    size = len(exchange)
+    for record, cut in itertools.product((exchange, probe), [1, 4, 5, 42, 43, 44, size - 1, size, size + 3, size + 7]):
         with connect(server.address) as stream:
             request = record + bytes(7)
             stream.sendall(request[:cut])
@@ -204,7 +220,7 @@ def the_server_does_what_a_hello_orders_however_it_is_cut_and_closes_on_what_is_
             assert len(read_exactly(stream, 1 + 3)) == 4, cut
             stream.sendall(bytes(14))  # two requests at once get two answers
             assert len(read_exactly(stream, 6)) == 6, cut
-    for stranger in (b"GET / HTTP/1.1\r\nHost: somebody.example.com\r\n\r\n", record.replace(b"hud-load", b"stranger")):
+    for stranger in (b"GET / HTTP/1.1\r\nHost: somebody.example.com\r\n\r\n", exchange.replace(b"hud-load", b"stranger")):
         with connect(server.address) as stream:
             stream.sendall(stranger)
             assert stream.recv(1) == b"", "it answered a stranger"
