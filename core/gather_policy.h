@@ -26,24 +26,28 @@ class GatherPolicy {
   static constexpr Duration kBulkPatience = std::chrono::microseconds(100);
   static constexpr double kLeast = 4;  // fewer than this in kPatience are not worth waiting for
   static constexpr unsigned kMost = 64;
+  // Bulk waits only where nobody exchanges messages, which would wait with it: not for so long.
+  static constexpr Duration kNoMessages = std::chrono::milliseconds(5);
 
-  // A turn brought so many completions, `elapsed` after the one before, and moved bytes in bulk or not.
-  void SawTurn(size_t completions, Duration elapsed, bool bulk) {
+  // A turn brought so many completions, `elapsed` after the one before, moved bytes in bulk or not, and messages or not.
+  void SawTurn(size_t completions, Duration elapsed, bool bulk, bool messages) {
     constexpr double kMemory = 0.9;  // of the rate that was measured before
     constexpr Duration kShortest = std::chrono::microseconds(1);
     const double turns = static_cast<double>(kPatience.count()) / static_cast<double>(std::max(elapsed, kShortest).count());
     expected_ = kMemory * expected_ + (1 - kMemory) * static_cast<double>(completions) * turns;
     bulk_ = bulk;
+    quiet_ = messages ? Duration::zero() : std::min(quiet_ + elapsed, kNoMessages);
   }
 
   Batch Next() const {
-    if (bulk_) return {kMost, kBulkPatience};
+    if (bulk_ && quiet_ == kNoMessages) return {kMost, kBulkPatience};
     if (expected_ < kLeast) return {};
     return {std::min(static_cast<unsigned>(expected_), kMost), kPatience};
   }
 
  private:
   double expected_ = 0;  // completions in kPatience, as of late
+  Duration quiet_ = kNoMessages;  // since a turn that brought messages
   bool bulk_ = false;
 };
 

@@ -132,6 +132,7 @@ void Worker::OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t 
     if (!c.IsPending(sink, Op::kSend) && !c.IsPending(source, Op::kRecv)) WatchErrors(c, source);
     return;
   }
+  moved_messages_ = true;
   d.has_buffer = true;
   d.buffer = buffer;
   d.buffer_length = length;

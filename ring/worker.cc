@@ -18,8 +18,8 @@ constexpr size_t kCompletionsPerTurn = 512;
 constexpr Duration kAbsent = std::chrono::milliseconds(50);
 constexpr Duration kCatchUp = std::chrono::milliseconds(100);
 
-// What all directions together may splice before the ring is asked again: about a third of a millisecond.
-constexpr size_t kBulkBytesPerTurn = 2 * 1024 * 1024;
+// What all directions together may splice before the ring is asked again: well under a fifth of a millisecond.
+constexpr size_t kBulkBytesPerTurn = 1024 * 1024;
 
 }  // namespace
 
@@ -70,7 +70,7 @@ void Worker::RunOnce() {
   AdvanceTimers(now_ > due + kAbsent);
   TakeTurns();
   FeedStarved();
-  gather_.SawTurn(n, now_ - before, std::exchange(bulk_bytes_, 0) > 0);
+  gather_.SawTurn(n, now_ - before, std::exchange(bulk_bytes_, 0) > 0, std::exchange(moved_messages_, false));
   if (draining_ && (NothingLeft() || now_ >= drain_deadline_)) {
     stopping_ = true;
     // In every turn from now on: a cancelled accept may still bring somebody.

@@ -215,7 +215,8 @@ class Worker {
   std::vector<Turn> starved_;
   std::vector<Turn> taking_;  // reused by FeedStarved
   GatherPolicy gather_;
-  size_t bulk_bytes_ = 0;  // spliced in this turn
+  size_t bulk_bytes_ = 0;        // spliced in this turn
+  bool moved_messages_ = false;  // in this turn
   std::vector<std::string> node_names_;  // by NodeIndex, of those dialed
 
   const RouteTable* table_ = nullptr;  // valid until the next turn of the loop

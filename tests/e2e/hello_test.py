@@ -256,7 +256,8 @@ def a_stalled_hello_is_closed_at_its_deadline_and_counted(stage):
             except ConnectionResetError:
                 pass
             took = time.monotonic() - started
-            assert 0.8 < took < 1.5, f"{len(start)} bytes: closed after {took:.2f} s, with a deadline of 1 s"
+            in_the_kernel = 0 if start else 1  # defer_accept: a client that says nothing is accepted a second late
+            assert 0.8 < took - in_the_kernel < 1.5, f"{len(start)} bytes: closed after {took:.2f} s, with a deadline of 1 s"
     assert ears.proxy.status()["closes"]["hello_timeout"] == 4, ears.proxy.status()["closes"]
 
 

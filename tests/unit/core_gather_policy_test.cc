@@ -9,7 +9,7 @@ using namespace std::chrono_literals;
 
 Batch After(int turns, size_t completions, Duration each, bool bulk = false) {
   GatherPolicy policy;
-  for (int i = 0; i < turns; ++i) policy.SawTurn(completions, each, bulk);
+  for (int i = 0; i < turns; ++i) policy.SawTurn(completions, each, bulk, false);
   return policy.Next();
 }
 
@@ -33,19 +33,27 @@ TEST(GatherPolicy, HoweverManyComeTheBatchIsBounded) {
 
 TEST(GatherPolicy, ABurstIsForgottenSoonAfterItIsOver) {
   GatherPolicy policy;
-  for (int i = 0; i < 100; ++i) policy.SawTurn(64, 50us, false);
+  for (int i = 0; i < 100; ++i) policy.SawTurn(64, 50us, false, true);
   ASSERT_GT(policy.Next().completions, 1u);
   int turns = 0;
-  for (; policy.Next().completions > 1; ++turns) policy.SawTurn(1, 1ms, false);
+  for (; policy.Next().completions > 1; ++turns) policy.SawTurn(1, 1ms, false, true);
   EXPECT_LE(turns, 30);
 }
 
 TEST(GatherPolicy, BulkWaitsLongerAndOnlyWhileItMoves) {
   EXPECT_EQ(After(1, 1, 1ms, true).patience, GatherPolicy::kBulkPatience);
   GatherPolicy policy;
-  policy.SawTurn(1, 1ms, true);
-  policy.SawTurn(1, 1ms, false);
+  policy.SawTurn(1, 1ms, true, false);
+  policy.SawTurn(1, 1ms, false, false);
   EXPECT_EQ(policy.Next().completions, 1u);
+}
+
+TEST(GatherPolicy, BulkDoesNotKeepMessagesWaiting) {
+  GatherPolicy policy;
+  policy.SawTurn(1, 1ms, true, true);
+  EXPECT_EQ(policy.Next().completions, 1u);
+  for (int i = 0; i < 5; ++i) policy.SawTurn(1, 1ms, true, false);
+  EXPECT_EQ(policy.Next().patience, GatherPolicy::kBulkPatience);
 }
 
 }  // namespace
