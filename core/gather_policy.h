@@ -5,6 +5,7 @@
 //   64 connections exchanging 64 B      no gathering 0.76, 50 µs 0.73, 100 and 200 µs the same at a higher latency
 //   16 / 256 bulk downloads             no gathering 0.98 / 0.91, 50 µs 0.84 / 0.72, 100 µs 0.78 / 0.67, 200 µs 0.77 / 0.75
 // What is gained in bulk are larger transfers: bytes collect in the socket meanwhile.
+// One 64 B exchange beside 64 downloads, p50 / p99: 254 / 596 µs when bulk gathers all the same, 141 / 372 as it is.
 #pragma once
 
 #include <algorithm>
