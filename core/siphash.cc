@@ -8,7 +8,6 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "SipHash reads little-endian words; add a byte swap");
 
-template <int kWordRounds, int kEndRounds>
 struct State {
   uint64_t v0, v1, v2, v3;
 
@@ -17,11 +16,6 @@ struct State {
         v1(key.k1 ^ 0x646f72616e646f6d ^ wide),
         v2(key.k0 ^ 0x6c7967656e657261),
         v3(key.k1 ^ 0x7465646279746573) {}
-
-  template <int kCount>
-  void Rounds() {
-    for (int i = 0; i < kCount; ++i) Round();
-  }
 
   void Round() {
     v0 += v1, v1 = std::rotl(v1, 13), v1 ^= v0, v0 = std::rotl(v0, 32);
@@ -32,7 +26,8 @@ struct State {
 
   void Compress(uint64_t word) {
     v3 ^= word;
-    Rounds<kWordRounds>();
+    Round();
+    Round();
     v0 ^= word;
   }
 
@@ -49,7 +44,7 @@ struct State {
   }
 
   uint64_t Finish() {
-    Rounds<kEndRounds>();
+    for (int i = 0; i < 4; ++i) Round();
     return v0 ^ v1 ^ v2 ^ v3;
   }
 };
@@ -59,21 +54,17 @@ constexpr uint64_t kWide = 0xee;
 constexpr uint64_t kNarrowEnd = 0xff;
 constexpr uint64_t kSecondHalf = 0xdd;
 
-template <int kWordRounds, int kEndRounds>
-uint64_t Narrow(const SipKey& key, Bytes data) {
-  State<kWordRounds, kEndRounds> state(key, 0);
+}  // namespace
+
+uint64_t SipHash(const SipKey& key, Bytes data) {
+  State state(key, 0);
   state.Absorb(data);
   state.v2 ^= kNarrowEnd;
   return state.Finish();
 }
 
-}  // namespace
-
-uint64_t SipHash(const SipKey& key, Bytes data) { return Narrow<2, 4>(key, data); }
-uint64_t SipHash13(const SipKey& key, Bytes data) { return Narrow<1, 3>(key, data); }
-
 Hash128 SipHash128(const SipKey& key, Bytes data) {
-  State<2, 4> state(key, kWide);
+  State state(key, kWide);
   state.Absorb(data);
   state.v2 ^= kWide;
   Hash128 hash;

@@ -125,7 +125,7 @@ def main():
         return conclude(results.load_file(options.source), options)
     if not chosen:
         parser.error(f"no load has the words '{options.only}'; --list shows them all")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was measured until then is kept
 
     started = time.time()
     measured, interrupted = [], False

@@ -116,18 +116,19 @@ void Worker::Dispatch(const Completion& completion) {
 void Worker::DispatchConnection(Connection& c, Tag tag, const Completion& completion) {
   if (tag.op == Op::kZeroCopy) return OnZeroCopy(c, tag, completion);
   HUD_CHECK(c.IsPending(tag.side, tag.op));
+  const bool dialing = c.IsPending(tag.side, Op::kConnect);
   if (!completion.more) Paid(c, tag.op, tag.side);
-  // A connect and the hello's send behind it are one: the other of the two will not complete.
-  const bool dialed = tag.op == Op::kConnect || c.IsPending(tag.side, Op::kConnect);
-  if (dialed && tag.op == Op::kConnect) Paid(c, Op::kSend, tag.side);
-  if (dialed && tag.op == Op::kSend) Paid(c, Op::kConnect, tag.side);
+  if (dialing) {  // a connect and the hello's send behind it are one: the other of the two will not complete
+    Paid(c, Op::kConnect, tag.side);
+    Paid(c, Op::kSend, tag.side);
+  }
   if (c.state == ConnectionState::kTerminating) {
     if (completion.has_buffer) ring_->ReturnBuffer(completion.buffer);
     return JoinIfDone(c);
   }
   switch (tag.op) {
     case Op::kRecv: return OnRecv(c, tag.side, completion);
-    case Op::kSend: return dialed ? OnHelloSent(c, completion.result) : OnSent(c, tag.side, completion.result);
+    case Op::kSend: return dialing ? OnHelloSent(c, completion.result) : OnSent(c, tag.side, completion.result);
     case Op::kConnect: return OnConnectFailed(c, -completion.result);
     case Op::kPollIn: return OnPollIn(c, tag.side);
     case Op::kPollOut: return OnPollOut(c, tag.side);

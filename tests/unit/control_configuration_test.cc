@@ -295,6 +295,8 @@ listeners:
     bind: ["1.2.3.4:1", "unix:/run/a"]
     hello: {deadline: 1s, max_bytes: 64KiB}
     backlog: 7
+    defer_accept: false
+    quick_ack: true
     accept_proxy_protocol: true
     routes: [{sni: [A.Example, "*.B.example"], alpn: h2, pool: p}]
 pools:
@@ -319,6 +321,8 @@ log: {level: warning, format: json, file: /var/log/x, access: {enabled: false, s
   EXPECT_EQ(listener.hello_deadline, 1s);
   EXPECT_EQ(listener.hello_max_bytes, 65536U);
   EXPECT_EQ(listener.backlog, 7);
+  EXPECT_FALSE(listener.defer_accept);
+  EXPECT_TRUE(listener.quick_ack);
   EXPECT_TRUE(listener.accept_proxy_protocol);
   EXPECT_EQ(listener.default_pool, "");
   EXPECT_THAT(listener.routes.at(0).sni, ElementsAre("a.example", "*.b.example"));
@@ -537,6 +541,9 @@ TEST(Reload, WhatNeedsARestartIsNamedWithItsPlaceAndAllElseIsTaken) {
       {"a backlog",
        Spoiled("    default_pool", "    backlog: 5\n    default_pool"),
        {"f:7: listeners.tls.backlog: from 4096 to 5"}},
+      {"how a listener accepts",
+       Spoiled("    default_pool", "    defer_accept: false\n    quick_ack: true\n    default_pool"),
+       {"f:7: listeners.tls.defer_accept: from ", "f:8: listeners.tls.quick_ack: from "}},
       {"beacons", with("beacons: {bind: \"1.2.3.4:5\"}\n"), {"f:13: beacons.bind: from none to 1.2.3.4:5"}},
       {"capacity", with("affinity: {capacity: 5}\n"), {"f:13: affinity.capacity: from 1000000 to 5"}},
       {"relay mode", with("relay: {mode: copy}\n"), {"f:13: relay.mode: from auto to copy"}},
