@@ -70,8 +70,10 @@ std::string_view TakeWord(std::string_view& line) {
   return word;
 }
 
-// An address and a port that stand apart, in the notation of `family`.
+// An address and a port that stand apart, in the notation of `family`. A zone ("fe80::1%2") is no part of the protocol:
+// it numbers an interface of the sender's, which means nothing here, and version 2 could not carry it on.
 bool ReadV1Address(int family, std::string_view host, std::string_view port, SocketAddress& address) {
+  if (host.find('%') != std::string_view::npos) return false;
   const std::string h(host), p(port);
   const auto parsed = SocketAddress::Parse(family == AF_INET6 ? "[" + h + "]:" + p : h + ":" + p);
   if (!parsed.ok() || parsed->family() != family) return false;

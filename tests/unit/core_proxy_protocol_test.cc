@@ -103,6 +103,7 @@ TEST(ProxyHeader, CallsMalformedWhatBreaksARule) {
       {"v1 with a name", Text("PROXY TCP4 localhost 10.0.0.2 1 2\r\n")},
       {"v1 with a unix path", Text("PROXY TCP4 unix unix:/a 1 2\r\n")},
       {"v1 with a zone", Text("PROXY TCP6 ::1%x ::1 1 2\r\n")},
+      {"v1 with a numbered zone", Text("PROXY TCP6 fe80::1%2 ::1 1 2\r\n")},
       {"v1 with a port too large", Text("PROXY TCP4 10.0.0.1 10.0.0.2 1 65536\r\n")},
       {"v1 with a port missing", Text("PROXY TCP4 10.0.0.1 10.0.0.2 1\r\n")},
       {"v1 with a word too many", Text("PROXY TCP4 10.0.0.1 10.0.0.2 1 2 3\r\n")},
