@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 
 #include "core/siphash.h"
 #include "core/types.h"
@@ -26,8 +25,12 @@ class AffinityMap {
   AffinityMap(const AffinityMap&) = delete;
   AffinityMap& operator=(const AffinityMap&) = delete;
 
-  // Any thread.
-  std::optional<NodeRef> Find(Bytes token, Instant now) const;
+  // Any thread. NodeIndex::kNone if nobody's.
+  // An entry that has expired is found until a sweep, or another token that needs its place, removes it: readers do not look
+  // at expiries, which would double the memory that they touch. It does no harm: a client whose token has expired pays a full
+  // handshake wherever it is sent. For the same reason it is no harm that of 100,000 tokens which were never inserted one or
+  // two are taken for one that was (when the map is full).
+  NodeRef Find(Bytes token) const;
 
   // The writer only.
   InsertResult Insert(Bytes token, NodeRef owner, Instant expiry, Instant now);

@@ -82,9 +82,9 @@ class Chooser {
     for (uint8_t i = 0; i < candidates.count; ++i) {
       const TokenCandidate& candidate = candidates.items[i];
       if (candidate.kind != TokenKind::kSessionId) choice.offered = candidate.kind;
-      if (const std::optional<NodeRef> owner = candidate.exact ? FindExact(*candidate.token) : std::nullopt) {
+      if (const NodeRef owner = candidate.exact ? FindExact(*candidate.token) : NodeRef{}) {
         choice.offered = candidate.kind;
-        if (const NodeRef node = BestOwner({&owner->index, 1})) {
+        if (const NodeRef node = BestOwner({&owner.index, 1})) {
           choice.reason = ChoiceReason::kExactToken;
           return node;
         }
@@ -99,9 +99,9 @@ class Chooser {
   }
 
   // An owner whose slot has since gone to another node is no owner.
-  std::optional<NodeRef> FindExact(const OfferedToken& token) const {
-    const std::optional<NodeRef> owner = context_.affinity.Find(token.head_bytes(), context_.now);
-    if (!owner || Raw(owner->index) >= context_.table.nodes.size() || RefOf(owner->index) != *owner) return std::nullopt;
+  NodeRef FindExact(const OfferedToken& token) const {
+    const NodeRef owner = context_.affinity.Find(token.head_bytes());
+    if (!owner || Raw(owner.index) >= context_.table.nodes.size() || RefOf(owner.index) != owner) return {};
     return owner;
   }
 

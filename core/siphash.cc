@@ -8,6 +8,7 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "SipHash reads little-endian words; add a byte swap");
 
+template <int kWordRounds, int kEndRounds>
 struct State {
   uint64_t v0, v1, v2, v3;
 
@@ -16,6 +17,11 @@ struct State {
         v1(key.k1 ^ 0x646f72616e646f6d ^ wide),
         v2(key.k0 ^ 0x6c7967656e657261),
         v3(key.k1 ^ 0x7465646279746573) {}
+
+  template <int kCount>
+  void Rounds() {
+    for (int i = 0; i < kCount; ++i) Round();
+  }
 
   void Round() {
     v0 += v1, v1 = std::rotl(v1, 13), v1 ^= v0, v0 = std::rotl(v0, 32);
@@ -26,8 +32,7 @@ struct State {
 
   void Compress(uint64_t word) {
     v3 ^= word;
-    Round();
-    Round();
+    Rounds<kWordRounds>();
     v0 ^= word;
   }
 
@@ -44,7 +49,7 @@ struct State {
   }
 
   uint64_t Finish() {
-    for (int i = 0; i < 4; ++i) Round();
+    Rounds<kEndRounds>();
     return v0 ^ v1 ^ v2 ^ v3;
   }
 };
@@ -54,17 +59,21 @@ constexpr uint64_t kWide = 0xee;
 constexpr uint64_t kNarrowEnd = 0xff;
 constexpr uint64_t kSecondHalf = 0xdd;
 
-}  // namespace
-
-uint64_t SipHash(const SipKey& key, Bytes data) {
-  State state(key, 0);
+template <int kWordRounds, int kEndRounds>
+uint64_t Narrow(const SipKey& key, Bytes data) {
+  State<kWordRounds, kEndRounds> state(key, 0);
   state.Absorb(data);
   state.v2 ^= kNarrowEnd;
   return state.Finish();
 }
 
+}  // namespace
+
+uint64_t SipHash(const SipKey& key, Bytes data) { return Narrow<2, 4>(key, data); }
+uint64_t SipHash13(const SipKey& key, Bytes data) { return Narrow<1, 3>(key, data); }
+
 Hash128 SipHash128(const SipKey& key, Bytes data) {
-  State state(key, kWide);
+  State<2, 4> state(key, kWide);
   state.Absorb(data);
   state.v2 ^= kWide;
   Hash128 hash;

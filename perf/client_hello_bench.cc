@@ -70,12 +70,12 @@ void ClientHelloOneByteRecordsToTheCap(benchmark::State& state) {
 }
 BENCHMARK(ClientHelloOneByteRecordsToTheCap);
 
-void SipHash128OfAToken(benchmark::State& state) {
+void SipHash13OfAToken(benchmark::State& state) {
   const Buffer token = Counting(32, 1);
   const SipKey key = {1, 2};
-  for (auto _ : state) benchmark::DoNotOptimize(SipHash128(key, token));
+  for (auto _ : state) benchmark::DoNotOptimize(SipHash13(key, token));
 }
-BENCHMARK(SipHash128OfAToken);
+BENCHMARK(SipHash13OfAToken);
 
 }  // namespace
 }  // namespace hud

@@ -121,7 +121,7 @@ TEST_F(BeaconIntakeTest, AnAgentIsHeardAndItsTokensFindIt) {
   Exchange(*sender, 2s);
   const NodeRef node = cluster_.Find("n1");
   ASSERT_TRUE(node);
-  EXPECT_EQ(affinity_.Find(Token(1), now_), node);
+  EXPECT_EQ(affinity_.Find(Token(1)), node);
   EXPECT_EQ(intake_->tokens_unowned(), 0u);
 }
 
@@ -129,8 +129,9 @@ TEST_F(BeaconIntakeTest, ATokenLivesNoLongerThanTheProxyAllows) {
   const auto sender = NewSender();
   journal_.Add(Token(1), 1h, now_);
   Exchange(*sender, 2s);
-  EXPECT_TRUE(affinity_.Find(Token(1), now_));
-  EXPECT_FALSE(affinity_.Find(Token(1), now_ + 10s)) << "affinity.token_ttl";
+  EXPECT_TRUE(affinity_.Find(Token(1)));
+  affinity_.SweepExpired(now_ + 10s, SIZE_MAX);
+  EXPECT_FALSE(affinity_.Find(Token(1))) << "affinity.token_ttl";
 }
 
 TEST_F(BeaconIntakeTest, TokensOfANodeWithoutAPoolAreAskedForAgainOnceItHasOne) {
@@ -140,10 +141,10 @@ TEST_F(BeaconIntakeTest, TokensOfANodeWithoutAPoolAreAskedForAgainOnceItHasOne) 
   Exchange(*sender, 2s);
   EXPECT_FALSE(cluster_.Find("n1"));
   EXPECT_GT(intake_->refused(), 0u);
-  EXPECT_FALSE(affinity_.Find(Token(1), now_));
+  EXPECT_FALSE(affinity_.Find(Token(1)));
   Configure("web");
   Exchange(*sender, 2s);
-  EXPECT_TRUE(affinity_.Find(Token(1), now_));
+  EXPECT_TRUE(affinity_.Find(Token(1)));
 }
 
 TEST_F(BeaconIntakeTest, DyingIsBadNews) {

@@ -27,14 +27,16 @@ struct Token {
 NodeRef Node(uint64_t index, uint16_t generation = 1) { return {static_cast<NodeIndex>(index), generation}; }
 Instant At(Duration since_start) { return Instant{since_start}; }
 
-TEST(AffinityMap, FindsTheOwnerUntilTheEntryExpires) {
+TEST(AffinityMap, FindsTheOwnerUntilASweepMeetsTheExpiredEntry) {
   AffinityMap map({.capacity = 1000, .key = kKey});
   const Token token(1);
-  EXPECT_EQ(map.Find(token, At(0s)), std::nullopt);
+  EXPECT_EQ(map.Find(token), NodeRef{});
   EXPECT_EQ(map.Insert(token, Node(3), At(60s), At(0s)), Result::kInserted);
-  EXPECT_EQ(map.Find(token, At(59'999ms)), Node(3));
-  EXPECT_EQ(map.Find(token, At(60s)), std::nullopt);
-  EXPECT_EQ(map.Find(Token(2), At(0s)), std::nullopt);
+  EXPECT_EQ(map.SweepExpired(At(59'999ms), SIZE_MAX), 0U);
+  EXPECT_EQ(map.Find(token), Node(3));
+  EXPECT_EQ(map.SweepExpired(At(60s), SIZE_MAX), 1U);
+  EXPECT_EQ(map.Find(token), NodeRef{});
+  EXPECT_EQ(map.Find(Token(2)), NodeRef{});
 }
 
 TEST(AffinityMap, AnEntryNeverExpiresEarly) {
@@ -43,8 +45,10 @@ TEST(AffinityMap, AnEntryNeverExpiresEarly) {
   for (int i = 0; i < 500; ++i) {
     const Duration expiry(1 + random() % 1'000'000'000'000);
     map.Insert(Token(i), Node(0), At(expiry), At(0s));
-    EXPECT_EQ(map.Find(Token(i), At(expiry - 1ns)), Node(0)) << expiry.count();
-    EXPECT_EQ(map.Find(Token(i), At(expiry + 63ms)), std::nullopt) << expiry.count();
+    EXPECT_EQ(map.SweepExpired(At(expiry - 1ns), SIZE_MAX), 0U) << expiry.count();
+    EXPECT_EQ(map.Find(Token(i)), Node(0)) << expiry.count();
+    EXPECT_EQ(map.SweepExpired(At(expiry + 63ms), SIZE_MAX), 1U) << expiry.count();
+    EXPECT_EQ(map.Find(Token(i)), NodeRef{}) << expiry.count();
   }
 }
 
@@ -53,9 +57,10 @@ TEST(AffinityMap, SaysWhatAnInsertDid) {
   const Token token(1);
   EXPECT_EQ(map.Insert(token, Node(1), At(60s), At(0s)), Result::kInserted);
   EXPECT_EQ(map.Insert(token, Node(1), At(90s), At(10s)), Result::kRefreshed);
-  EXPECT_EQ(map.Find(token, At(80s)), Node(1));
+  EXPECT_EQ(map.SweepExpired(At(80s), SIZE_MAX), 0U);
+  EXPECT_EQ(map.Find(token), Node(1));
   EXPECT_EQ(map.Insert(token, Node(2), At(90s), At(10s)), Result::kReplaced);
-  EXPECT_EQ(map.Find(token, At(80s)), Node(2));
+  EXPECT_EQ(map.Find(token), Node(2));
   EXPECT_EQ(map.Insert(token, Node(2, 2), At(90s), At(10s)), Result::kReplaced) << "another generation is another node";
   EXPECT_EQ(map.Insert(Token(2), Node(1), At(10s), At(10s)), Result::kRejected) << "expired before it came";
   EXPECT_EQ(map.CountOf(Node(1)), 0U);
@@ -75,10 +80,10 @@ TEST(AffinityMap, OnlyTheOwnerWithdraws) {
   map.Insert(token, Node(1), At(60s), At(0s));
   EXPECT_FALSE(map.Withdraw(token, Node(2)));
   EXPECT_FALSE(map.Withdraw(token, Node(1, 2)));
-  EXPECT_EQ(map.Find(token, At(0s)), Node(1));
+  EXPECT_EQ(map.Find(token), Node(1));
   EXPECT_TRUE(map.Withdraw(token, Node(1)));
   EXPECT_FALSE(map.Withdraw(token, Node(1)));
-  EXPECT_EQ(map.Find(token, At(0s)), std::nullopt);
+  EXPECT_EQ(map.Find(token), NodeRef{});
   EXPECT_EQ(map.stats().size, 0U);
 }
 
@@ -86,7 +91,7 @@ TEST(AffinityMap, WithdrawAllTakesOneNodesTokensAndNoOthers) {
   AffinityMap map({.capacity = 10'000, .key = kKey});
   for (uint64_t i = 0; i < 3000; ++i) map.Insert(Token(i), Node(i % 3), At(60s), At(0s));
   EXPECT_EQ(map.WithdrawAll(Node(1)), 1000U);
-  for (uint64_t i = 0; i < 3000; ++i) EXPECT_EQ(map.Find(Token(i), At(0s)).has_value(), i % 3 != 1);
+  for (uint64_t i = 0; i < 3000; ++i) EXPECT_EQ(map.Find(Token(i)), i % 3 == 1 ? NodeRef{} : Node(i % 3));
   EXPECT_EQ(map.CountOf(Node(0)), 1000U);
   EXPECT_EQ(map.CountOf(Node(1)), 0U);
 }
@@ -108,22 +113,56 @@ struct CapacityRow {
 };
 class AffinityMapCapacity : public testing::TestWithParam<CapacityRow> {};
 
-TEST_P(AffinityMapCapacity, HoldsNinetyNinePercentOfItsCapacityWithoutRejection) {
+TEST_P(AffinityMapCapacity, HoldsAllButTwoInAThousandOfItsCapacity) {
   const size_t capacity = GetParam().capacity;
   AffinityMap map({.capacity = capacity, .key = kKey});
-  EXPECT_LE(map.stats().bytes, 24 * capacity + 64);
+  // 12 bytes a cell, 85 % of them taken, and a whole number of pages of buckets.
+  EXPECT_LE(map.stats().bytes, capacity * 12 * 100 / 85 + 64 * 192);
   size_t rejected = 0;
   for (uint64_t i = 0; i < capacity; ++i) rejected += map.Insert(Token(i), Node(i % 7), At(60s), At(0s)) != Result::kInserted;
-  EXPECT_LE(rejected, capacity / 100);
+  EXPECT_LE(rejected, capacity / 500);
   size_t found = 0;
-  for (uint64_t i = 0; i < capacity; ++i) found += map.Find(Token(i), At(0s)) == Node(i % 7);
+  for (uint64_t i = 0; i < capacity; ++i) found += map.Find(Token(i)) == Node(i % 7);
   EXPECT_EQ(found, map.stats().size);
-  EXPECT_GE(found, capacity - capacity / 100);
+  EXPECT_EQ(found, capacity - rejected);
 }
 INSTANTIATE_TEST_SUITE_P(Sizes, AffinityMapCapacity,
                          testing::Values(CapacityRow{"a_thousand", 1000}, CapacityRow{"a_hundred_thousand", 100'000},
                                          CapacityRow{"a_million_in_huge_pages", 1'000'000}),
                          [](const auto& row) { return row.param.name; });
+
+// ---- Tags that two tokens share ------------------------------------------------------------------------------------------
+
+// A map with room, all of whose tokens have the same two buckets: who is refused has met his tag.
+TEST(AffinityMap, ATokenWithTheTagOfAnotherIsRefusedAndChangesNothing) {
+  AffinityMap map({.capacity = 20, .key = kKey});
+  constexpr uint64_t kResidents = 20;
+  for (uint64_t i = 0; i < kResidents; ++i) ASSERT_EQ(map.Insert(Token(i), Node(i), At(60s), At(0s)), Result::kInserted);
+  size_t refused = 0;
+  for (uint64_t i = kResidents; i < 1'000'000; ++i) {
+    if (map.Insert(Token(i), Node(99), At(60s), At(0s)) == Result::kInserted) {
+      EXPECT_TRUE(map.Withdraw(Token(i), Node(99)));
+      continue;
+    }
+    ++refused;
+    EXPECT_FALSE(map.Withdraw(Token(i), Node(99)));
+    EXPECT_TRUE(map.Find(Token(i))) << "a reader takes it for the other one";
+    EXPECT_FALSE(map.Withdraw(Token(i), map.Find(Token(i)))) << "the writer does not";
+    EXPECT_EQ(map.Insert(Token(i), Node(99), At(90s), At(60s)), Result::kEvictedExpired);
+    EXPECT_TRUE(map.Withdraw(Token(i), Node(99)));
+    break;
+  }
+  EXPECT_GT(refused, 0U) << "expected once in 2^21 / 20 = 105,000 tokens";
+  EXPECT_EQ(map.stats().size, kResidents - 1);
+}
+
+TEST(AffinityMap, AnUnknownTokenIsSeldomTakenForAKnownOne) {
+  AffinityMap map({.capacity = 10'000, .key = kKey});
+  for (uint64_t i = 0; i < 10'000; ++i) map.Insert(Token(i), Node(i % 7), At(60s), At(0s));
+  size_t taken = 0;
+  for (uint64_t i = 0; i < 1'000'000; ++i) taken += map.Find(Token(1'000'000 + i)) ? 1 : 0;
+  EXPECT_LE(taken, 40U) << "27 / 2^21 of a million are 13";
+}
 
 // ---- Quotas ------------------------------------------------------------------------------------------------------------
 
@@ -132,7 +171,7 @@ TEST(AffinityMap, AFloodOfOneNodeLeavesTheOthersTokensAlone) {
   for (uint64_t i = 0; i < 4000; ++i) ASSERT_EQ(map.Insert(Token(i), Node(i % 4), At(60s), At(0s)), Result::kInserted);
   for (uint64_t i = 0; i < 200'000; ++i) map.Insert(Token(1'000'000 + i), Node(9), At(90s), At(0s));
   EXPECT_GT(map.stats().evicted_over_share, 0U);
-  for (uint64_t i = 0; i < 4000; ++i) EXPECT_EQ(map.Find(Token(i), At(0s)), Node(i % 4)) << i;
+  for (uint64_t i = 0; i < 4000; ++i) EXPECT_EQ(map.Find(Token(i)), Node(i % 4)) << i;
 }
 
 TEST(AffinityMap, ANodeUnderItsShareStillGetsInAfterAFlood) {
@@ -161,6 +200,21 @@ TEST(AffinityMap, TokensOfANodeWhoseSlotWasGivenAwayAreTheFirstToGo) {
   EXPECT_EQ(map.CountOf(Node(0, 2)), 1U);
   map.SweepExpired(At(0s), 1'000'000);
   EXPECT_EQ(map.stats().size, 1U);
+}
+
+// Each insert comes from another generation, and no sweep runs: all ids are taken by owners that are gone.
+TEST(AffinityMap, WhenOwnersThatAreGoneHoldAllIdsTokensAreRefusedUntilASweep) {
+  AffinityMap map({.capacity = 10'000, .key = kKey});
+  uint64_t number = 0;
+  const auto insert = [&] {
+    const uint64_t i = number++;
+    return map.Insert(Token(i), Node(i % limits::kMaxNodes, static_cast<uint16_t>(i / limits::kMaxNodes)), At(60s), At(0s));
+  };
+  size_t inserted = 0;
+  while (insert() == Result::kInserted) ASSERT_LE(++inserted, 10'000U);
+  EXPECT_GE(inserted, limits::kMaxNodes * 19 / 10);
+  EXPECT_EQ(map.SweepExpired(At(0s), SIZE_MAX), inserted - limits::kMaxNodes + 1) << "what a slot's last node owns stays";
+  EXPECT_EQ(insert(), Result::kInserted);
 }
 
 // ---- Against a reference -------------------------------------------------------------------------------------------------
@@ -198,7 +252,7 @@ TEST_P(AffinityMapRandom, AgreesWithAReference) {
           switch (map.Insert(Token(number), node, expiry, now)) {
             case Result::kRejected:
               ++refused;
-              EXPECT_EQ(map.Find(Token(number), now), std::nullopt);
+              EXPECT_EQ(map.Find(Token(number)), NodeRef{});
               reference.erase(number);
               break;
             case Result::kRefreshed: EXPECT_TRUE(expected != reference.end() && expected->second.owner == node); [[fallthrough]];
@@ -225,9 +279,9 @@ TEST_P(AffinityMapRandom, AgreesWithAReference) {
         }
         case 14:
         case 15: {
-          const auto found = map.Find(Token(number), now);
+          const NodeRef found = map.Find(Token(number));
           const bool live = expected != reference.end() && expected->second.expiry > now;
-          if (found && (expected == reference.end() || *found != expected->second.owner)) ++wrong;
+          if (found && (expected == reference.end() || found != expected->second.owner)) ++wrong;
           if (!found && live) ++lost;
         }
       }
@@ -240,7 +294,7 @@ TEST_P(AffinityMapRandom, AgreesWithAReference) {
     map.SweepExpired(now, SIZE_MAX);
     std::array<size_t, 8> found{};
     for (uint64_t number = 0; number < row.tokens; ++number) {
-      if (const auto owner = map.Find(Token(number), now)) ++found[Raw(owner->index)];
+      if (const NodeRef owner = map.Find(Token(number))) ++found[Raw(owner.index)];
     }
     size_t all = 0;
     for (uint16_t index = 0; index < 8; ++index) {
@@ -254,7 +308,7 @@ TEST_P(AffinityMapRandom, AgreesWithAReference) {
 INSTANTIATE_TEST_SUITE_P(Loads, AffinityMapRandom,
                          testing::Values(RandomRow{"room_for_all", 8000, 2000, false},
                                          RandomRow{"twice_the_capacity", 1000, 2000, true},
-                                         RandomRow{"one_bucket", 1, 40, true}),
+                                         RandomRow{"two_buckets", 1, 80, true}),
                          [](const auto& row) { return row.param.name; });
 
 // ---- One writer, several readers -------------------------------------------------------------------------------------------
@@ -267,7 +321,7 @@ uint16_t GenerationFor(uint64_t number, uint16_t index) {
 TEST(AffinityMapThreads, AReaderNeverSeesAnOwnerThatTheTokenDidNotHave) {
   constexpr uint64_t kTokens = 64;
   constexpr int kReaders = 3;
-  AffinityMap map({.capacity = 48, .key = kKey});  // 18 buckets: full of evictions and of meetings
+  AffinityMap map({.capacity = 40, .key = kKey});  // 48 cells: full of evictions and of meetings
   std::atomic<bool> done{false};
   std::atomic<uint64_t> found{0}, wrong{0};
   std::vector<std::thread> readers;
@@ -277,10 +331,10 @@ TEST(AffinityMapThreads, AReaderNeverSeesAnOwnerThatTheTokenDidNotHave) {
       uint64_t my_found = 0, my_wrong = 0;
       while (!done.load(std::memory_order_relaxed)) {
         const uint64_t number = random() % kTokens;
-        const auto owner = map.Find(Token(number), At(1s));
+        const NodeRef owner = map.Find(Token(number));
         if (!owner) continue;
         ++my_found;
-        if (owner->generation != GenerationFor(number, Raw(owner->index))) ++my_wrong;
+        if (owner.generation != GenerationFor(number, Raw(owner.index))) ++my_wrong;
       }
       found += my_found;
       wrong += my_wrong;
@@ -304,7 +358,7 @@ TEST(AffinityMapThreads, AReaderNeverSeesAnOwnerThatTheTokenDidNotHave) {
 }
 
 TEST(AffinityMapThreads, ATokenThatStaysIsFoundWhileItsBucketChanges) {
-  AffinityMap map({.capacity = 8, .key = kKey});  // three buckets
+  AffinityMap map({.capacity = 8, .key = kKey});  // two buckets
   const Token resident(1);
   ASSERT_EQ(map.Insert(resident, Node(1), At(1000s), At(0s)), Result::kInserted);
   std::atomic<bool> done{false};
@@ -312,7 +366,7 @@ TEST(AffinityMapThreads, ATokenThatStaysIsFoundWhileItsBucketChanges) {
   std::thread reader([&] {
     while (!done.load(std::memory_order_relaxed)) {
       ++looked;
-      found += map.Find(resident, At(1s)) == Node(1);
+      found += map.Find(resident) == Node(1);
     }
   });
   for (uint64_t i = 0; i < 300'000; ++i) {
@@ -322,9 +376,8 @@ TEST(AffinityMapThreads, ATokenThatStaysIsFoundWhileItsBucketChanges) {
   }
   done = true;
   reader.join();
-  EXPECT_EQ(map.Find(resident, At(1s)), Node(1));
-  // A miss takes two meetings with the writer in one look-up: rare, and allowed.
-  EXPECT_GT(found, looked / 2);
+  EXPECT_GT(looked, 0U);
+  EXPECT_EQ(found, looked) << "what happens in other cells of the bucket is no business of a reader";
 }
 
 }  // namespace
