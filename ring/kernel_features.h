@@ -24,6 +24,7 @@ struct KernelFeatures {
   bool zero_copy_usage = false;  // IORING_SEND_ZC_REPORT_USAGE, 6.2
   bool bounded_multishot_recv = false;  // sqe->optlen of a multishot receive, 6.17
   bool minimum_wait = false;     // io_uring_getevents_arg::min_wait_usec, 6.12
+  bool silent_sends = false;     // a short send that was to be whole completes with what it sent, 6.1
   std::string Describe() const;
 };
 

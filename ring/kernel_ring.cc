@@ -79,9 +79,18 @@ class KernelRing final : public Ring {
     sqe->file_index = limit;   // where newer headers have optlen
   }
 
+  // A send that takes all posts no completion: it would end the wait at once, for what the submission itself has done, and
+  // each message would cost two system calls instead of one. MSG_WAITALL makes a short send a failure, which does post one
+  // (io_uring/net.c: with what was sent, since nothing may wait here). What posts nothing by the end of the submission was
+  // sent whole: Harvest() says so.
   void Send(int fd, Bytes data, uint64_t user_data) override {
     QueueSend(fd, data, user_data);
-    ++sends_queued_;
+    if (!options_.features.silent_sends) return;
+    io_uring_sqe* sqe = LastSqe();
+    sqe->msg_flags |= MSG_WAITALL;
+    sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+    sqe->user_data |= kRingsOwn;
+    silent_.push_back({user_data, static_cast<int32_t>(data.size()), ring_.sq.sqe_tail});
   }
 
   void SendZeroCopy(int fd, Bytes data, uint64_t user_data) override {
@@ -123,7 +132,6 @@ class KernelRing final : public Ring {
 
   void Submit() override {
     CheckSubmitted(io_uring_submit(&ring_));
-    sends_queued_ = 0;
   }
 
   size_t Wait(std::span<Completion> completions, Duration timeout, Batch batch) override {
@@ -134,7 +142,6 @@ class KernelRing final : public Ring {
     } else {
       SubmitAndWait(timeout, options_.features.minimum_wait ? batch : Batch());
     }
-    sends_queued_ = 0;
     return Harvest(completions);
   }
 
@@ -214,15 +221,9 @@ class KernelRing final : public Ring {
     io_uring_getevents_arg argument{};
     argument.sigmask_sz = _NSIG / 8;
     if (timeout != Duration::max()) argument.ts = reinterpret_cast<uintptr_t>(&when);
-    unsigned wanted = batch.completions;
-    // Only for a batch: a timer that short costs a virtual machine two exits. One connection exchanging 64 B took 76 µs a
-    // round trip with a minimum wait of 100 µs for what is not a send, and 51 without.
-    if (wanted > 1) {
-      wanted += sends_queued_;
-      argument.pad = static_cast<uint32_t>(batch.patience / std::chrono::microseconds(1));  // min_wait_usec since 6.12
-    }
-    const int result = io_uring_enter2(ring_.enter_ring_fd, TakeSubmissions(), wanted, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,
-                                       reinterpret_cast<sigset_t*>(&argument), sizeof argument);
+    if (batch.completions > 1) argument.pad = static_cast<uint32_t>(batch.patience / std::chrono::microseconds(1));  // min_wait_usec
+    const int result = io_uring_enter2(ring_.enter_ring_fd, TakeSubmissions(), batch.completions,
+                                       IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, reinterpret_cast<sigset_t*>(&argument), sizeof argument);
     HUD_CHECK(result >= 0 || result == -ETIME || result == -EINTR || result == -EBUSY || result == -EAGAIN);
   }
 
@@ -244,16 +245,37 @@ class KernelRing final : public Ring {
   }
 
   size_t Harvest(std::span<Completion> completions) {
-    size_t n = 0;
+    size_t n = HarvestSilent(completions);
     if (!set_aside_.empty()) [[unlikely]] {
-      while (n < completions.size() && n < set_aside_.size()) {
-        completions[n] = set_aside_[n];
-        ++n;
-      }
-      set_aside_.erase(set_aside_.begin(), set_aside_.begin() + static_cast<std::ptrdiff_t>(n));
+      const size_t taken = std::min(set_aside_.size(), completions.size() - n);
+      std::copy_n(set_aside_.begin(), taken, completions.begin() + static_cast<std::ptrdiff_t>(n));
+      set_aside_.erase(set_aside_.begin(), set_aside_.begin() + static_cast<std::ptrdiff_t>(taken));
+      n += taken;
       if (!set_aside_.empty()) return n;
     }
     return n + HarvestQueue(completions.subspan(n));
+  }
+
+  // The sends that were submitted and of which the kernel said nothing.
+  size_t HarvestSilent(std::span<Completion> completions) {
+    if (silent_.empty() || io_uring_cq_has_overflow(&ring_)) return 0;  // a failure may be among what did not fit the queue
+    unsigned head;
+    io_uring_cqe* cqe;
+    io_uring_for_each_cqe(&ring_, head, cqe) ForgetSilent(cqe->user_data);
+    const unsigned taken_by_kernel = io_uring_smp_load_acquire(ring_.sq.khead);
+    size_t n = 0;
+    while (n < completions.size() && n < silent_.size() && static_cast<int>(taken_by_kernel - silent_[n].place) >= 0) {
+      completions[n] = {.user_data = silent_[n].user_data, .result = silent_[n].bytes};
+      ++n;
+    }
+    silent_.erase(silent_.begin(), silent_.begin() + static_cast<std::ptrdiff_t>(n));
+    return n;
+  }
+
+  // A send that failed completes by itself.
+  void ForgetSilent(uint64_t user_data) {
+    if ((user_data & kRingsOwn) == 0) [[likely]] return;
+    std::erase_if(silent_, [user_data](const SilentSend& send) { return send.user_data == (user_data & ~kRingsOwn); });
   }
 
   size_t HarvestQueue(std::span<Completion> completions) {
@@ -262,8 +284,9 @@ class KernelRing final : public Ring {
     size_t n = 0;
     io_uring_for_each_cqe(&ring_, head, cqe) {
       if (n == completions.size()) break;
+      ForgetSilent(cqe->user_data);
       Completion& c = completions[n++];
-      c.user_data = cqe->user_data;
+      c.user_data = cqe->user_data & ~kRingsOwn;
       c.result = cqe->res;
       c.more = (cqe->flags & IORING_CQE_F_MORE) != 0;
       c.notification = (cqe->flags & IORING_CQE_F_NOTIF) != 0;
@@ -278,13 +301,19 @@ class KernelRing final : public Ring {
     return n;
   }
 
+  struct SilentSend {
+    uint64_t user_data;
+    int32_t bytes;
+    unsigned place;  // how many entries the kernel has taken once it has this one
+  };
+
   const KernelRingOptions options_;
   io_uring ring_{};
   bool created_ = false;
   uint8_t* buffers_ = nullptr;
   io_uring_buf_ring* buffer_ring_ = nullptr;
   size_t with_caller_ = 0;
-  unsigned sends_queued_ = 0;  // since the last wait
+  std::vector<SilentSend> silent_;  // in the order of their submission
   std::vector<Completion> set_aside_;
 };
 
@@ -325,6 +354,7 @@ std::string KernelFeatures::Describe() const {
                       zero_copy_send ? ", zero-copy send" : ", no zero-copy send (needs Linux 6.0)",
                       zero_copy_send && !zero_copy_usage ? " without usage report (needs Linux 6.2)" : "",
                       bounded_multishot_recv ? ", bounded multishot receive" : ", single receives (multishot needs Linux 6.17)",
+                      silent_sends ? ", silent sends" : ", a completion for each send (needs Linux 6.1)",
                       minimum_wait ? ", batched waits" : ", no batched waits (needs Linux 6.12)");
 }
 
@@ -345,6 +375,7 @@ absl::StatusOr<KernelFeatures> ProbeFeatures() {
   }
   if (error < 0) return CannotSetUp(-error);
   features.bounded_multishot_recv = KernelIsAtLeast(6, 17);
+  features.silent_sends = KernelIsAtLeast(6, 1);
   features.minimum_wait = (ring.features & IORING_FEAT_MIN_TIMEOUT) != 0;
   if (io_uring_probe* probe = io_uring_get_probe_ring(&ring); probe != nullptr) {
     features.zero_copy_send = io_uring_opcode_supported(probe, IORING_OP_SEND_ZC) != 0;

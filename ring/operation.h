@@ -16,7 +16,7 @@ enum class Op : uint8_t {
   kAccept,      // slot = number of the listening socket
   kWake,        // the worker's eventfd
   kRecv,        // into a buffer of the shared ring
-  kSend,        // never waits: MSG_DONTWAIT
+  kSend,        // never waits
   kZeroCopy,    // SEND_ZC; two completions: result, then notification
   kConnect,     // with the kSend of the hello linked behind it: one of the two completes
   kPollIn,      // readable, for a side that is read with splice or into a zero-copy buffer
@@ -24,7 +24,7 @@ enum class Op : uint8_t {
   kPollError,   // a paused or waiting side: reset or end of the peer
 };
 
-struct Tag {
+struct Tag {  // bit 62 of it is the ring's (kRingsOwn)
   uint32_t slot = 0;
   uint16_t generation = 0;
   Op op = Op::kIgnored;
@@ -38,7 +38,7 @@ struct Tag {
   }
   static Tag Unpack(uint64_t user_data) {
     return {static_cast<uint32_t>(user_data), static_cast<uint16_t>(user_data >> 32),
-            static_cast<Op>((user_data >> 56) & 0x7f), static_cast<Side>(user_data >> 63), static_cast<uint8_t>(user_data >> 48)};
+            static_cast<Op>((user_data >> 56) & 0x3f), static_cast<Side>(user_data >> 63), static_cast<uint8_t>(user_data >> 48)};
   }
 };
 

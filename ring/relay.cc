@@ -128,6 +128,7 @@ void Worker::OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t 
   const bool full_run = d.policy.SawReceive(length, ring_->buffer_size(), next == Expected::kNow);
   if (d.HoldsBytes() || c.IsPending(sink, Op::kSend)) {
     KeepBehind(d, bytes);
+    AwaitSend(c, sink);
     ring_->ReturnBuffer(buffer);
     if (!c.IsPending(sink, Op::kSend) && !c.IsPending(source, Op::kRecv)) WatchErrors(c, source);
     return;
@@ -139,6 +140,7 @@ void Worker::OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t 
   d.bulk_wanted = WantsBulk(c, source, full_run);
   RequestSend(c, sink, bytes);
   if (!d.bulk_wanted && !c.IsPending(source, Op::kRecv)) RequestRelayRecv(c, source, next);
+  if (!c.IsPending(source, Op::kRecv)) AwaitSend(c, sink);
 }
 
 // Modes that force an engine leave this one after the first message, and take it at its word.
@@ -200,7 +202,10 @@ void Worker::SendHeld(Connection& c, Side source) {
   if (d.held) {
     HeldBytes& held = *d.held;
     if (held.rest.empty()) held.rest = std::exchange(held.behind, PrivateBytes());
-    if (!held.rest.empty()) return RequestSend(c, sink, held.rest.rest());
+    if (!held.rest.empty()) {
+      RequestSend(c, sink, held.rest.rest());
+      return AwaitSend(c, sink);
+    }
   }
   if (d.pipe_bytes() > 0) return PumpSplice(c, source);
   if (d.HoldsBytes()) return SendZeroCopy(c, source);
@@ -297,6 +302,7 @@ void Worker::OnSourceEnd(Connection& c, Side source) {
   }
   d.stream = Stream::kEnded;
   SetTimerAtMost(c, now_ + table_->timeouts.half_closed);
+  AwaitSend(c, Other(source));
   if (!d.HoldsBytes() && !c.IsPending(Other(source), Op::kSend)) FinishDirection(c, source);
 }
 
@@ -335,6 +341,7 @@ void Worker::DropDirection(Connection& c, Side source) {
   }
   if (c.IsPending(source, Op::kPollIn)) ring_->Cancel(c.TagOf(Op::kPollIn, source));
   SetTimerAtMost(c, now_ + kDiscardCheck);
+  AwaitSend(c, Other(source));
   if (!c.IsPending(Other(source), Op::kSend)) Read(c, source);
 }
 

@@ -1,6 +1,7 @@
 // The narrow interface between a worker and the kernel's io_uring. KernelRing is the real one; a test can put a ring of
 // its own around it that delays or changes completions, which no tool can do to the kernel's.
 // Every request completes exactly once, except where noted. Requests take effect at the next Wait() (or when the queue is full).
+// `user_data` is the caller's but for kRingsOwn, which must be 0.
 #pragma once
 
 #include <sys/socket.h>
@@ -24,6 +25,8 @@ struct Completion {
   uint16_t buffer = 0;       // of the shared ring; belongs to the caller until ReturnBuffer()
 };
 
+inline constexpr uint64_t kRingsOwn = uint64_t{1} << 62;
+
 inline constexpr uint32_t kZeroCopyCopied = 1u << 31;  // IORING_NOTIF_USAGE_ZC_COPIED, kernel 6.2
 
 enum class Expected : uint8_t { kNow, kLater };
@@ -41,7 +44,8 @@ class Ring {
   // As Recv, again and again, a buffer and a completion each, with `more` while it goes on: until an error or the end, or
   // until `limit` bytes have come (less than a buffer more), so that back-pressure is structural. Kernel 6.17; before, the first completion is the last.
   virtual void RecvMultishot(int fd, Expected expected, uint32_t limit, uint64_t user_data) = 0;
-  // Never waits: sends what the socket takes now, -EAGAIN if nothing. `data` must stay until the completion.
+  // Never waits: sends what the socket takes now, -EAGAIN if nothing. `data` must stay until the completion, which comes with
+  // the next Wait(), but does not end it when all was sent: whoever must know soon lets that Wait() not wait.
   virtual void Send(int fd, Bytes data, uint64_t user_data) = 0;
   // As Send, without a copy where the device can. Completes twice if the first completion has `more`.
   virtual void SendZeroCopy(int fd, Bytes data, uint64_t user_data) = 0;
@@ -59,8 +63,8 @@ class Ring {
   // Hands the kernel what was requested, without waiting.
   virtual void Submit() = 0;
   // Submits, waits until something has completed or `timeout` is over (zero: no wait; max: for ever), and fills
-  // `completions`; what does not fit comes with the next call. Returns how many. `batch` needs kernel 6.12, and is
-  // ignored before; sends, which complete at submission, do not count towards it.
+  // `completions`, sends first; what does not fit comes with the next call. Returns how many. `batch` needs kernel 6.12, and
+  // is ignored before.
   virtual size_t Wait(std::span<Completion> completions, Duration timeout, Batch batch = {}) = 0;
 
   virtual Bytes BufferBytes(uint16_t buffer) const = 0;  // the whole buffer

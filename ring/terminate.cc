@@ -28,6 +28,7 @@ void Worker::SetReset(Connection& c, Side side) {
 
 void Worker::CancelAll(Connection& c) {
   for (Side side : {Side::kClient, Side::kNode}) {
+    AwaitSend(c, side);
     for (Op op : {Op::kRecv, Op::kConnect, Op::kPollIn, Op::kPollOut, Op::kPollError}) {
       if (c.IsPending(side, op)) ring_->Cancel(c.TagOf(op, side));
     }

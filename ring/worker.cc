@@ -63,6 +63,7 @@ void Worker::RunOnce() {
   const Duration timeout = TimeToWait();
   const Instant due = timeout == Duration::max() ? Instant::max() - kAbsent : Now() + timeout;
   const size_t n = ring_->Wait(completions, timeout, gather_.Next());
+  sends_awaited_ = false;
   // A new route table is taken here, between batches, never inside one.
   table_ = &shared_.routes->Current(options_.index);
   const Instant before = std::exchange(now_, Now());
@@ -70,7 +71,7 @@ void Worker::RunOnce() {
   AdvanceTimers(now_ > due + kAbsent);
   TakeTurns();
   FeedStarved();
-  gather_.SawTurn(n, now_ - before, std::exchange(bulk_bytes_, 0) > 0, std::exchange(moved_messages_, false));
+  gather_.SawTurn(std::exchange(arrivals_, 0), now_ - before, std::exchange(bulk_bytes_, 0) > 0, std::exchange(moved_messages_, false));
   if (draining_ && (NothingLeft() || now_ >= drain_deadline_)) {
     stopping_ = true;
     // In every turn from now on: a cancelled accept may still bring somebody.
@@ -87,7 +88,8 @@ bool Worker::NothingLeft() const {
 }
 
 Duration Worker::TimeToWait() const {
-  if (!ready_.empty() || (!starved_.empty() && ring_->buffers_free() > 0)) return Duration::zero();
+  // The starved wait for shared buffers, which are free or in sends that are on their way.
+  if (!ready_.empty() || !starved_.empty() || sends_awaited_) return Duration::zero();
   Instant next = catching_up_ ? caught_up_at_ : timers_.NextDeadline();
   if (accepting_) {
     for (const Acceptor& a : acceptors_) {
@@ -117,6 +119,7 @@ void Worker::DispatchConnection(Connection& c, Tag tag, const Completion& comple
   if (tag.op == Op::kZeroCopy) return OnZeroCopy(c, tag, completion);
   HUD_CHECK(c.IsPending(tag.side, tag.op));
   const bool dialing = c.IsPending(tag.side, Op::kConnect);
+  if (tag.op != Op::kSend || dialing) ++arrivals_;
   if (!completion.more) Paid(c, tag.op, tag.side);
   if (dialing) {  // a connect and the hello's send behind it are one: the other of the two will not complete
     Paid(c, Op::kConnect, tag.side);

@@ -191,6 +191,8 @@ class Worker {
   void Paid(Connection& c, Op op, Side side) { c.pending[Index(side)] &= static_cast<uint16_t>(~(1u << static_cast<int>(op))); }
   void RequestRecv(Connection& c, Side side, Expected expected);
   void RequestSend(Connection& c, Side sink, Bytes data);
+  // Something is to happen once the sink's send is done. Without this a send is heard of when something else happens.
+  void AwaitSend(const Connection& c, Side sink) { sends_awaited_ |= c.IsPending(sink, Op::kSend); }
   void RequestPoll(Connection& c, Side side, Op op, uint32_t events);
   void CancelAll(Connection& c);
   void SetTimer(Connection& c, Instant deadline) { timers_.Set(c, deadline); }
@@ -217,6 +219,8 @@ class Worker {
   GatherPolicy gather_;
   size_t bulk_bytes_ = 0;        // spliced in this turn
   bool moved_messages_ = false;  // in this turn
+  bool sends_awaited_ = false;   // the next wait must not last
+  size_t arrivals_ = 0;          // in this turn: completions that are not of sends
   std::vector<std::string> node_names_;  // by NodeIndex, of those dialed
 
   const RouteTable* table_ = nullptr;  // valid until the next turn of the loop
