@@ -4,14 +4,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 
 #include "core/check.h"
 
 namespace hud {
 namespace {
-
-constexpr size_t kCompletionsPerTurn = 512;
 
 // A process that was stopped (SIGSTOP, a paused machine) wakes to deadlines that passed in its absence. What its peers
 // did in time comes only with the next turns: it looks at that before it judges anybody.
@@ -53,7 +50,6 @@ void Worker::Run() {
 }
 
 void Worker::RunOnce() {
-  std::array<Completion, kCompletionsPerTurn> completions;
   table_ = &shared_.routes->Current(options_.index);
   ArmAcceptors();
   if (!wake_armed_) {
@@ -62,12 +58,12 @@ void Worker::RunOnce() {
   }
   const Duration timeout = TimeToWait();
   const Instant due = timeout == Duration::max() ? Instant::max() - kAbsent : Now() + timeout;
-  const size_t n = ring_->Wait(completions, timeout, gather_.Next());
+  const size_t n = ring_->Wait(completions_, timeout, gather_.Next());
   sends_awaited_ = false;
   // A new route table is taken here, between batches, never inside one.
   table_ = &shared_.routes->Current(options_.index);
   const Instant before = std::exchange(now_, Now());
-  for (size_t i = 0; i < n; ++i) Dispatch(completions[i]);
+  for (size_t i = 0; i < n; ++i) Dispatch(completions_[i]);
   AdvanceTimers(now_ > due + kAbsent);
   TakeTurns();
   FeedStarved();

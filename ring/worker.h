@@ -12,6 +12,7 @@
 //   terminate.cc   terminate → join → close, and the connection's record
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <deque>
 #include <memory>
@@ -207,6 +208,7 @@ class Worker {
   SpscQueue<ConnectionRecord>& records_;
   std::unique_ptr<Ring> ring_;
   Fd wake_;
+  std::array<Completion, 512> completions_;  // of this turn; here, because to make 12 KB anew costs every turn 150 ns
   std::vector<Acceptor> acceptors_;
   ConnectionTable connections_;
   TimerWheel timers_;

@@ -73,6 +73,79 @@ TEST(KernelRing, AConnectThatIsCancelledCompletesAlone) {
   EXPECT_EQ(completions[0].result, -ECANCELED);
 }
 
+struct SocketPair {
+  Fd a, b;
+  SocketPair() {
+    int pair[2] = {-1, -1};
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0) Fail("socketpair");
+    a = Fd(pair[0]), b = Fd(pair[1]);
+  }
+};
+
+TEST(KernelRing, ASendThatTakesAllCompletesWithTheNextWaitAndDoesNotEndIt) {
+  RingAlone r;
+  if (!r.features.silent_sends) GTEST_SKIP() << "needs Linux 6.1";
+  SocketPair sockets;
+  r.ring->Send(sockets.a.get(), AsBytes("hello"), kSendTag);
+  std::array<Completion, 4> completions;
+  const auto begin = std::chrono::steady_clock::now();
+  ASSERT_EQ(r.ring->Wait(completions, 50ms), 1u);
+  EXPECT_GE(std::chrono::steady_clock::now() - begin, 50ms);
+  EXPECT_EQ(completions[0].user_data, kSendTag);
+  EXPECT_EQ(completions[0].result, 5);
+  EXPECT_TRUE(r.Drain().empty());
+}
+
+TEST(KernelRing, AShortSendEndsTheWaitAndSaysHowMuchWasSent) {
+  RingAlone r;
+  SocketPair sockets;
+  const std::string much(4 << 20, 'x');
+  r.ring->Send(sockets.a.get(), AsBytes(much), kSendTag);
+  std::array<Completion, 4> completions;
+  ASSERT_EQ(r.ring->Wait(completions, Duration::max()), 1u);
+  EXPECT_EQ(completions[0].user_data, kSendTag);
+  size_t arrived = 0;
+  std::string some(1 << 20, 0);
+  for (ssize_t n; (n = ::read(sockets.b.get(), some.data(), some.size())) > 0;) arrived += static_cast<size_t>(n);
+  EXPECT_GT(completions[0].result, 0);
+  EXPECT_LT(completions[0].result, 4 << 20);
+  EXPECT_EQ(static_cast<size_t>(completions[0].result), arrived);
+  EXPECT_TRUE(r.Drain().empty());
+}
+
+TEST(KernelRing, ASendToAFullSocketEndsTheWait) {
+  RingAlone r;
+  SocketPair sockets;
+  const std::string some(1000, 'x');
+  while (::write(sockets.a.get(), some.data(), some.size()) > 0) {
+  }
+  r.ring->Send(sockets.a.get(), AsBytes("more"), kSendTag);
+  std::array<Completion, 4> completions;
+  ASSERT_EQ(r.ring->Wait(completions, Duration::max()), 1u);
+  EXPECT_EQ(completions[0].result, -EAGAIN);
+  EXPECT_TRUE(r.Drain().empty());
+}
+
+// More at once than either queue of the ring holds, and every third one fails.
+TEST(KernelRing, OfManySendsEachCompletesOnceWithItsOwnResult) {
+  constexpr size_t kSends = 500;
+  RingAlone r;
+  r.ring = CreateKernelRing({.submission_entries = 8, .completion_entries = 16, .features = r.features}).value();
+  std::vector<SocketPair> sockets(kSends);
+  const std::string data(kSends, 'x');
+  for (size_t i = 0; i < kSends; ++i) {
+    if (i % 3 == 0) sockets[i].b.Reset();
+    r.ring->Send(sockets[i].a.get(), AsBytes(data).first(i + 1), i);
+  }
+  std::vector<int> results(kSends, 0);
+  for (const Completion& c : r.Drain()) {
+    ASSERT_LT(c.user_data, kSends);
+    EXPECT_EQ(std::exchange(results[c.user_data], c.result), 0) << c.user_data;
+  }
+  for (size_t i = 0; i < kSends; ++i) EXPECT_EQ(results[i], i % 3 == 0 ? -EPIPE : static_cast<int>(i + 1)) << i;
+  EXPECT_TRUE(r.Drain().empty());
+}
+
 TEST(KernelRing, AMultishotReceiveEndsAtItsLimit) {
   RingAlone r;
   if (!r.features.bounded_multishot_recv) GTEST_SKIP() << "needs Linux 6.17";

@@ -74,6 +74,93 @@ class HoldingRing final : public ForwardingRing {
   std::deque<Completion> held_;
 };
 
+// Hands out what a client sent as if all of it had come at once: receives wait until there are so many, and nobody is woken
+// after that but by what the worker itself asks for.
+class TogetherRing final : public ForwardingRing {
+ public:
+  TogetherRing(std::unique_ptr<Ring> inner, size_t together, std::atomic<size_t>& held)
+      : ForwardingRing(std::move(inner)), together_(together), held_count_(held) {}
+
+  size_t Wait(std::span<Completion> out, Duration timeout, Batch batch) override {
+    const size_t n = inner_->Wait(out, timeout, batch);
+    size_t kept = 0;
+    for (size_t i = 0; i < n; ++i) {
+      const Tag tag = Tag::Unpack(out[i].user_data);
+      const bool holds = !done_ && tag.op == Op::kRecv && tag.side == Side::kClient && ++seen_ > kHello;
+      holds ? held_.push_back(out[i]) : void(out[kept++] = out[i]);
+    }
+    held_count_ = held_.size();
+    if (held_.size() < together_) return kept;
+    done_ = true;
+    for (const Completion& c : std::exchange(held_, {})) out[kept++] = c;
+    return kept;
+  }
+
+ private:
+  static constexpr size_t kHello = 1;  // a receive
+  const size_t together_;
+  std::atomic<size_t>& held_count_;
+  std::vector<Completion> held_;
+  size_t seen_ = 0;
+  bool done_ = false;
+};
+
+// A send that took all wakes nobody. What is to follow it must come nevertheless, and not with the next timer (5 s and more).
+class BehindASend : public ::testing::Test {
+ protected:
+  static constexpr auto kSoon = 3s;
+
+  void Begin(size_t together) {
+    bed_ = std::make_unique<TestBed>(TestBedOptions{.wrap_ring = [this, together](std::unique_ptr<Ring> ring) {
+      return std::make_unique<TogetherRing>(std::move(ring), together, held_);
+    }});
+    client_ = bed_->Client();
+    client_.Send(kFirst);
+    node_ = bed_->Node();
+    ASSERT_EQ(node_.Receive(kFirst.size()), kFirst);
+    node_.SetTimeout(kSoon);
+  }
+  void SendAndHold(std::string_view message, size_t held) {
+    client_.Send(message);
+    ASSERT_TRUE(bed_->Eventually([&] { return held_ == held; }));
+  }
+
+  std::atomic<size_t> held_{0};
+  std::unique_ptr<TestBed> bed_;
+  Peer client_, node_;
+};
+
+TEST_F(BehindASend, TheEndOfTheStreamFollows) {
+  Begin(2);
+  SendAndHold("message", 1);
+  client_.FinishSending();
+  EXPECT_EQ(node_.Receive(7), "message");
+  EXPECT_EQ(node_.HowItEnds(), "end");
+}
+
+TEST_F(BehindASend, AResetFollows) {
+  Begin(2);
+  SendAndHold("message", 1);
+  client_.Reset();
+  node_.Receive(7);  // may have been thrown away with the reset
+  EXPECT_EQ(node_.HowItEnds(), "reset");
+  EXPECT_TRUE(bed_->Eventually([&] { return bed_->counters().active.Get() == 0; }));
+}
+
+TEST_F(BehindASend, TheNextMessageFollows) {
+  Begin(2);
+  SendAndHold("message 1, ", 1);
+  client_.Send("message 2");
+  EXPECT_EQ(node_.Receive(20), "message 1, message 2");
+}
+
+TEST_F(BehindASend, ALongMessageGoesOnInBulk) {
+  Begin(0);
+  const std::string message = RandomBytes(40'000, 1);
+  client_.Send(message);
+  EXPECT_EQ(node_.Receive(message.size()), message);
+}
+
 // The direction towards a sink is given up while a zero-copy send to it is on its way: the buffer, whose result has not
 // come yet, looked as if the kernel had let go of it.
 TEST(Races, ASinkThatGoesDuringAZeroCopySendLeavesItItsBuffer) {
