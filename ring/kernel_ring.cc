@@ -135,14 +135,16 @@ class KernelRing final : public Ring {
   }
 
   size_t Wait(std::span<Completion> completions, Duration timeout, Batch batch) override {
-    if (io_uring_cq_ready(&ring_) > 0 || timeout == Duration::zero()) {
+    if (io_uring_cq_ready(&ring_) > 0 || left_over_ || timeout == Duration::zero()) {
       // Not a mere submit: with deferred task work only a call that asks for events lets requests that waited complete
       // (accepts, the worker's orders), and completions made by the submission itself could be there in every turn.
       CheckSubmitted(io_uring_submit_and_get_events(&ring_));
     } else {
       SubmitAndWait(timeout, options_.features.minimum_wait ? batch : Batch());
     }
-    return Harvest(completions);
+    const size_t n = Harvest(completions);
+    left_over_ = !silent_.empty() || !set_aside_.empty();
+    return n;
   }
 
   Bytes BufferBytes(uint16_t buffer) const override {
@@ -315,6 +317,7 @@ class KernelRing final : public Ring {
   size_t with_caller_ = 0;
   std::vector<SilentSend> silent_;  // in the order of their submission
   std::vector<Completion> set_aside_;
+  bool left_over_ = false;  // by the last Wait(), of what it owed: not submitted, or more than fitted. The next one must not sleep
 };
 
 // Setup flags from best to plain. Each rung needs a newer kernel; without any of the first two every completion

@@ -196,10 +196,17 @@ void Worker::FeedStarved() {
   for (const Turn& turn : taking_) {
     Connection& c = connections_.At(turn.slot);
     if (c.generation != turn.generation) continue;
-    c.direction[Index(turn.source)].starved = false;
+    Direction& d = c.direction[Index(turn.source)];
+    d.starved = false;
     const bool reading = c.state == ConnectionState::kHello || c.state == ConnectionState::kRelaying ||
                          c.state == ConnectionState::kRejecting;
-    if (reading && !c.IsPending(turn.source, Op::kRecv)) RequestRecv(c, turn.source, Expected::kNow);
+    if (!reading || c.IsPending(turn.source, Op::kRecv)) continue;
+    // Gone to bulk meanwhile: what a receive brought would overtake what is in the pipe.
+    if (d.engine != Engine::kSmall && d.stream == Stream::kOpen) {
+      if (!d.HoldsBytes()) Advance(c, turn.source);
+    } else {
+      RequestRecv(c, turn.source, Expected::kNow);
+    }
   }
   taking_.clear();
 }

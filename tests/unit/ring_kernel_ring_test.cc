@@ -146,6 +146,25 @@ TEST(KernelRing, OfManySendsEachCompletesOnceWithItsOwnResult) {
   EXPECT_TRUE(r.Drain().empty());
 }
 
+// What the kernel refuses to take ends its submission. What is behind that was asked for as well: whoever waits for it must
+// not sleep.
+TEST(KernelRing, ASendThatOneWaitCouldNotSubmitComesWithTheNextAtOnce) {
+  RingAlone r;
+  SocketPair sockets;
+  const Bytes nobodys{reinterpret_cast<const uint8_t*>(~uint64_t{0xfff}), 10};  // the kernel's half of the addresses
+  r.ring->Send(sockets.a.get(), nobodys, kConnectTag);
+  r.ring->Send(sockets.a.get(), AsBytes("hello"), kSendTag);
+  std::array<Completion, 4> completions;
+  ASSERT_EQ(r.ring->Wait(completions, Duration::zero()), 1u);
+  EXPECT_EQ(completions[0].user_data, kConnectTag);
+  EXPECT_EQ(completions[0].result, -EFAULT);
+  const auto begin = std::chrono::steady_clock::now();
+  ASSERT_EQ(r.ring->Wait(completions, 2s), 1u);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 1s);
+  EXPECT_EQ(completions[0].user_data, kSendTag);
+  EXPECT_EQ(completions[0].result, 5);
+}
+
 TEST(KernelRing, AMultishotReceiveEndsAtItsLimit) {
   RingAlone r;
   if (!r.features.bounded_multishot_recv) GTEST_SKIP() << "needs Linux 6.17";

@@ -432,6 +432,79 @@ TEST(Races, NoMemoryToPinForAZeroCopySendCostsACopyNotTheConnection) {
   sender.join();
 }
 
+// Two shared buffers, and a worker that can be stopped, so that it finds all at once that was sent meanwhile. Its sockets to
+// the node hold little, those to the client much.
+class FewBuffersRing final : public ForwardingRing {
+ public:
+  FewBuffersRing(std::atomic<bool>& stop, std::atomic<bool>& stopped, std::function<void()> other_speaks)
+      : ForwardingRing(CreateKernelRing({.buffers = 2, .features = ProbeFeatures().value()}).value()),
+        stop_(stop),
+        stopped_(stopped),
+        other_speaks_(std::move(other_speaks)) {}
+
+  void RecvMultishot(int fd, Expected e, uint32_t limit, uint64_t u) override {
+    inner_->RecvMultishot(fd, e, limit, u);
+    const Tag tag = Tag::Unpack(u);
+    if (tag.slot == 1 && tag.side == Side::kClient && ++receives_ == 2) other_speaks_();
+  }
+
+  void ConnectAndSend(int fd, const sockaddr* address, socklen_t size, uint64_t u, Bytes data, uint64_t v) override {
+    SetBuffer(fd, SO_SNDBUF, 16 << 10);
+    inner_->ConnectAndSend(fd, address, size, u, data, v);
+  }
+  size_t Wait(std::span<Completion> out, Duration timeout, Batch batch) override {
+    for (; stop_; std::this_thread::sleep_for(1ms)) stopped_ = true;
+    const size_t n = inner_->Wait(out, timeout, batch);
+    for (const Completion& c : out.first(n)) {
+      if (Tag::Unpack(c.user_data).op == Op::kAccept && c.result >= 0) SetBuffer(c.result, SO_RCVBUF, 200 << 10);
+    }
+    return n;
+  }
+
+ private:
+  static void SetBuffer(int fd, int which, int bytes) { ::setsockopt(fd, SOL_SOCKET, which, &bytes, sizeof bytes); }
+
+  std::atomic<bool>& stop_;
+  std::atomic<bool>& stopped_;
+  const std::function<void()> other_speaks_;  // when the second connection's client is received from again
+  int receives_ = 0;
+};
+
+// The receive that told a direction to go on in bulk ends for want of a shared buffer. When one is there the direction is in
+// bulk, has bytes in its pipe, and must not receive beside that.
+TEST(Races, ADirectionThatFoundNoSharedBufferAndWentToBulkKeepsItsOrder) {
+  if (!ProbeFeatures()->bounded_multishot_recv) GTEST_SKIP() << "needs Linux 6.17";
+  std::atomic<bool> stop{false}, stopped{false};
+  Peer other;
+  TestBed bed({.wrap_ring = [&](std::unique_ptr<Ring>) {
+    return std::make_unique<FewBuffersRing>(stop, stopped, [&] { other.Send("takes a buffer"); });
+  }});
+  other = bed.Client();
+  other.Send(kFirst);
+  Peer others_node = bed.Node();
+  ASSERT_EQ(others_node.Receive(kFirst.size()), kFirst);
+  Peer client = bed.Client();
+  client.Send(kFirst);
+  Peer node = bed.Node();
+  ASSERT_EQ(node.Receive(kFirst.size()), kFirst);
+  std::this_thread::sleep_for(20ms);
+  const std::string message = RandomBytes(2'000'000, 1);
+  stop = true;
+  bed.Wake();
+  ASSERT_TRUE(bed.Eventually([&] { return stopped.load(); }));
+  std::thread sender([&] {
+    client.Send(message);
+    client.FinishSending();
+  });
+  std::this_thread::sleep_for(50ms);
+  stop = false;
+  std::this_thread::sleep_for(50ms);
+  const std::string arrived = node.Receive(message.size() + 1);
+  sender.join();
+  EXPECT_GE(bed.counters().buffers_exhausted.Get(), 1);
+  EXPECT_TRUE(arrived == message);
+}
+
 // What wakes a waiting request (accepts, orders, most receives) must get its turn although requests that complete at once
 // leave completions behind in every turn.
 TEST(Races, RequestsThatCompleteAtOnceDoNotStarveThoseThatWait) {
