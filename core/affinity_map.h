@@ -32,7 +32,7 @@ class AffinityMap {
   // two are taken for one that was (when the map is full).
   NodeRef Find(Bytes token) const;
 
-  // The writer only.
+  // The writer only. `owner` is the node that its slot belongs to now: with it, entries of the slot's node before are nobody's.
   InsertResult Insert(Bytes token, NodeRef owner, Instant expiry, Instant now);
   bool Withdraw(Bytes token, NodeRef owner);  // true if it was there and was this owner's
   size_t WithdrawAll(NodeRef owner);          // O(capacity): for a node that is gone

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -201,6 +202,7 @@ class KernelRing final : public Ring {
   void MakeRoom(unsigned entries) {
     for (int tries = 0; io_uring_sq_space_left(&ring_) < entries; ++tries) {
       HUD_CHECK(tries < 1000);
+      if (tries >= 10) std::this_thread::sleep_for(std::chrono::milliseconds(1));  // -EAGAIN is also said when memory is short
       Submit();
       if (io_uring_sq_space_left(&ring_) < entries) SetAsideCompletions();
     }

@@ -198,15 +198,12 @@ void Worker::FeedStarved() {
     if (c.generation != turn.generation) continue;
     Direction& d = c.direction[Index(turn.source)];
     d.starved = false;
-    const bool reading = c.state == ConnectionState::kHello || c.state == ConnectionState::kRelaying ||
-                         c.state == ConnectionState::kRejecting;
-    if (!reading || c.IsPending(turn.source, Op::kRecv)) continue;
-    // Gone to bulk meanwhile: what a receive brought would overtake what is in the pipe.
-    if (d.engine != Engine::kSmall && d.stream == Stream::kOpen) {
-      if (!d.HoldsBytes()) Advance(c, turn.source);
-    } else {
+    if (c.IsPending(turn.source, Op::kRecv)) continue;
+    if (c.state == ConnectionState::kHello || c.state == ConnectionState::kRejecting) {
       RequestRecv(c, turn.source, Expected::kNow);
     }
+    // A relay may hold bytes by now, even in a pipe: a receive would let others overtake them. It goes on when they are sent.
+    if (c.state == ConnectionState::kRelaying && !d.HoldsBytes()) Advance(c, turn.source);
   }
   taking_.clear();
 }
