@@ -67,6 +67,12 @@ class Statistics(unittest.TestCase):
         ratio = paired.paired_ratio({0: 1}, {0: 2})
         self.assertEqual((ratio.median, ratio.low, ratio.high), (0.5, None, None))
 
+    def test_the_median_is_in_its_interval_however_lopsided_the_ratios_are(self):
+        for side in (1, -1):  # one round far off pulls the mean away from nineteen that agree
+            ratio = paired.paired_ratio({i: math.exp(side * (i % 5 == 0)) if i < 15 else 1.0 for i in range(40)}, dict.fromkeys(range(40), 1))
+            self.assertTrue(ratio.low <= ratio.median <= ratio.high, ratio)
+            self.assertIn(1.0, (ratio.low, ratio.high))
+
     def test_more_rounds_make_the_interval_narrower(self):
         def width(count):
             ratio = paired.paired_ratio({i: 1 + 0.05 * (i % 2) for i in range(count)}, dict.fromkeys(range(count), 1))
@@ -95,7 +101,8 @@ VERDICTS = [
     ("just above the bar, although below 1.0", scaled(NARROW, 0.91), MISSED),
     ("worse than the peer", scaled(NARROW, 1.2), MISSED),
     ("the median is under the bar, and the interval reaches above 1.0", WIDE, MISSED),
-    ("one round only", [0.5], MISSED),
+    ("one round only, however good", [0.5], UNMEASURED),
+    ("one round only, however bad", [1.5], UNMEASURED),
     ("no figure", [], UNMEASURED),
 ]
 
@@ -291,8 +298,16 @@ class Loads(unittest.TestCase):
     def test_words_choose_loads(self):
         every = loads.all_loads()
         self.assertEqual({load.group for load in loads.chosen(every, "exchange, idle relays")}, {"exchange", "idle"})
+        self.assertEqual([load.name for load in loads.chosen(every, "exchange 64 b")],
+                         ["64 B, 1 connection", "64 B, 64 connections", "64 B, 1000 connections"])
         self.assertTrue(all("RST" in load.key for load in loads.chosen(every, "connect rst")))
-        self.assertEqual(loads.chosen(every, "no such load"), [])
+        self.assertEqual({load.group for load in loads.chosen(every, "connect")}, {"connect", "two workers"})  # not "connections"
+        self.assertEqual([load.name for load in loads.chosen(every, "exchange 64 64")], ["64 B, 64 connections"])
+        self.assertEqual([load.group for load in loads.chosen(every, "8000, 20000")], ["idle", "paced"])
+        for words in ("no such load", ",", "", "exchange connect", "6"):
+            self.assertEqual(loads.chosen(every, words), [], words)
+        for load in every:
+            self.assertEqual(loads.chosen(every, load.key), [load])
         self.assertTrue(0 < len(loads.chosen(every, quick=True)) < len(every))
 
     def test_every_peer_has_its_file_and_every_name_in_it_is_known(self):
@@ -311,6 +326,47 @@ def whole_run(state=MET, noise=()):
     return {"version": results.VERSION, "mode": "test", "command": ["perf/run"], "started": "2024-01-01 00:00:00", "minutes": 1.0,
             "pace": {}, "environment": {}, "noise": {"faults": list(noise), "spins": [], "directs": []}, "notes": [], "interrupted": False,
             "loads": [results.of_load(taken.load, taken, {})]}
+
+
+class Words(unittest.TestCase):
+    """What a person reads must not contradict itself."""
+
+    def row(self, **changes):
+        whole = whole_run()
+        load = whole["loads"][0]
+        load["bars"][0].update(changes)
+        return terminal.bar_rows([load])[0]
+
+    def test_a_figure_has_as_many_digits_as_tell_it_from_the_bar(self):
+        for value, marks, wanted in ((0.884, (0.88,), "0.884"), (0.8796, (0.88,), "0.8796"), (0.88, (0.88,), "0.88"),
+                                     (0.85, (0.88, 0.80), "0.85"), (0.996, (1.0,), "0.996"), (0.8804, (0.88,), "0.8804")):
+            self.assertEqual(terminal.beside(value, marks), wanted)
+        ratio = {"median": 0.884, "low": 0.80, "high": 0.9996, "rounds": 5}
+        self.assertEqual(self.row(ratio=ratio, limit=0.88, state=MISSED, why="the median is above the bar")[2:],
+                         ("0.884 (0.80–0.9996)", "≤ 0.88", "0.80", "MISSED (the median is above the bar)", MISSED))
+
+    def test_one_round_is_said_to_prove_nothing(self):
+        verdict = bars.judge(Bar(0.90, 0.80), samples(hudsucker=[0.5], nginx=[1.0]))
+        self.assertEqual(self.row(state=verdict.state, why=verdict.why, ratio=dataclasses.asdict(verdict.ratio), rounds=1)[5],
+                         "NOT MEASURED (one round, 1 of 5 rounds could be paired)")
+
+    def test_rounds_that_were_left_out_are_said(self):
+        ratio = {"median": 0.7, "low": 0.6, "high": 0.8, "rounds": 3}
+        self.assertEqual(self.row(ratio=ratio)[5], "met (3 of 5 rounds could be paired)")
+        self.assertEqual(self.row(ratio={**ratio, "rounds": 5})[5], "met")
+
+    def test_absolute_figures_have_their_unit(self):
+        for figure, ours, wanted in (("time", 98.71, ("98.7 ns", "≤ 200 ns", "120 ns")),
+                                     ("bytes", 24.0, ("24.0 B/token", "≤ 200 B/token", "120 B/token")),
+                                     ("memory", 0.2, ("0.20 KiB/relay", "≤ 200 KiB/relay", "120 KiB/relay"))):
+            self.assertEqual(self.row(figure=figure, ours=ours, against=None, ratio=None, limit=200, aim=120)[2:5], wanted)
+
+    def test_a_finished_load_has_no_verdict_that_the_end_could_take_back(self):
+        for state in (AIM, MET, MISSED):
+            block = terminal.load_block(whole_run(state)["loads"][0])
+            self.assertIn("bar ≤ 0.90", block)
+            for word in ("met", "MISSED"):
+                self.assertNotIn(word, block)
 
 
 class ExitCode(unittest.TestCase):

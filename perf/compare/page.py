@@ -90,9 +90,9 @@ def absolute_table(loads):
         return ""
     cells = "".join(
         f'<tr><td>{text(load["name"])}</td><td>{FIGURES[bar["figure"]][0]}</td>'
-        f'<td class="n">{terminal.number(bar["ours"])} {text(unit_of(load, bar["figure"]))}</td>'
-        f'<td class="n">{terminal.bar_text(bar, 0)}</td><td class="n">{bar["aim"]:g}</td>'
-        f'<td class="{plots.STATE_CLASS[bar["state"]]}">{terminal.WORDS[bar["state"]]}</td></tr>' for load, bar in rows)
+        f'<td class="n">{text(terminal.found(load, bar))}</td>'
+        f'<td class="n">{text(terminal.limit_text(load, bar))}</td><td class="n">{text(terminal.aim_text(load, bar))}</td>'
+        f'<td class="{plots.STATE_CLASS[bar["state"]]}">{text(terminal.verdict(load, bar))}</td></tr>' for load, bar in rows)
     heads = '<th></th><th></th><th class="n">measured</th><th class="n">bar</th><th class="n">aim</th><th></th>'
     return f"<table><tr>{heads}</tr>{cells}</table>"
 

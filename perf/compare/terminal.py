@@ -3,7 +3,7 @@ import shutil
 import sys
 import time
 
-from .bars import AIM, BEST_HAPROXY, BEST_PEER, MET, MISSED, UNMEASURED
+from .bars import AIM, BEST_HAPROXY, BEST_PEER, MET, MISSED, UNMEASURED, ceiling
 from .loads import FIGURES
 from .results import label, unit_of
 
@@ -79,10 +79,22 @@ def number(value, digits=2):
     return f"{value:.{digits}f}"
 
 
-def interval(ratio):
+def beside(value, marks, digits=2):
+    """With so many digits that it is seen on which side of each mark it lies: 0.884 beside 0.88, not 0.88."""
+    def hides(count):
+        seen = round(value, count)
+        return any((seen > mark, seen < mark) != (value > mark, value < mark) for mark in marks)
+    while digits < 4 and hides(digits):
+        digits += 1
+    return number(value, digits)
+
+
+def interval(ratio, marks=(), above=()):
+    """`marks`: what the median is compared with; `above`: what the upper end of the interval is."""
     if ratio is None:
         return ""
-    return f"{ratio['median']:.2f}" + (f" ({ratio['low']:.2f}–{ratio['high']:.2f})" if ratio["low"] is not None else "")
+    text = beside(ratio["median"], marks)
+    return text if ratio["low"] is None else f"{text} ({number(ratio['low'])}–{beside(ratio['high'], above)})"
 
 
 COLUMNS = {"traffic": ("cpu", "machine", "rate", "p50", "p99", "p999"), "memory": ("memory", "kernel_memory"),
@@ -122,8 +134,19 @@ def failures(proxy):
     return list(filter(None, [proxy.get("failed"), *proxy.get("failed_at_times", [])]))
 
 
-def bar_text(bar, digits=2):
-    return f"{'≥' if bar['at_least'] else '≤'} {bar['limit']:.{digits}f}"
+def with_unit(load, bar, value):
+    """A limit, or an absolute figure, which has a unit; ratios have none."""
+    if bar["against"] is not None:
+        return number(value)
+    return f"{value:g} {unit_of(load, bar['figure'])}"
+
+
+def limit_text(load, bar):
+    return f"{'≥' if bar['at_least'] else '≤'} {with_unit(load, bar, bar['limit'])}"
+
+
+def aim_text(load, bar):
+    return with_unit(load, bar, bar["aim"])
 
 
 def what(load, bar):
@@ -139,31 +162,48 @@ def against(bar):
     return label(bar["compared_with"]) + (" (best)" if bar["against"] != bar["compared_with"] else "")
 
 
-def found(bar):
+def found(load, bar):
+    marks = (bar["limit"], bar["aim"])
     if bar["ratio"]:
-        return interval(bar["ratio"])
-    return number(bar["ours"]) if bar["against"] is None else "–"
+        return interval(bar["ratio"], marks, (ceiling(bar["limit"]), 1.0))
+    if bar["against"] is not None or bar["ours"] is None:
+        return "–"
+    return f"{beside(bar['ours'], marks, FIGURES[bar['figure']][2])} {unit_of(load, bar['figure'])}"
 
 
 def bar_line(load, bar):
-    of = unit_of(load, bar["figure"]) if bar["against"] is None else f"of {against(bar)}"
-    text = f"{WORDS[bar['state']]}: {FIGURES[bar['figure']][0]} {found(bar)} {of}, bar {bar_text(bar)}, aim {bar['aim']:.2f}"
-    return coloured(text + (f": {bar['why']}" if bar["state"] in (MISSED, UNMEASURED) else ""), COLOURS[bar["state"]])
+    """Without a verdict: whether the machine was quiet enough to judge is known at the end only."""
+    of = "" if bar["against"] is None else f" of {against(bar)}"
+    reason = f": {bar['why']}" if bar["state"] == UNMEASURED else ""
+    return f"{FIGURES[bar['figure']][0]} {found(load, bar)}{of}, bar {limit_text(load, bar)}, aim {aim_text(load, bar)}{reason}"
+
+
+def rounds_left_out(load, bar):
+    if not bar["ratio"] or bar["ratio"]["rounds"] >= load["rounds"]:
+        return ""
+    return f"{bar['ratio']['rounds']} of {load['rounds']} rounds could be paired"
+
+
+def verdict(load, bar, with_reason=True):
+    """The state and, in brackets, why (of a bar not measured always), and on how many rounds it stands when some were dropped."""
+    why = bar["why"] if bar["state"] == UNMEASURED or (with_reason and bar["state"] == MISSED) else ""
+    more = ", ".join(filter(None, (why, rounds_left_out(load, bar))))
+    return WORDS[bar["state"]] + (f" ({more})" if more else "")
 
 
 HEADS = ("load", "compared with", "ratio (90 % interval)", "bar", "aim", "")
 
 
-def bar_rows(loads):
+def bar_rows(loads, with_reason=True):
     """The cells of each bar, and its state."""
-    return [(f"{load['group']}: {load['name']}{what(load, bar)}", against(bar), found(bar), bar_text(bar), f"{bar['aim']:.2f}",
-             WORDS[bar["state"]], bar["state"]) for load in loads for bar in load["bars"]]
+    return [(f"{load['group']}: {load['name']}{what(load, bar)}", against(bar), found(load, bar), limit_text(load, bar),
+             aim_text(load, bar), verdict(load, bar, with_reason), bar["state"]) for load in loads for bar in load["bars"]]
 
 
 def markdown(loads):
     """The same for a README."""
     lines = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
-    for *cells, word, state in bar_rows(loads):
+    for *cells, word, state in bar_rows(loads, with_reason=False):
         lines.append("| " + " | ".join([*cells, word if state in (AIM, MET) else f"**{word.lower()}**"]) + " |")
     return "\n".join(lines)
 
