@@ -190,6 +190,36 @@ class Alternation(unittest.TestCase):
         self.assertEqual(kept["proxies"]["nginx"]["failed"], "it broke")
         self.assertIn("it broke", terminal.load_block(kept))
 
+    def test_what_nobody_foresaw_fails_a_sample_and_not_the_load(self):
+        contest = FakeContest({"hudsucker": lambda _: 1.0, "haproxy": lambda _: 2.0, "nginx": lambda n: KeyError("x") if n == 1 else 3.0})
+        kept = results.of_load(load_with(Bar(0.9, 0.8)), run_rounds(contest, Bar(0.9, 0.8)), {})
+        self.assertEqual(kept["proxies"]["nginx"]["failed_at_times"], ["KeyError: 'x'"])
+        self.assertEqual(kept["bars"][0]["state"], AIM)
+
+    def test_a_proxy_of_which_every_sample_was_slow_is_shown_as_such(self):
+        # The quick sample is the disturbed one, so of each pair the slow one is kept.
+        contest = FakeContest({"hudsucker": lambda n: (1.0, "others", 1.0) if n % 3 == 1 else (1.0, None, 2.0),
+                               "haproxy": lambda _: 2.0, "nginx": lambda _: 3.0})
+        taken = run_rounds(contest, Bar(0.9, 0.8))
+        kept = results.of_load(taken.load, taken, {})
+        self.assertEqual(kept["proxies"]["hudsucker"]["failed"], results.ALL_SLOW)
+        self.assertEqual(kept["bars"][0]["state"], UNMEASURED)
+        self.assertIn(results.ALL_SLOW, terminal.load_block(kept))
+
+    def test_a_load_that_cannot_be_measured_has_its_reason_everywhere(self):
+        kept = results.of_failed_load(load_with(Bar(0.9, 0.8)), ["hudsucker", "haproxy"], {"nginx": "nginx is not installed"}, "no node")
+        self.assertEqual((kept["bars"][0]["state"], kept["proxies"]["nginx"]["failed"]), (UNMEASURED, "nginx is not installed"))
+        self.assertIn("no node", terminal.load_block(kept))
+        self.assertIn("NOT MEASURED (no node)", terminal.table([kept]))
+
+    def test_a_load_that_could_not_go_ahead_of_others_says_so(self):
+        self.assertEqual(results.remarks([{"raw": {"realtime": True}}, {}]), [])
+        self.assertEqual(results.remarks([{"raw": {"realtime": False}}]), [results.NOT_AHEAD])
+        whole = whole_run()
+        whole["loads"][0]["remarks"] = [results.NOT_AHEAD]
+        for text in (terminal.load_block(whole["loads"][0]), terminal.table(whole["loads"]), page.group_section("test", whole["loads"])):
+            self.assertIn("SCHED_FIFO", text)
+
     def test_a_disturbed_sample_is_taken_again_and_counted_when_it_stays_so(self):
         contest = FakeContest({"hudsucker": lambda call: (1.0, "others", 1.0) if call == 1 else 1.0,
                                "haproxy": lambda _: (2.0, "others", 1.0), "nginx": lambda _: 2.0})
@@ -252,6 +282,10 @@ class Machine(unittest.TestCase):
         self.assertIn("other programs took 10.0%", machine.disturbance(1.88 * second, 0.2 * second, quiet, 1, 2))
         self.assertIn("nobody knows", machine.disturbance(1.2 * second, 0, quiet, 1, 2))
         self.assertIn("hypervisor", machine.disturbance(1.88 * second, 0, {**quiet, "steal": 0.1 * second}, 1, 2))
+
+    def test_a_process_that_said_nothing_is_said_to_have_said_nothing(self):
+        self.assertEqual(machine.ended("nginx", 1, " \n"), "nginx ended with 1 and said nothing")
+        self.assertEqual(machine.ended("nginx", 1, "no such file\n"), "nginx ended with 1: no such file")
 
     def test_programs_of_others_are_seen_and_our_own_are_not(self):
         # The shell ends at once, so its child is nobody's descendant.

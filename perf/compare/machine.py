@@ -105,6 +105,12 @@ def children_of(pid):
     return sorted(found)
 
 
+def ended(what, code, said):
+    """A sentence on a process that ended by itself, with the end of what it said."""
+    said = said.strip()[-500:]
+    return f"{what} ended with {code}: {said}" if said else f"{what} ended with {code} and said nothing"
+
+
 def cpu_ns(pids):
     """CPU time of all tasks of these processes so far, exact (no ticks)."""
     total = 0
@@ -193,7 +199,8 @@ def environment(root, cores):
         "system": system.group(1) if system else "?",
         "processor": model.group(1) if model else platform.machine(),
         "cores": os.cpu_count(),
-        "cores used": {"proxy": list(cores.proxy), "client": cores.client, "server": cores.server},
+        "cores used": {"proxy": cores.proxy[0], "proxy with two workers": " and ".join(map(str, cores.of_workers(2))),
+                       "client": cores.client, "node": cores.server},
         "hyperthreads": read("/sys/devices/system/cpu/smt/active", "?"),
         "governor": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "none that the kernel shows"),
         "virtualisation": virtualisation(cpuinfo),

@@ -39,7 +39,11 @@ class Idle:
                 raise SampleFailed(f"{count} idle relays were not up within {patience} s")
         line = self.process.stdout.readline()
         if not line or json.loads(line).get("ready") != count:
-            raise SampleFailed(f"of {count} idle relays came up: {line.strip() or self.process.stderr.read()[-300:]}")
+            raise SampleFailed(f"{count} idle relays did not come up: {line.strip() or self._last_words()}")
+
+    def _last_words(self):
+        said = self.process.communicate(timeout=5)[1]
+        return machine.ended("hud-load", self.process.returncode, said)
 
     def close(self):
         """Lets go of them and waits until hud-load is gone."""
@@ -81,6 +85,7 @@ class Memory:
         return self.prepared[key]
 
     def take(self, key, _round):
+        self.run.keep_node()
         proxy, empty = self._started(key)
         holders = []
         try:
@@ -89,7 +94,7 @@ class Memory:
             holders.append(Idle(self.run, proxy.address, MANY - FEW))
             many, many_kernel = settled_kib(proxy.pids), kernel_kib()
             if not proxy.alive():
-                raise SampleFailed(f"the proxy ended with {proxy.popen.returncode}: {proxy.log()[-300:]}")
+                raise SampleFailed(machine.ended("the proxy", proxy.popen.returncode, proxy.log()))
         finally:
             for holder in holders:
                 holder.close()

@@ -118,7 +118,8 @@ def group_plots(name, loads):
 def group_section(name, loads):
     title, about = GROUPS.get(name, (name, ""))
     drawn = "".join(card(plot) for plot in group_plots(name, loads) if plot)
-    return f"<section><h2>{text(title)}</h2><p class=\"soft\">{text(about)}</p>{drawn}{figures_table(loads)}</section>"
+    remarks = "".join(f"<p>{text(load['name'])}: {text(remark)}.</p>" for load in loads for remark in load["remarks"])
+    return f"<section><h2>{text(title)}</h2><p class=\"soft\">{text(about)}</p>{remarks}{drawn}{figures_table(loads)}</section>"
 
 
 def unproven(loads):
@@ -165,9 +166,9 @@ BODY = """
 <h1>Hudsucker beside HAProxy and nginx</h1>
 <div class="soft">{subtitle}</div>
 {tiles}{banners}
-<h2>Against the best-tuned peer</h2>
-<p class="soft">Each row is a bar that Hudsucker has to meet. The figure is CPU of the proxy for one operation or one GB (or what the
-row says), divided by the peer's in the same round. A bar is met when the median lies in the tinted zone and the 90 % interval stays
+<h2>The bars</h2>
+<p class="soft">Each row is a bar that Hudsucker has to meet against the peer named at its end: the best-tuned of this run, or a certain
+one. The figure is CPU of the proxy for one operation or one GB (or what the row says), divided by the peer's in the same round. A bar is met when the median lies in the tinted zone and the 90 % interval stays
 left of 1. Point at a mark for its figures.</p>
 {ratios}
 {groups}

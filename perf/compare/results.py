@@ -4,11 +4,11 @@ import json
 import pathlib
 
 from . import paired
-from .bars import AIM, MET, MISSED, UNMEASURED, by_round, pairs
+from .bars import AIM, MET, MISSED, UNMEASURED, Verdict, by_round, pairs
 from .loads import FIGURES
 from .proxies import KINDS
 
-VERSION = 1
+VERSION = 2
 EXIT_GOOD, EXIT_MISSED, EXIT_USAGE, EXIT_NOISY = 0, 1, 2, 3
 TLS_LABELS = {"haproxy-round-robin": "HAProxy, round robin", "haproxy-sticky": "HAProxy, sticks to session ids"}
 
@@ -26,6 +26,28 @@ def unit_of(load, figure):
     return FIGURES[figure][1]
 
 
+ALL_SLOW = "no sample counts: in each of them client and node were slow"
+NOT_AHEAD = ("client and node could not go ahead of others on their core (SCHED_FIFO takes root or CAP_SYS_NICE), so the tails are "
+             "those of the load itself")
+
+
+def remarks(samples):
+    """What must be known to read the figures of a load."""
+    return [NOT_AHEAD] if any(sample.get("raw", {}).get("realtime") is False for sample in samples) else []
+
+
+def _frame(load):
+    return {"key": load.key, "group": load.group, "name": load.name, "kind": load.kind, "figure": load.figure, "unit": load.unit,
+            "rate_unit": load.rate_unit, "workers": load.workers, "options": load.options}
+
+
+def of_failed_load(load, keys, missing, why):
+    """What is kept of a load that could not be measured at all."""
+    proxies = {key: {"label": label(key), "figures": {}, "failed": missing.get(key, why)} for key in [*keys, *missing]}
+    verdicts = [{**dataclasses.asdict(bar), **_verdict(Verdict(UNMEASURED, why))} for bar in load.bars]
+    return {**_frame(load), "rounds": 0, "proxies": proxies, "ratios": {}, "bars": verdicts, "samples": [], "remarks": []}
+
+
 def of_load(load, rounds, missing):
     """What is kept of one load."""
     failed = rounds.failed()
@@ -41,12 +63,13 @@ def of_load(load, rounds, missing):
             proxies[key]["failed"] = failed[key]
         elif key in rounds.failures:
             proxies[key]["failed_at_times"] = rounds.failures[key]
+        if not figures:
+            proxies[key].setdefault("failed", ALL_SLOW)
     for key, why in missing.items():
         proxies[key] = {"label": label(key), "figures": {}, "failed": why}
     verdicts = [{**dataclasses.asdict(bar), **_verdict(verdict)} for bar, verdict in zip(load.bars, rounds.verdicts())]
-    return {"key": load.key, "group": load.group, "name": load.name, "kind": load.kind, "figure": load.figure, "unit": load.unit,
-            "rate_unit": load.rate_unit, "workers": load.workers, "options": load.options, "rounds": rounds.rounds,
-            "proxies": proxies, "ratios": _ratios(load, rounds), "bars": verdicts, "samples": rounds.samples}
+    return {**_frame(load), "rounds": rounds.rounds, "proxies": proxies, "ratios": _ratios(load, rounds), "bars": verdicts,
+            "samples": rounds.samples, "remarks": remarks(rounds.samples)}
 
 
 def _verdict(verdict):

@@ -9,9 +9,10 @@ from . import machine, proxies
 from .memory import Memory, descriptors_suffice
 from .micro import Micro
 from .real_tls import RealTls
-from .rounds import Budget, Rounds
+from .rounds import Budget, Rounds, SampleFailed
 from .traffic import Traffic, direct
 
+TLS_PROGRAMS = ("haproxy", "nginx", "openssl")  # behind and beside Hudsucker, and for the certificates
 CONTESTS = {"traffic": Traffic, "memory": Memory, "tls": RealTls, "micro": Micro}
 
 
@@ -55,6 +56,12 @@ class Session:
     def note(self, text):
         self.notes.append(text)
 
+    def keep_node(self):
+        """The node is there, started anew where it has died. The proxies do not notice: it has the same address."""
+        if not self.node.alive():
+            self.note(f"{self.node.end()}; it was started again")
+            self.node = self.node.again()
+
     def _new_stage(self, name):
         stage = harness.Stage(name)
         self._stages.append(stage)
@@ -95,6 +102,7 @@ class Session:
 
     def calibrate(self, times=1):
         for _ in range(times):
+            self.keep_node()
             self.calibration.spins.append(machine.spin(self.cores.proxy[0]))
             self.calibration.directs.append(direct(self))
 
@@ -114,10 +122,17 @@ class Session:
             keys.append("beside")
         return keys, missing
 
-    def measure(self, load, keys, on_sample):
-        """The finished Rounds of one load."""
+    def hindrance(self, load):
+        """Why this load cannot be measured here, as far as it is known beforehand; None when nothing is."""
         if load.kind == "memory" and not descriptors_suffice():
-            raise RuntimeError("the limit on descriptors is too low for 8,000 relays: ulimit -n 20000")
+            return "the limit on descriptors is too low for 8,000 relays: ulimit -n 20000"
+        missing = [program for program in TLS_PROGRAMS if not proxies.find_program(program)] if load.kind == "tls" else []
+        return f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not installed" if missing else None
+
+    def measure(self, load, keys, on_sample):
+        """The finished Rounds of one load. A load that cannot be measured raises; the session is good for the next one."""
+        if hindrance := self.hindrance(load):
+            raise SampleFailed(hindrance)
         pace = self.pace
         rounds = pace.memory_rounds if load.kind == "memory" else pace.rounds
         with contextlib.closing(CONTESTS[load.kind](load, self)) as contest:

@@ -127,7 +127,7 @@ def load_block(load):
         ratio = load["ratios"].get(key, {}).get(load["figure"])
         lines.append(f"  {proxy['label']:<36}{''.join(cells)}   {interval(ratio)}".rstrip())
         lines += [f"    {coloured('failed', '31')}: {text.strip()}" for text in failures(proxy)]
-    return "\n".join([*lines, *(f"  {bar_line(load, bar)}" for bar in load["bars"])])
+    return "\n".join([*lines, *(f"  {bar_line(load, bar)}" for bar in load["bars"]), *(f"  {remark}" for remark in load["remarks"])])
 
 
 def failures(proxy):
@@ -213,9 +213,10 @@ def table(loads, judged=True):
     rows, heads = bar_rows(loads), HEADS
     if not rows:
         return ""
-    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(6)]
+    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(5)]
     lines = ["\n" + "  ".join(f"{head:<{width}}" for head, width in zip(heads, widths)).rstrip()]
     for row in rows:
         cells = "  ".join(f"{cell:<{width}}" for cell, width in zip(row[:5], widths))
         lines.append(f"{cells}  {coloured(row[5], COLOURS[row[6]]) if judged else 'not judged'}")
+    lines += [f"{load['key']}: {remark}" for load in loads for remark in load["remarks"]]
     return "\n".join(lines)
