@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 import unittest.mock
 
@@ -21,7 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(ROOT / "perf"), str(ROOT / "tests/e2e")]
 
-from compare import bars, loads, machine, page, paired, plots, proxies, results, rounds, terminal  # noqa: E402
+from compare import bars, guard, loads, machine, options, page, paired, plots, proxies, results, rounds, terminal  # noqa: E402
 from compare.bars import AIM, BEST_HAPROXY, BEST_PEER, MET, MISSED, UNMEASURED, Bar  # noqa: E402
 
 
@@ -438,10 +439,161 @@ class ExitCode(unittest.TestCase):
             self.assertIn("not judged", done.stdout)
             self.assertNotIn("MISSED", done.stdout)
 
+    def test_a_file_that_cannot_be_read_is_2_and_one_sentence(self):
+        broken = whole_run()
+        del broken["loads"][0]["bars"][0]["limit"]
+        for whole, words in (({**whole_run(), "version": 1}, "measure again"), ([], "no version"), ({"version": results.VERSION}, "shape"),
+                             (broken, "shape")):
+            done = self.conclude(whole)
+            self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
+            self.assertIn(words, done.stderr)
+            self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+
+    def test_a_reader_that_is_gone_costs_nothing(self):
+        with tempfile.TemporaryDirectory() as folder:
+            source = pathlib.Path(folder) / "run.json"
+            source.write_text(json.dumps(whole_run()), encoding="utf-8")
+            read, write = os.pipe()
+            os.close(read)
+            done = subprocess.run([sys.executable, ROOT / "perf/run.py", "--from", source], stdout=write, stderr=subprocess.PIPE, text=True)
+            os.close(write)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            self.assertTrue(source.with_suffix(".html").exists())
+
     def test_words_that_choose_nothing_are_2(self):
         done = subprocess.run([sys.executable, ROOT / "perf/run.py", "--only", "no such load"], capture_output=True, text=True)
         self.assertEqual(done.returncode, 2)
         self.assertIn("no load has the words", done.stderr)
+
+
+class Options(unittest.TestCase):
+    """Mistakes are found before anything else happens, and said in a sentence."""
+
+    def setUp(self):
+        self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+    def read(self, *arguments):
+        return options.read("", self.folder, [str(argument) for argument in arguments])
+
+    def refused(self, *arguments):
+        """What is said."""
+        with contextlib.redirect_stderr(io.StringIO()) as said, self.assertRaises(SystemExit) as ended:
+            self.read(*arguments)
+        self.assertEqual(ended.exception.code, 2)
+        return said.getvalue()
+
+    def test_mistakes(self):
+        (self.folder / "file").touch()
+        for arguments, words in (
+                (["--from="], "empty"), (["--json="], "empty"), (["--beside", "nowhere"], "no program"), (["--only", ","], "no word"),
+                (["--only="], "no word"), (["--only", "exchange, nonsense"], "'nonsense'"), (["--only", "1 kb exchange connect"], "no load"),
+                (["--proxies", "nobody"], "haproxy-splice-auto"), (["--proxies", ","], "no word"),
+                (["--only", "micro", "--proxies", "nginx"], "none of the chosen loads"), (["--rounds", "0"], "at least 1"),
+                (["--json", self.folder / "a", "--svg", self.folder / "a"], "written over"),
+                (["--from", self.folder / "run.html"], "written over"), (["--seconds", "nan"], "between"),
+                (["--svg", self.folder / "file" / "x.svg"], "cannot be written"), (["--markdown", self.folder], "cannot be written"),
+                (["--fro", "x"], "unrecognized")):
+            with self.subTest(arguments):
+                self.assertIn(words, self.refused(*arguments))
+
+    def test_folders_of_all_files_are_made_and_nothing_is_left_in_them(self):
+        names = [(f"--{kind}", self.folder / kind / "deep" / "out") for kind in ("json", "html", "svg", "markdown")]
+        self.read(*[part for pair in names for part in pair])
+        for _, path in names:
+            self.assertEqual((path.parent.is_dir(), path.exists()), (True, False))
+
+    def test_what_is_there_is_not_touched_beforehand(self):
+        (self.folder / "x").write_text("before")
+        self.read("--json", self.folder / "x")
+        self.assertEqual((self.folder / "x").read_text(), "before")
+
+    def test_only_a_whole_run_has_its_name_and_the_page_is_beside_the_json(self):
+        def names(*arguments, finished=True):
+            outputs = options.outputs(self.read(*arguments), self.folder, finished)
+            return tuple(path and path.relative_to(self.folder).as_posix() for path in (outputs.json, outputs.html))
+        self.assertEqual(names(), ("full.json", "full.html"))
+        self.assertEqual(names("--quick"), ("quick.json", "quick.html"))
+        self.assertEqual(names("--quick", finished=False), ("unfinished.json", "unfinished.html"))
+        for shaping in (["--only", "bulk"], ["--proxies", "nginx"], ["--rounds", "3"], ["--seconds", "1"], ["--relay", "copy"]):
+            self.assertEqual(names("--quick", *shaping), ("some.json", "some.html"), shaping)
+        self.assertEqual(names("--json", self.folder / "a/b.json", finished=False), ("a/b.json", "a/b.html"))
+        self.assertEqual(names("--from", self.folder / "c.json"), (None, "c.html"))
+
+    def test_files_are_relative_to_where_the_user_stands(self):
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(self.folder)
+        self.assertEqual(self.read("--json", "x.json").json, self.folder / "x.json")
+
+
+class Guard(unittest.TestCase):
+    """A run that is killed leaves nothing behind."""
+
+    RUN = """
+import os, pathlib, signal, subprocess, sys, time
+sys.path[:0] = sys.argv[1:3]
+from compare import guard
+folder = pathlib.Path(sys.argv[3])
+def work():
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    (folder / "pids.new").write_text(f"{os.getpid()} {child.pid}")
+    (folder / "pids.new").rename(folder / "pids")
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        (folder / "kept").touch()
+    return 7
+sys.exit(guard.guarded(work))
+"""
+
+    def setUp(self):
+        self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.outer = subprocess.Popen([sys.executable, "-c", self.RUN, *sys.path[:2], self.folder], start_new_session=True)
+        self.addCleanup(self.outer.wait)
+        self.addCleanup(self.outer.kill)
+        self.until((self.folder / "pids").exists)
+        self.run_pid, self.child = map(int, (self.folder / "pids").read_text().split())
+
+    def until(self, predicate):
+        deadline = time.monotonic() + 20
+        while not predicate():
+            self.assertLess(time.monotonic(), deadline, "it did not come about")
+            time.sleep(0.01)
+
+    def child_is_gone(self):
+        return not pathlib.Path(f"/proc/{self.child}").exists()
+
+    def test_the_run_killed(self):
+        os.kill(self.run_pid, signal.SIGKILL)
+        self.assertEqual(self.outer.wait(20), 128 + signal.SIGKILL)
+        self.assertTrue(self.child_is_gone())
+
+    def test_all_that_the_user_sees_killed(self):
+        os.killpg(self.outer.pid, signal.SIGKILL)
+        self.until(self.child_is_gone)
+        self.until((self.folder / "kept").exists)
+
+    def reaches_the_run(self, number):
+        self.outer.send_signal(number)
+        self.assertEqual(self.outer.wait(20), 7)
+        self.assertTrue(self.child_is_gone() and (self.folder / "kept").exists())
+
+    def test_an_end_that_is_asked_for(self):
+        self.reaches_the_run(signal.SIGTERM)
+
+    def test_a_terminal_that_hangs_up(self):
+        self.reaches_the_run(signal.SIGHUP)
+
+
+class Alone(unittest.TestCase):
+    def test_one_run_at_a_time(self):
+        with tempfile.TemporaryDirectory() as folder:
+            lock = pathlib.Path(folder) / "lock"
+            with guard.alone(lock):
+                with self.assertRaisesRegex(RuntimeError, "another perf/run is running"):
+                    guard.alone(lock)
+            guard.alone(lock).close()
 
 
 class Page(unittest.TestCase):
@@ -454,11 +606,7 @@ class Page(unittest.TestCase):
 
 
     def test_it_is_one_file_that_asks_for_nothing_and_shows_the_verdict(self):
-        with tempfile.TemporaryDirectory() as folder:
-            path = pathlib.Path(folder) / "run.html"
-            with contextlib.redirect_stdout(io.StringIO()):
-                page.write(path, whole_run(MISSED))
-            text = path.read_text(encoding="utf-8")
+        text = page.render(whole_run(MISSED))
         for word in ("src=", "@import", "url(", "<link", "<script"):
             self.assertNotIn(word, text)
         self.assertIn("missed", text.lower())

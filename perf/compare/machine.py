@@ -6,6 +6,7 @@ import os
 import pathlib
 import platform
 import re
+import resource
 import shutil
 import subprocess
 import time
@@ -134,6 +135,14 @@ def cpu_of_others():
                 if not int(fields[6]) & KERNEL_THREAD:
                     found[int(entry)] = (int(fields[11]) + int(fields[12])) * tick
     return found
+
+
+def raise_descriptor_limit(wanted=20000):
+    """As far as an ordinary user may; children inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
 def user_memory_kib(pids):

@@ -184,7 +184,8 @@ half the distance between the quartiles. The peers' configurations, with the rea
 """
 
 
-def write(path, whole):
+def render(whole):
+    """The page's text."""
     groups = {}
     for load in whole["loads"]:
         groups.setdefault(load["group"], []).append(load)
@@ -194,9 +195,6 @@ def write(path, whole):
         ratios=card(plots.ratio_plot(whole["loads"])) + unproven(whole["loads"]), command=text(" ".join(whole["command"])),
         groups="".join(group_section(name, loads) for name, loads in groups.items()),
         notes=f"<p>What went wrong on the way:</p><ul>{notes}</ul>" if notes else "")
-    page = ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    return ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>Hudsucker beside HAProxy and nginx</title><style>{STYLE}</style></head><body><main>{body}</main></body></html>")
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")

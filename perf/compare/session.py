@@ -34,6 +34,30 @@ FULL = Pace(rounds=7, max_rounds=11, seconds=0.75, warmup=0.25, tls_rounds=8, mi
 QUICK = Pace(rounds=5, max_rounds=5, seconds=0.5, warmup=0.2, tls_rounds=4, micro_seconds=0.1, memory_rounds=1, extra_seconds=20)
 
 
+def words_of(text):
+    """The words of --proxies; none of them means all proxies."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def wanted(load, words):
+    """Keys of the load's proxies that have one of the words in their name."""
+    return [key for key in load.proxies if not words or any(word in key for word in words)]
+
+
+def hindrance(load):
+    """Why this load cannot be measured here, as far as it is known beforehand; None when nothing is."""
+    if load.kind == "memory" and not descriptors_suffice():
+        return "the limit on descriptors is too low for 8,000 relays: ulimit -n 20000"
+    missing = [program for program in TLS_PROGRAMS if not proxies.find_program(program)] if load.kind == "tls" else []
+    return f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not installed" if missing else None
+
+
+def missing_peers(loads, words):
+    """Programs that peers of these loads need and that are not there."""
+    kinds = [proxies.KINDS[key] for load in loads if load.kind != "tls" for key in wanted(load, words)]
+    return sorted({kind.program for kind in kinds if kind.program and not proxies.find_program(kind.program)})
+
+
 class Session:
     def __init__(self, pace, beside=None, relay=None):
         self.pace, self.beside, self.relay = pace, beside, relay
@@ -108,12 +132,10 @@ class Session:
 
     # ---- loads ----
 
-    def contestants(self, load, only=None):
+    def contestants(self, load, only=()):
         """Keys of the proxies that this load is measured with here, and why others are not: {key: why}."""
         keys, missing = [], {}
-        for key in load.proxies:
-            if only and not any(word in key for word in only):
-                continue
+        for key in wanted(load, only):
             if load.kind != "tls" and not proxies.installed(key):
                 missing[key] = f"{proxies.KINDS[key].program} is not installed"
             else:
@@ -122,17 +144,10 @@ class Session:
             keys.append("beside")
         return keys, missing
 
-    def hindrance(self, load):
-        """Why this load cannot be measured here, as far as it is known beforehand; None when nothing is."""
-        if load.kind == "memory" and not descriptors_suffice():
-            return "the limit on descriptors is too low for 8,000 relays: ulimit -n 20000"
-        missing = [program for program in TLS_PROGRAMS if not proxies.find_program(program)] if load.kind == "tls" else []
-        return f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not installed" if missing else None
-
     def measure(self, load, keys, on_sample):
         """The finished Rounds of one load. A load that cannot be measured raises; the session is good for the next one."""
-        if hindrance := self.hindrance(load):
-            raise SampleFailed(hindrance)
+        if why := hindrance(load):
+            raise SampleFailed(why)
         pace = self.pace
         rounds = pace.memory_rounds if load.kind == "memory" else pace.rounds
         with contextlib.closing(CONTESTS[load.kind](load, self)) as contest:

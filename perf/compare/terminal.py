@@ -1,4 +1,5 @@
 """What a terminal shows: a progress bar, a block for each finished load, and the table of bars."""
+import os
 import shutil
 import sys
 import time
@@ -14,6 +15,15 @@ COLOURS = {AIM: "32", MET: "32", MISSED: "31", UNMEASURED: "33"}
 def duration(seconds):
     minutes, seconds = divmod(int(seconds + 0.5), 60)
     return f"{minutes}:{seconds:02d}"
+
+
+def say(text, stream=None):
+    """Prints. A reader that is gone (a pipe that was closed, a terminal that hung up) must not cost the results."""
+    stream = stream or sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Progress:
@@ -54,17 +64,22 @@ class Progress:
         full = int(share * width + 0.5)
         what_now = self.name + (f": {key}" if key else "")
         text = f" {'█' * full}{'░' * (width - full)} {share:4.0%}  {duration(self.remaining())} left  {what_now}"
-        sys.stderr.write("\r\033[K" + text[:shutil.get_terminal_size().columns - 1])
-        sys.stderr.flush()
+        self._write("\r\033[K" + text[:shutil.get_terminal_size().columns - 1])
 
     def clear(self):
         if self.live:
-            sys.stderr.write("\r\033[K")
+            self._write("\r\033[K")
+
+    def _write(self, text):
+        try:
+            sys.stderr.write(text)
             sys.stderr.flush()
+        except OSError:  # the terminal hung up
+            self.live = False
 
     def say(self, text):
         self.clear()
-        print(text, flush=True)
+        say(text)
 
 
 def coloured(text, code):
