@@ -287,6 +287,7 @@ class Machine(unittest.TestCase):
     def test_a_process_that_said_nothing_is_said_to_have_said_nothing(self):
         self.assertEqual(machine.ended("nginx", 1, " \n"), "nginx ended with 1 and said nothing")
         self.assertEqual(machine.ended("nginx", 1, "no such file\n"), "nginx ended with 1: no such file")
+        self.assertEqual(machine.ended("nginx", -9, ""), "nginx was ended by SIGKILL and said nothing")
 
     def test_programs_of_others_are_seen_and_our_own_are_not(self):
         # The shell ends at once, so its child is nobody's descendant.

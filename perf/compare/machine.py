@@ -8,6 +8,7 @@ import platform
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import time
 
@@ -109,7 +110,8 @@ def children_of(pid):
 def ended(what, code, said):
     """A sentence on a process that ended by itself, with the end of what it said."""
     said = said.strip()[-500:]
-    return f"{what} ended with {code}: {said}" if said else f"{what} ended with {code} and said nothing"
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+    return f"{what} {how}: {said}" if said else f"{what} {how} and said nothing"
 
 
 def cpu_ns(pids):

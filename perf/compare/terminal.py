@@ -108,8 +108,10 @@ def interval(ratio, marks=(), above=()):
     """`marks`: what the median is compared with; `above`: what the upper end of the interval is."""
     if ratio is None:
         return ""
-    text = beside(ratio["median"], marks)
-    return text if ratio["low"] is None else f"{text} ({number(ratio['low'])}–{beside(ratio['high'], above)})"
+    def exact(value, others):
+        return beside(value, others, 2 if value >= 0.1 else 3)
+    text = exact(ratio["median"], marks)
+    return text if ratio["low"] is None else f"{text} ({exact(ratio['low'], ())}–{exact(ratio['high'], above)})"
 
 
 COLUMNS = {"traffic": ("cpu", "machine", "rate", "p50", "p99", "p999"), "memory": ("memory", "kernel_memory"),
