@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(ROOT / "perf"), str(ROOT / "tests/e2e")]
 
-from compare import guard, machine, options as asked, page, plots, results, rounds, session, terminal  # noqa: E402
+from compare import guard, machine, options as asked, page, plots, proxies, results, rounds, session, terminal  # noqa: E402
 from compare.terminal import say  # noqa: E402
 
 RESULTS = ROOT / "build/perf"
@@ -167,6 +167,9 @@ def forewarn(options):
     """What is known beforehand not to be measurable, said before minutes are spent."""
     for program in session.missing_peers(options.loads, session.words_of(options.proxies)):
         say(f"perf: {program} is not installed, so it is not measured; a bar against it by name is not met", sys.stderr)
+    if machine.descriptor_limit() < proxies.DESCRIPTORS:
+        say(f"perf: the limit on descriptors is {machine.descriptor_limit()}, with which peers may refuse to start: "
+            f"ulimit -n {proxies.DESCRIPTORS}", sys.stderr)
     reasons = [why for load in options.loads if (why := session.hindrance(load))]
     for why in dict.fromkeys(reasons):
         count = reasons.count(why)
@@ -221,7 +224,7 @@ def main():
     if options.source:
         return again(options)
     with guard.alone():
-        machine.raise_descriptor_limit()
+        machine.raise_descriptor_limit(proxies.DESCRIPTORS)
         if options.check:
             return 0
         forewarn(options)

@@ -139,7 +139,11 @@ def cpu_of_others():
     return found
 
 
-def raise_descriptor_limit(wanted=20000):
+def descriptor_limit():
+    return os.sysconf("SC_OPEN_MAX")
+
+
+def raise_descriptor_limit(wanted):
     """As far as an ordinary user may; children inherit it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -219,7 +223,7 @@ def environment(root, cores):
         "clock source": read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
         "huge pages": read("/sys/kernel/mm/transparent_hugepage/enabled"),
         "network": os.environ.get("HUD_PERF_NETWORK", "the machine's own"),
-        "descriptors": os.sysconf("SC_OPEN_MAX"),
+        "descriptors": descriptor_limit(),
         "as root": os.geteuid() == 0,
         "mitigations": {name: text for name, text in mitigations.items() if text != "Not affected"},
         "sysctls": {name.replace("/", "."): " ".join(read(f"/proc/sys/{name}", "-").split()) for name in SYSCTLS},

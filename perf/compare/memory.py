@@ -5,7 +5,6 @@ have: the difference between being started for many and for few, without any con
 prepared would have a slope of nothing; the sum cannot be made small by preparing.
 """
 import json
-import os
 import re
 import selectors
 import subprocess
@@ -110,4 +109,4 @@ class Memory:
 
 def descriptors_suffice():
     """Two for each relay in the proxy, and some."""
-    return os.sysconf("SC_OPEN_MAX") >= 2 * MANY + 500
+    return machine.descriptor_limit() >= 2 * MANY + 500

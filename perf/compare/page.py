@@ -69,7 +69,7 @@ def figures_table(loads):
     for load in loads:
         columns = terminal.columns_of(load)
         heads = "".join(f'<th class="n">{text(FIGURES[c][0])}<br>{text(unit_of(load, c))}</th>' for c in columns)
-        rows.append(f'<tr><th>{text(load["name"])}<br>{load["rounds"]} rounds</th>{heads}<th class="n">ours to theirs</th></tr>')
+        rows.append(f'<tr><th>{text(load["name"])}<br>{terminal.rounds_of(load)}</th>{heads}<th class="n">ours to theirs</th></tr>')
         for key, proxy in load["proxies"].items():
             cells = ""
             for column in columns:

@@ -17,7 +17,8 @@ from . import machine
 
 PEERS = pathlib.Path(__file__).resolve().parent.parent / "peers"
 SERVER_NAME = "www.example.com"
-MAX_CONNECTIONS = 9000      # the idle load opens 8,000; with two descriptors each this fits into a limit of 20,000
+MAX_CONNECTIONS = 9000      # the idle load opens 8,000; with two descriptors each this fits into DESCRIPTORS
+DESCRIPTORS = 20000
 PREFIXES, TOKENS = 8, 10000  # what Hudsucker's look-up tables hold, so that looking up is not free
 
 

@@ -123,13 +123,17 @@ def columns_of(load):
     return [figure for figure in COLUMNS[load["kind"]] if any(figure in p["figures"] for p in load["proxies"].values())]
 
 
+def rounds_of(load):
+    return "1 round" if load["rounds"] == 1 else f"{load['rounds']} rounds"
+
+
 def load_block(load):
     """A finished load: every proxy with its figures, and the ratio of ours to it."""
     columns = columns_of(load)
     width = 15
     heads = [(FIGURES[column][0], unit_of(load, column)) for column in columns] + ([("ours to theirs", "")] if load["ratios"] else [])
-    lines = [coloured(f"\n{load['group']} · {load['name']}" + (f" · {load['rounds']} rounds" if load["kind"] != "micro" else ""), "1")]
-    lines += [(f"  {'':<36}" + "".join(f"{head[line]:>{width}}" for head in heads)).rstrip() for line in (0, 1)]
+    lines = [coloured(f"\n{load['group']} · {load['name']}" + (f" · {rounds_of(load)}" if load["kind"] != "micro" else ""), "1")]
+    lines += [(f"  {'':<36}" + "".join(f"{head[line]:>{width}}" for head in heads)).rstrip() for line in (0, 1) if heads]
     for key, proxy in load["proxies"].items():
         if not proxy["figures"]:
             lines.append(f"  {proxy['label']:<36}{coloured('failed', '31')}: {proxy['failed'].strip()}")
