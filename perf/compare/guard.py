@@ -26,7 +26,7 @@ def alone(path=None):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise RuntimeError("another perf/run is running on this machine; each would measure the other, so wait until it has ended") from None
+        raise RuntimeError("another perf/run is running on this machine; each would measure the other: wait until it has ended") from None
     return file
 
 

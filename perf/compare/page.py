@@ -168,8 +168,8 @@ BODY = """
 {tiles}{banners}
 <h2>The bars</h2>
 <p class="soft">Each row is a bar that Hudsucker has to meet against the peer named at its end: the best-tuned of this run, or a certain
-one. The figure is CPU of the proxy for one operation or one GB (or what the row says), divided by the peer's in the same round. A bar is met when the median lies in the tinted zone and the 90 % interval stays
-left of 1. Point at a mark for its figures.</p>
+one. The figure is CPU of the proxy for one operation or one GB (or what the row says), divided by the peer's in the same round. A
+bar is met when the median lies in the tinted zone and the 90 % interval stays left of 1. Point at a mark for its figures.</p>
 {ratios}
 {groups}
 <section><h2>The machine</h2>

@@ -128,7 +128,8 @@ class Node(harness.Process):
         """`starts`: how often it has been started in this run; `port`: of the one before, which all proxies know."""
         self.stage, self.core, self.starts, self.port = stage, core, starts, port or self._free_port()
         with machine.running_on([core]):
-            super().__init__(stage, f"hud-load-server-{starts}", [harness.PROGRAMS / "hud-load", "server", "--listen", f"0.0.0.0:{self.port}"])
+            super().__init__(stage, f"hud-load-server-{starts}",
+                             [harness.PROGRAMS / "hud-load", "server", "--listen", f"0.0.0.0:{self.port}"])
         harness.wait_until(self._ready, 10, "the node (hud-load server) listening")
 
     @staticmethod
