@@ -533,13 +533,14 @@ class Guard(unittest.TestCase):
 
     RUN = """
 import os, pathlib, signal, subprocess, sys, time
+signal.signal(signal.SIGHUP, signal.Handlers[sys.argv[4]])
 sys.path[:0] = sys.argv[1:3]
 from compare import guard
 folder = pathlib.Path(sys.argv[3])
 def work():
     child = subprocess.Popen(["sleep", "60"], start_new_session=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    for number in guard.ENDING:
+        signal.signal(number, signal.default_int_handler)
     (folder / "pids.new").write_text(f"{os.getpid()} {child.pid}")
     (folder / "pids.new").rename(folder / "pids")
     try:
@@ -550,9 +551,9 @@ def work():
 sys.exit(guard.guarded(work))
 """
 
-    def setUp(self):
+    def begin(self, hang_up="SIG_DFL"):
         self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-        self.outer = subprocess.Popen([sys.executable, "-c", self.RUN, *sys.path[:2], self.folder], start_new_session=True)
+        self.outer = subprocess.Popen([sys.executable, "-c", self.RUN, *sys.path[:2], self.folder, hang_up], start_new_session=True)
         self.addCleanup(self.outer.wait)
         self.addCleanup(self.outer.kill)
         self.until((self.folder / "pids").exists)
@@ -568,11 +569,13 @@ sys.exit(guard.guarded(work))
         return not pathlib.Path(f"/proc/{self.child}").exists()
 
     def test_the_run_killed(self):
+        self.begin()
         os.kill(self.run_pid, signal.SIGKILL)
         self.assertEqual(self.outer.wait(20), 128 + signal.SIGKILL)
         self.assertTrue(self.child_is_gone())
 
     def test_all_that_the_user_sees_killed(self):
+        self.begin()
         os.killpg(self.outer.pid, signal.SIGKILL)
         self.until(self.child_is_gone)
         self.until((self.folder / "kept").exists)
@@ -583,10 +586,19 @@ sys.exit(guard.guarded(work))
         self.assertTrue(self.child_is_gone() and (self.folder / "kept").exists())
 
     def test_an_end_that_is_asked_for(self):
+        self.begin()
         self.reaches_the_run(signal.SIGTERM)
 
     def test_a_terminal_that_hangs_up(self):
+        self.begin()
         self.reaches_the_run(signal.SIGHUP)
+
+    def test_a_terminal_that_hangs_up_when_the_user_said_nohup(self):
+        self.begin("SIG_IGN")
+        self.outer.send_signal(signal.SIGHUP)
+        time.sleep(0.2)
+        self.assertIsNone(self.outer.poll())
+        self.reaches_the_run(signal.SIGTERM)
 
 
 class Alone(unittest.TestCase):

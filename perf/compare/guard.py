@@ -11,7 +11,8 @@ import traceback
 
 from . import machine
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What ends a run in order. Whoever starts it may have one of them ignored (nohup), and that stays so.
+ENDING = tuple(number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN)
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 CANNOT = 2  # exit code: as for wrong usage
 

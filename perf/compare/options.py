@@ -41,6 +41,7 @@ def outputs(options, folder, finished=True):
 
 
 def mode(options):
+    """How much of all that there is to measure this run measures."""
     if any(getattr(options, name) is not None for name in SHAPING):
         return "some"
     return "quick" if options.quick else "full"
