@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 import unittest.mock
 
@@ -21,7 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(ROOT / "perf"), str(ROOT / "tests/e2e")]
 
-from compare import bars, loads, machine, page, paired, plots, proxies, results, rounds, terminal  # noqa: E402
+from compare import bars, guard, loads, machine, options, page, paired, plots, proxies, results, rounds, terminal  # noqa: E402
 from compare.bars import AIM, BEST_HAPROXY, BEST_PEER, MET, MISSED, UNMEASURED, Bar  # noqa: E402
 
 
@@ -67,6 +68,13 @@ class Statistics(unittest.TestCase):
         ratio = paired.paired_ratio({0: 1}, {0: 2})
         self.assertEqual((ratio.median, ratio.low, ratio.high), (0.5, None, None))
 
+    def test_the_median_is_in_its_interval_however_lopsided_the_ratios_are(self):
+        for side in (1, -1):  # few rounds far off pull the mean away from many that agree
+            ours = {i: math.exp(side) if i in (0, 5, 10) else 1.0 for i in range(40)}
+            ratio = paired.paired_ratio(ours, dict.fromkeys(range(40), 1))
+            self.assertTrue(ratio.low <= ratio.median <= ratio.high, ratio)
+            self.assertIn(1.0, (ratio.low, ratio.high))
+
     def test_more_rounds_make_the_interval_narrower(self):
         def width(count):
             ratio = paired.paired_ratio({i: 1 + 0.05 * (i % 2) for i in range(count)}, dict.fromkeys(range(count), 1))
@@ -95,7 +103,8 @@ VERDICTS = [
     ("just above the bar, although below 1.0", scaled(NARROW, 0.91), MISSED),
     ("worse than the peer", scaled(NARROW, 1.2), MISSED),
     ("the median is under the bar, and the interval reaches above 1.0", WIDE, MISSED),
-    ("one round only", [0.5], MISSED),
+    ("one round only, however good", [0.5], UNMEASURED),
+    ("one round only, however bad", [1.5], UNMEASURED),
     ("no figure", [], UNMEASURED),
 ]
 
@@ -183,6 +192,36 @@ class Alternation(unittest.TestCase):
         self.assertEqual(kept["proxies"]["nginx"]["failed"], "it broke")
         self.assertIn("it broke", terminal.load_block(kept))
 
+    def test_what_nobody_foresaw_fails_a_sample_and_not_the_load(self):
+        contest = FakeContest({"hudsucker": lambda _: 1.0, "haproxy": lambda _: 2.0, "nginx": lambda n: KeyError("x") if n == 1 else 3.0})
+        kept = results.of_load(load_with(Bar(0.9, 0.8)), run_rounds(contest, Bar(0.9, 0.8)), {})
+        self.assertEqual(kept["proxies"]["nginx"]["failed_at_times"], ["KeyError: 'x'"])
+        self.assertEqual(kept["bars"][0]["state"], AIM)
+
+    def test_a_proxy_of_which_every_sample_was_slow_is_shown_as_such(self):
+        # The quick sample is the disturbed one, so of each pair the slow one is kept.
+        contest = FakeContest({"hudsucker": lambda n: (1.0, "others", 1.0) if n % 3 == 1 else (1.0, None, 2.0),
+                               "haproxy": lambda _: 2.0, "nginx": lambda _: 3.0})
+        taken = run_rounds(contest, Bar(0.9, 0.8))
+        kept = results.of_load(taken.load, taken, {})
+        self.assertEqual(kept["proxies"]["hudsucker"]["failed"], results.ALL_SLOW)
+        self.assertEqual(kept["bars"][0]["state"], UNMEASURED)
+        self.assertIn(results.ALL_SLOW, terminal.load_block(kept))
+
+    def test_a_load_that_cannot_be_measured_has_its_reason_everywhere(self):
+        kept = results.of_failed_load(load_with(Bar(0.9, 0.8)), ["hudsucker", "haproxy"], {"nginx": "nginx is not installed"}, "no node")
+        self.assertEqual((kept["bars"][0]["state"], kept["proxies"]["nginx"]["failed"]), (UNMEASURED, "nginx is not installed"))
+        self.assertIn("no node", terminal.load_block(kept))
+        self.assertIn("NOT MEASURED (no node)", terminal.table([kept]))
+
+    def test_a_load_that_could_not_go_ahead_of_others_says_so(self):
+        self.assertEqual(results.remarks([{"raw": {"realtime": True}}, {}]), [])
+        self.assertEqual(results.remarks([{"raw": {"realtime": False}}]), [results.NOT_AHEAD])
+        whole = whole_run()
+        whole["loads"][0]["remarks"] = [results.NOT_AHEAD]
+        for text in (terminal.load_block(whole["loads"][0]), terminal.table(whole["loads"]), page.group_section("test", whole["loads"])):
+            self.assertIn("SCHED_FIFO", text)
+
     def test_a_disturbed_sample_is_taken_again_and_counted_when_it_stays_so(self):
         contest = FakeContest({"hudsucker": lambda call: (1.0, "others", 1.0) if call == 1 else 1.0,
                                "haproxy": lambda _: (2.0, "others", 1.0), "nginx": lambda _: 2.0})
@@ -246,6 +285,11 @@ class Machine(unittest.TestCase):
         self.assertIn("nobody knows", machine.disturbance(1.2 * second, 0, quiet, 1, 2))
         self.assertIn("hypervisor", machine.disturbance(1.88 * second, 0, {**quiet, "steal": 0.1 * second}, 1, 2))
 
+    def test_a_process_that_said_nothing_is_said_to_have_said_nothing(self):
+        self.assertEqual(machine.ended("nginx", 1, " \n"), "nginx ended with 1 and said nothing")
+        self.assertEqual(machine.ended("nginx", 1, "no such file\n"), "nginx ended with 1: no such file")
+        self.assertEqual(machine.ended("nginx", -9, ""), "nginx was ended by SIGKILL and said nothing")
+
     def test_programs_of_others_are_seen_and_our_own_are_not(self):
         # The shell ends at once, so its child is nobody's descendant.
         orphan = int(subprocess.run(["sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!"], capture_output=True, text=True, check=True).stdout)
@@ -291,8 +335,16 @@ class Loads(unittest.TestCase):
     def test_words_choose_loads(self):
         every = loads.all_loads()
         self.assertEqual({load.group for load in loads.chosen(every, "exchange, idle relays")}, {"exchange", "idle"})
+        self.assertEqual([load.name for load in loads.chosen(every, "exchange 64 b")],
+                         ["64 B, 1 connection", "64 B, 64 connections", "64 B, 1000 connections"])
         self.assertTrue(all("RST" in load.key for load in loads.chosen(every, "connect rst")))
-        self.assertEqual(loads.chosen(every, "no such load"), [])
+        self.assertEqual({load.group for load in loads.chosen(every, "connect")}, {"connect", "two workers"})  # not "connections"
+        self.assertEqual([load.name for load in loads.chosen(every, "exchange 64 64")], ["64 B, 64 connections"])
+        self.assertEqual([load.group for load in loads.chosen(every, "8000, 20000")], ["idle", "paced"])
+        for words in ("no such load", ",", "", "exchange connect", "6"):
+            self.assertEqual(loads.chosen(every, words), [], words)
+        for load in every:
+            self.assertEqual(loads.chosen(every, load.key), [load])
         self.assertTrue(0 < len(loads.chosen(every, quick=True)) < len(every))
 
     def test_every_peer_has_its_file_and_every_name_in_it_is_known(self):
@@ -311,6 +363,47 @@ def whole_run(state=MET, noise=()):
     return {"version": results.VERSION, "mode": "test", "command": ["perf/run"], "started": "2024-01-01 00:00:00", "minutes": 1.0,
             "pace": {}, "environment": {}, "noise": {"faults": list(noise), "spins": [], "directs": []}, "notes": [], "interrupted": False,
             "loads": [results.of_load(taken.load, taken, {})]}
+
+
+class Words(unittest.TestCase):
+    """What a person reads must not contradict itself."""
+
+    def row(self, **changes):
+        whole = whole_run()
+        load = whole["loads"][0]
+        load["bars"][0].update(changes)
+        return terminal.bar_rows([load])[0]
+
+    def test_a_figure_has_as_many_digits_as_tell_it_from_the_bar(self):
+        for value, marks, wanted in ((0.884, (0.88,), "0.884"), (0.8796, (0.88,), "0.8796"), (0.88, (0.88,), "0.88"),
+                                     (0.85, (0.88, 0.80), "0.85"), (0.996, (1.0,), "0.996"), (0.8804, (0.88,), "0.8804")):
+            self.assertEqual(terminal.beside(value, marks), wanted)
+        ratio = {"median": 0.884, "low": 0.80, "high": 0.9996, "rounds": 5}
+        self.assertEqual(self.row(ratio=ratio, limit=0.88, state=MISSED, why="the median is above the bar")[2:],
+                         ("0.884 (0.80–0.9996)", "≤ 0.88", "0.80", "MISSED (the median is above the bar)", MISSED))
+
+    def test_one_round_is_said_to_prove_nothing(self):
+        verdict = bars.judge(Bar(0.90, 0.80), samples(hudsucker=[0.5], nginx=[1.0]))
+        self.assertEqual(self.row(state=verdict.state, why=verdict.why, ratio=dataclasses.asdict(verdict.ratio), rounds=1)[5],
+                         "NOT MEASURED (one round, 1 of 5 rounds could be paired)")
+
+    def test_rounds_that_were_left_out_are_said(self):
+        ratio = {"median": 0.7, "low": 0.6, "high": 0.8, "rounds": 3}
+        self.assertEqual(self.row(ratio=ratio)[5], "met (3 of 5 rounds could be paired)")
+        self.assertEqual(self.row(ratio={**ratio, "rounds": 5})[5], "met")
+
+    def test_absolute_figures_have_their_unit(self):
+        for figure, ours, wanted in (("time", 98.71, ("98.7 ns", "≤ 200 ns", "120 ns")),
+                                     ("bytes", 24.0, ("24.0 B/token", "≤ 200 B/token", "120 B/token")),
+                                     ("memory", 0.2, ("0.20 KiB/relay", "≤ 200 KiB/relay", "120 KiB/relay"))):
+            self.assertEqual(self.row(figure=figure, ours=ours, against=None, ratio=None, limit=200, aim=120)[2:5], wanted)
+
+    def test_a_finished_load_has_no_verdict_that_the_end_could_take_back(self):
+        for state in (AIM, MET, MISSED):
+            block = terminal.load_block(whole_run(state)["loads"][0])
+            self.assertIn("bar ≤ 0.90", block)
+            for word in ("met", "MISSED"):
+                self.assertNotIn(word, block)
 
 
 class ExitCode(unittest.TestCase):
@@ -348,10 +441,174 @@ class ExitCode(unittest.TestCase):
             self.assertIn("not judged", done.stdout)
             self.assertNotIn("MISSED", done.stdout)
 
+    def test_a_file_that_cannot_be_read_is_2_and_one_sentence(self):
+        broken = whole_run()
+        del broken["loads"][0]["bars"][0]["limit"]
+        for whole, words in (({**whole_run(), "version": 1}, "measure again"), ([], "no version"), ({"version": results.VERSION}, "shape"),
+                             (broken, "shape")):
+            done = self.conclude(whole)
+            self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
+            self.assertIn(words, done.stderr)
+            self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+
+    def test_a_reader_that_is_gone_costs_nothing(self):
+        with tempfile.TemporaryDirectory() as folder:
+            source = pathlib.Path(folder) / "run.json"
+            source.write_text(json.dumps(whole_run()), encoding="utf-8")
+            read, write = os.pipe()
+            os.close(read)
+            done = subprocess.run([sys.executable, ROOT / "perf/run.py", "--from", source], stdout=write, stderr=subprocess.PIPE,
+                                  text=True)
+            os.close(write)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            self.assertTrue(source.with_suffix(".html").exists())
+
     def test_words_that_choose_nothing_are_2(self):
         done = subprocess.run([sys.executable, ROOT / "perf/run.py", "--only", "no such load"], capture_output=True, text=True)
         self.assertEqual(done.returncode, 2)
         self.assertIn("no load has the words", done.stderr)
+
+
+class Options(unittest.TestCase):
+    """Mistakes are found before anything else happens, and said in a sentence."""
+
+    def setUp(self):
+        self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+    def read(self, *arguments):
+        return options.read("", self.folder, [str(argument) for argument in arguments])
+
+    def refused(self, *arguments):
+        """What is said."""
+        with contextlib.redirect_stderr(io.StringIO()) as said, self.assertRaises(SystemExit) as ended:
+            self.read(*arguments)
+        self.assertEqual(ended.exception.code, 2)
+        return said.getvalue()
+
+    def test_mistakes(self):
+        (self.folder / "file").touch()
+        for arguments, words in (
+                (["--from="], "empty"), (["--json="], "empty"), (["--beside", "nowhere"], "no program"), (["--only", ","], "no word"),
+                (["--only="], "no word"), (["--only", "exchange, nonsense"], "'nonsense'"), (["--only", "1 kb exchange connect"], "no load"),
+                (["--proxies", "nobody"], "haproxy-splice-auto"), (["--proxies", ","], "no word"),
+                (["--only", "micro", "--proxies", "nginx"], "none of the chosen loads"), (["--rounds", "0"], "at least 1"),
+                (["--json", self.folder / "a", "--svg", self.folder / "a"], "written over"),
+                (["--from", self.folder / "run.html"], "written over"), (["--seconds", "nan"], "between"),
+                (["--svg", self.folder / "file" / "x.svg"], "cannot be written"), (["--markdown", self.folder], "cannot be written"),
+                (["--fro", "x"], "unrecognized")):
+            with self.subTest(arguments):
+                self.assertIn(words, self.refused(*arguments))
+
+    def test_folders_of_all_files_are_made_and_nothing_is_left_in_them(self):
+        names = [(f"--{kind}", self.folder / kind / "deep" / "out") for kind in ("json", "html", "svg", "markdown")]
+        self.read(*[part for pair in names for part in pair])
+        for _, path in names:
+            self.assertEqual((path.parent.is_dir(), path.exists()), (True, False))
+
+    def test_what_is_there_is_not_touched_beforehand(self):
+        (self.folder / "x").write_text("before")
+        self.read("--json", self.folder / "x")
+        self.assertEqual((self.folder / "x").read_text(), "before")
+
+    def test_only_a_whole_run_has_its_name_and_the_page_is_beside_the_json(self):
+        def names(*arguments, finished=True):
+            outputs = options.outputs(self.read(*arguments), self.folder, finished)
+            return tuple(path and path.relative_to(self.folder).as_posix() for path in (outputs.json, outputs.html))
+        self.assertEqual(names(), ("full.json", "full.html"))
+        self.assertEqual(names("--quick"), ("quick.json", "quick.html"))
+        self.assertEqual(names("--quick", finished=False), ("unfinished.json", "unfinished.html"))
+        for shaping in (["--only", "bulk"], ["--proxies", "nginx"], ["--rounds", "3"], ["--seconds", "1"], ["--relay", "copy"]):
+            self.assertEqual(names("--quick", *shaping), ("some.json", "some.html"), shaping)
+        self.assertEqual(names("--json", self.folder / "a/b.json", finished=False), ("a/b.json", "a/b.html"))
+        self.assertEqual(names("--from", self.folder / "c.json"), (None, "c.html"))
+
+    def test_files_are_relative_to_where_the_user_stands(self):
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(self.folder)
+        self.assertEqual(self.read("--json", "x.json").json, self.folder / "x.json")
+
+
+class Guard(unittest.TestCase):
+    """A run that is killed leaves nothing behind."""
+
+    RUN = """
+import os, pathlib, signal, subprocess, sys, time
+signal.signal(signal.SIGHUP, signal.Handlers[sys.argv[4]])
+sys.path[:0] = sys.argv[1:3]
+from compare import guard
+folder = pathlib.Path(sys.argv[3])
+def work():
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    for number in guard.ENDING:
+        signal.signal(number, signal.default_int_handler)
+    (folder / "pids.new").write_text(f"{os.getpid()} {child.pid}")
+    (folder / "pids.new").rename(folder / "pids")
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        (folder / "kept").touch()
+    return 7
+sys.exit(guard.guarded(work))
+"""
+
+    def begin(self, hang_up="SIG_DFL"):
+        self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.outer = subprocess.Popen([sys.executable, "-c", self.RUN, *sys.path[:2], self.folder, hang_up], start_new_session=True)
+        self.addCleanup(self.outer.wait)
+        self.addCleanup(self.outer.kill)
+        self.until((self.folder / "pids").exists)
+        self.run_pid, self.child = map(int, (self.folder / "pids").read_text().split())
+
+    def until(self, predicate):
+        deadline = time.monotonic() + 20
+        while not predicate():
+            self.assertLess(time.monotonic(), deadline, "it did not come about")
+            time.sleep(0.01)
+
+    def child_is_gone(self):
+        return not pathlib.Path(f"/proc/{self.child}").exists()
+
+    def test_the_run_killed(self):
+        self.begin()
+        os.kill(self.run_pid, signal.SIGKILL)
+        self.assertEqual(self.outer.wait(20), 128 + signal.SIGKILL)
+        self.assertTrue(self.child_is_gone())
+
+    def test_all_that_the_user_sees_killed(self):
+        self.begin()
+        os.killpg(self.outer.pid, signal.SIGKILL)
+        self.until(self.child_is_gone)
+        self.until((self.folder / "kept").exists)
+
+    def reaches_the_run(self, number):
+        self.outer.send_signal(number)
+        self.assertEqual(self.outer.wait(20), 7)
+        self.assertTrue(self.child_is_gone() and (self.folder / "kept").exists())
+
+    def test_an_end_that_is_asked_for(self):
+        self.begin()
+        self.reaches_the_run(signal.SIGTERM)
+
+    def test_a_terminal_that_hangs_up(self):
+        self.begin()
+        self.reaches_the_run(signal.SIGHUP)
+
+    def test_a_terminal_that_hangs_up_when_the_user_said_nohup(self):
+        self.begin("SIG_IGN")
+        self.outer.send_signal(signal.SIGHUP)
+        time.sleep(0.2)
+        self.assertIsNone(self.outer.poll())
+        self.reaches_the_run(signal.SIGTERM)
+
+
+class Alone(unittest.TestCase):
+    def test_one_run_at_a_time(self):
+        with tempfile.TemporaryDirectory() as folder:
+            lock = pathlib.Path(folder) / "lock"
+            with guard.alone(lock):
+                with self.assertRaisesRegex(RuntimeError, "another perf/run is running"):
+                    guard.alone(lock)
+            guard.alone(lock).close()
 
 
 class Page(unittest.TestCase):
@@ -364,11 +621,7 @@ class Page(unittest.TestCase):
 
 
     def test_it_is_one_file_that_asks_for_nothing_and_shows_the_verdict(self):
-        with tempfile.TemporaryDirectory() as folder:
-            path = pathlib.Path(folder) / "run.html"
-            with contextlib.redirect_stdout(io.StringIO()):
-                page.write(path, whole_run(MISSED))
-            text = path.read_text(encoding="utf-8")
+        text = page.render(whole_run(MISSED))
         for word in ("src=", "@import", "url(", "<link", "<script"):
             self.assertNotIn(word, text)
         self.assertIn("missed", text.lower())

@@ -3,6 +3,7 @@
 A ratio's bar is met when the median of the paired ratios is at or under the limit and their 90 % interval stays below 1.0.
 The limit 1.0 means "not above": an equal is allowed, and its interval cannot stay below 1.0, so there it has to stay below
 TIE_TOLERANCE: more than a tenth above must be out of the question. The aim wants it below 1.0 there, too.
+One round has no interval, so it proves nothing and such a bar counts as not measured.
 A bar without anybody to compare with is a plain figure: the median at or under the limit, or at least the limit.
 """
 import dataclasses
@@ -30,7 +31,7 @@ class Bar:
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     state: str              # AIM, MET, MISSED or UNMEASURED
-    why: str                # a sentence's end for people
+    why: str                # for people, in brackets behind the state
     ours: float | None = None
     theirs: float | None = None
     against: str | None = None   # the proxy's key it was compared with
@@ -109,12 +110,17 @@ def _judge_absolute(bar, ours):
     return Verdict(MISSED, f"the median is {'below' if bar.at_least else 'above'} the bar", ours)
 
 
+def ceiling(limit):
+    """What the interval of a ratio has to stay below."""
+    return 1.0 if limit < 1.0 else TIE_TOLERANCE
+
+
 def _judge_ratio(bar, ratio):
+    if ratio.high is None:
+        return UNMEASURED, "one round"
     if ratio.median > bar.limit:
         return MISSED, "the median is above the bar"
-    if ratio.high is None:
-        return MISSED, "one round is no proof"
-    wanted = 1.0 if bar.limit < 1.0 else TIE_TOLERANCE
+    wanted = ceiling(bar.limit)
     if ratio.high >= wanted:
         return MISSED, f"the 90 % interval does not stay below {wanted}"
     return (AIM, "the aim, too") if ratio.median <= bar.aim and ratio.high < 1.0 else (MET, "")
@@ -128,5 +134,4 @@ def in_doubt(verdict, bar):
         return False
     if ratio.low is None:
         return True
-    wanted = 1.0 if bar.limit < 1.0 else TIE_TOLERANCE
-    return ratio.low < bar.limit < ratio.high or (ratio.median <= bar.limit and ratio.high >= wanted)
+    return ratio.low < bar.limit < ratio.high or (ratio.median <= bar.limit and ratio.high >= ceiling(bar.limit))

@@ -3,7 +3,9 @@
 A load names the proxies it is run against, the figure that is compared, and its bars. perf/README.md says what each load is
 there for.
 """
+import collections
 import dataclasses
+import re
 
 from .bars import BEST_HAPROXY, BEST_PEER, Bar
 
@@ -147,13 +149,24 @@ def all_loads():
     return [*exchanges(), *connects(), *responses(), *bulk(), *others(), *real_tls(), *micro()]
 
 
-def chosen(loads, words="", quick=False):
-    """`words`: alternatives separated by commas; in each, all words must be in the load's key. They choose from all loads,
-    also with --quick, which otherwise has a list of its own."""
-    alternatives = [part.lower().split() for part in words.split(",") if part.strip()]
-    if not alternatives:
+def words_of(text):
+    """Whole words, and how often each is there: "64 B, 64 connections" has 64 twice. Thousands are written without a comma."""
+    return collections.Counter(re.sub(r"(?<=\d),(?=\d{3})", "", text.lower()).replace(",", " ").replace(":", " ").split())
+
+
+def alternatives(words):
+    """What the commas of --only separate."""
+    return [part for part in words.split(",") if part.strip(" :")]
+
+
+def chosen(loads, words=None, quick=False):
+    """`words`: a load's whole name, or alternatives separated by commas; all words of one must be words of the load's name, as
+    often as they are said. They choose from all loads, also with --quick, which otherwise has a list of its own."""
+    if words is None:
         return [load for load in loads if load.quick or not quick]
-    return [load for load in loads if any(all(word in load.key.lower() for word in part) for part in alternatives)]
+    named = [load for load in loads if load.key.lower() == words.strip().lower()]
+    wanted = [words_of(part) for part in alternatives(words)]
+    return named or [load for load in loads if any(part <= words_of(load.key) for part in wanted)]
 
 
-__all__ = ["FIGURES", "Load", "all_loads", "chosen", "BEST_PEER"]
+__all__ = ["FIGURES", "Load", "all_loads", "alternatives", "chosen", "BEST_PEER"]

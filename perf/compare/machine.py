@@ -6,7 +6,9 @@ import os
 import pathlib
 import platform
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import time
 
@@ -105,6 +107,13 @@ def children_of(pid):
     return sorted(found)
 
 
+def ended(what, code, said):
+    """A sentence on a process that ended by itself, with the end of what it said."""
+    said = said.strip()[-500:]
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+    return f"{what} {how}: {said}" if said else f"{what} {how} and said nothing"
+
+
 def cpu_ns(pids):
     """CPU time of all tasks of these processes so far, exact (no ticks)."""
     total = 0
@@ -128,6 +137,18 @@ def cpu_of_others():
                 if not int(fields[6]) & KERNEL_THREAD:
                     found[int(entry)] = (int(fields[11]) + int(fields[12])) * tick
     return found
+
+
+def descriptor_limit():
+    return os.sysconf("SC_OPEN_MAX")
+
+
+def raise_descriptor_limit(wanted):
+    """As far as an ordinary user may; children inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
 def user_memory_kib(pids):
@@ -193,7 +214,8 @@ def environment(root, cores):
         "system": system.group(1) if system else "?",
         "processor": model.group(1) if model else platform.machine(),
         "cores": os.cpu_count(),
-        "cores used": {"proxy": list(cores.proxy), "client": cores.client, "server": cores.server},
+        "cores used": {"proxy": cores.proxy[0], "proxy with two workers": " and ".join(map(str, cores.of_workers(2))),
+                       "client": cores.client, "node": cores.server},
         "hyperthreads": read("/sys/devices/system/cpu/smt/active", "?"),
         "governor": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "none that the kernel shows"),
         "virtualisation": virtualisation(cpuinfo),
@@ -201,7 +223,7 @@ def environment(root, cores):
         "clock source": read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
         "huge pages": read("/sys/kernel/mm/transparent_hugepage/enabled"),
         "network": os.environ.get("HUD_PERF_NETWORK", "the machine's own"),
-        "descriptors": os.sysconf("SC_OPEN_MAX"),
+        "descriptors": descriptor_limit(),
         "as root": os.geteuid() == 0,
         "mitigations": {name: text for name, text in mitigations.items() if text != "Not affected"},
         "sysctls": {name.replace("/", "."): " ".join(read(f"/proc/sys/{name}", "-").split()) for name in SYSCTLS},

@@ -5,7 +5,6 @@ have: the difference between being started for many and for few, without any con
 prepared would have a slope of nothing; the sum cannot be made small by preparing.
 """
 import json
-import os
 import re
 import selectors
 import subprocess
@@ -39,7 +38,11 @@ class Idle:
                 raise SampleFailed(f"{count} idle relays were not up within {patience} s")
         line = self.process.stdout.readline()
         if not line or json.loads(line).get("ready") != count:
-            raise SampleFailed(f"of {count} idle relays came up: {line.strip() or self.process.stderr.read()[-300:]}")
+            raise SampleFailed(f"{count} idle relays did not come up: {line.strip() or self._last_words()}")
+
+    def _last_words(self):
+        said = self.process.communicate(timeout=5)[1]
+        return machine.ended("hud-load", self.process.returncode, said)
 
     def close(self):
         """Lets go of them and waits until hud-load is gone."""
@@ -81,6 +84,7 @@ class Memory:
         return self.prepared[key]
 
     def take(self, key, _round):
+        self.run.keep_node()
         proxy, empty = self._started(key)
         holders = []
         try:
@@ -89,7 +93,7 @@ class Memory:
             holders.append(Idle(self.run, proxy.address, MANY - FEW))
             many, many_kernel = settled_kib(proxy.pids), kernel_kib()
             if not proxy.alive():
-                raise SampleFailed(f"the proxy ended with {proxy.popen.returncode}: {proxy.log()[-300:]}")
+                raise SampleFailed(machine.ended("the proxy", proxy.popen.returncode, proxy.log()))
         finally:
             for holder in holders:
                 holder.close()
@@ -105,4 +109,4 @@ class Memory:
 
 def descriptors_suffice():
     """Two for each relay in the proxy, and some."""
-    return os.sysconf("SC_OPEN_MAX") >= 2 * MANY + 500
+    return machine.descriptor_limit() >= 2 * MANY + 500

@@ -38,7 +38,7 @@ class Micro:
         try:
             rows = [row for row in json.loads(done.stdout)["benchmarks"] if row.get("run_type") == "iteration"]
         except ValueError:
-            raise SampleFailed(f"core_bench ended with {done.returncode}: {done.stderr.strip()[-300:]}") from None
+            raise SampleFailed(machine.ended("core_bench", done.returncode, done.stderr)) from None
         wrong = [row["error_message"] for row in rows if row.get("error_occurred")]
         if wrong or not rows:
             raise SampleFailed(wrong[0] if wrong else f"core_bench has no benchmark {self.load.options['benchmark']}")

@@ -69,7 +69,7 @@ def figures_table(loads):
     for load in loads:
         columns = terminal.columns_of(load)
         heads = "".join(f'<th class="n">{text(FIGURES[c][0])}<br>{text(unit_of(load, c))}</th>' for c in columns)
-        rows.append(f'<tr><th>{text(load["name"])}<br>{load["rounds"]} rounds</th>{heads}<th class="n">ours to theirs</th></tr>')
+        rows.append(f'<tr><th>{text(load["name"])}<br>{terminal.rounds_of(load)}</th>{heads}<th class="n">ours to theirs</th></tr>')
         for key, proxy in load["proxies"].items():
             cells = ""
             for column in columns:
@@ -90,9 +90,9 @@ def absolute_table(loads):
         return ""
     cells = "".join(
         f'<tr><td>{text(load["name"])}</td><td>{FIGURES[bar["figure"]][0]}</td>'
-        f'<td class="n">{terminal.number(bar["ours"])} {text(unit_of(load, bar["figure"]))}</td>'
-        f'<td class="n">{terminal.bar_text(bar, 0)}</td><td class="n">{bar["aim"]:g}</td>'
-        f'<td class="{plots.STATE_CLASS[bar["state"]]}">{terminal.WORDS[bar["state"]]}</td></tr>' for load, bar in rows)
+        f'<td class="n">{text(terminal.found(load, bar))}</td>'
+        f'<td class="n">{text(terminal.limit_text(load, bar))}</td><td class="n">{text(terminal.aim_text(load, bar))}</td>'
+        f'<td class="{plots.STATE_CLASS[bar["state"]]}">{text(terminal.verdict(load, bar))}</td></tr>' for load, bar in rows)
     heads = '<th></th><th></th><th class="n">measured</th><th class="n">bar</th><th class="n">aim</th><th></th>'
     return f"<table><tr>{heads}</tr>{cells}</table>"
 
@@ -118,7 +118,8 @@ def group_plots(name, loads):
 def group_section(name, loads):
     title, about = GROUPS.get(name, (name, ""))
     drawn = "".join(card(plot) for plot in group_plots(name, loads) if plot)
-    return f"<section><h2>{text(title)}</h2><p class=\"soft\">{text(about)}</p>{drawn}{figures_table(loads)}</section>"
+    remarks = "".join(f"<p>{text(load['name'])}: {text(remark)}.</p>" for load in loads for remark in load["remarks"])
+    return f"<section><h2>{text(title)}</h2><p class=\"soft\">{text(about)}</p>{remarks}{drawn}{figures_table(loads)}</section>"
 
 
 def unproven(loads):
@@ -165,10 +166,10 @@ BODY = """
 <h1>Hudsucker beside HAProxy and nginx</h1>
 <div class="soft">{subtitle}</div>
 {tiles}{banners}
-<h2>Against the best-tuned peer</h2>
-<p class="soft">Each row is a bar that Hudsucker has to meet. The figure is CPU of the proxy for one operation or one GB (or what the
-row says), divided by the peer's in the same round. A bar is met when the median lies in the tinted zone and the 90 % interval stays
-left of 1. Point at a mark for its figures.</p>
+<h2>The bars</h2>
+<p class="soft">Each row is a bar that Hudsucker has to meet against the peer named at its end: the best-tuned of this run, or a certain
+one. The figure is CPU of the proxy for one operation or one GB (or what the row says), divided by the peer's in the same round. A
+bar is met when the median lies in the tinted zone and the 90 % interval stays left of 1. Point at a mark for its figures.</p>
 {ratios}
 {groups}
 <section><h2>The machine</h2>
@@ -183,7 +184,8 @@ half the distance between the quartiles. The peers' configurations, with the rea
 """
 
 
-def write(path, whole):
+def render(whole):
+    """The page's text."""
     groups = {}
     for load in whole["loads"]:
         groups.setdefault(load["group"], []).append(load)
@@ -193,9 +195,6 @@ def write(path, whole):
         ratios=card(plots.ratio_plot(whole["loads"])) + unproven(whole["loads"]), command=text(" ".join(whole["command"])),
         groups="".join(group_section(name, loads) for name, loads in groups.items()),
         notes=f"<p>What went wrong on the way:</p><ul>{notes}</ul>" if notes else "")
-    page = ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    return ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>Hudsucker beside HAProxy and nginx</title><style>{STYLE}</style></head><body><main>{body}</main></body></html>")
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")

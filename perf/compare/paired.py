@@ -35,7 +35,8 @@ def spread(values):
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """Ours to theirs over paired rounds; `low` and `high` are the 90 % interval (None with fewer than two rounds)."""
+    """Ours to theirs over paired rounds; `low` and `high` are the 90 % interval, with the median in it (None with fewer than two
+    rounds)."""
     median: float
     low: float | None
     high: float | None
@@ -46,15 +47,16 @@ def paired_ratio(ours, theirs):
     """`ours` and `theirs` map a round to a figure; only rounds that both have count. None when there is none.
 
     The interval is Student's t on the logarithms: ratios of positive figures are symmetric there (2 and 1/2 are as far from
-    1), and one bad round widens it instead of being cut away.
+    1), and one bad round widens it instead of being cut away. It is one of their mean, which the median can lie outside of where
+    the ratios are lopsided; it then reaches to the median, so what is promised (90 %, and about the median) holds in any case.
     """
     logs = [math.log(ours[r] / theirs[r]) for r in sorted(ours.keys() & theirs.keys()) if ours[r] > 0 and theirs[r] > 0]
     if not logs:
         return None
-    middle = math.exp(median(logs))
+    middle = median(logs)
     if len(logs) < 2:
-        return Ratio(middle, None, None, len(logs))
+        return Ratio(math.exp(middle), None, None, len(logs))
     mean = sum(logs) / len(logs)
     deviation = math.sqrt(sum((x - mean) ** 2 for x in logs) / (len(logs) - 1))
     half = T_95[min(len(logs) - 1, len(T_95)) - 1] * deviation / math.sqrt(len(logs))
-    return Ratio(middle, math.exp(mean - half), math.exp(mean + half), len(logs))
+    return Ratio(math.exp(middle), math.exp(min(middle, mean - half)), math.exp(max(middle, mean + half)), len(logs))

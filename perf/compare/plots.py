@@ -9,6 +9,7 @@ import pathlib
 
 from .bars import AIM, MET, MISSED, UNMEASURED
 from .loads import FIGURES
+from .terminal import beside
 from .results import unit_of
 
 WIDTH = 1000
@@ -206,8 +207,8 @@ def _ratio_row(drawing, scale, row, y):
     sure = f", 90 % interval {ratio['low']:.3f} to {ratio['high']:.3f}" if ratio["low"] is not None else ""
     hint = f"{name}: {ratio['median']:.3f}{sure}, {ratio['rounds']} rounds, of {row['opponent']}; bar {bar['limit']}, aim {bar['aim']}"
     drawing.mark(scale(ratio["median"]), middle, colour, "disc" if bar["state"] in (AIM, MET) else "ring", hint)
-    drawing.text(scale.right + 14, middle + 4.5, f"{ratio['median']:.2f}", f"strong {colour}")
-    drawing.text(scale.right + 50, middle + 4.5, f"of {row['opponent']}", "soft small")
+    drawing.text(scale.right + 14, middle + 4.5, beside(ratio["median"], (bar["limit"], bar["aim"])), f"strong {colour}")
+    drawing.text(scale.right + 62, middle + 4.5, f"of {row['opponent']}", "soft small")
 
 
 # ---- figures of every proxy ----
@@ -308,7 +309,8 @@ def bars_plot(load, figure):
         drawing.text(14, y + 17, proxy["label"])
         width = scale(figures["median"]) - scale.left
         drawing.box(scale.left, y + 3, max(1.5, width), 19, MARKS[key][0], 2)
-        drawing.text(scale.left + max(1.5, width) + 8, y + 17, f"{amount(figures['median'])} {unit_of(load, figure)}", "soft")
+        # Right of all bars, where no limit's line crosses it.
+        drawing.text(WIDTH, y + 17, f"{amount(figures['median'])} {unit_of(load, figure)}", "soft end")
         y += 28
     for bar in limits:
         drawing.line(scale(bar["limit"]), 2, scale(bar["limit"]), y, "gate", "4 3")

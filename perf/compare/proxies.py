@@ -17,7 +17,8 @@ from . import machine
 
 PEERS = pathlib.Path(__file__).resolve().parent.parent / "peers"
 SERVER_NAME = "www.example.com"
-MAX_CONNECTIONS = 9000      # the idle load opens 8,000; with two descriptors each this fits into a limit of 20,000
+MAX_CONNECTIONS = 9000      # the idle load opens 8,000; with two descriptors each this fits into DESCRIPTORS
+DESCRIPTORS = 20000
 PREFIXES, TOKENS = 8, 10000  # what Hudsucker's look-up tables hold, so that looking up is not free
 
 
@@ -41,9 +42,13 @@ KINDS = {
 }
 
 
+def find_program(program):
+    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
+
+
 def installed(key):
     program = KINDS[key].program
-    return program is None or shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
+    return program is None or find_program(program)
 
 
 def fill(template, values):
@@ -77,7 +82,7 @@ class Peer(harness.Process):
 
     def _accepts(self):
         if not self.alive():
-            raise AssertionError(f"{KINDS[self.key].label} ended with {self.popen.returncode}: {self.log()[-800:]}")
+            raise AssertionError(machine.ended(KINDS[self.key].label, self.popen.returncode, self.log()))
         try:
             harness.connect(self.address, 1).close()
             return True
@@ -119,18 +124,31 @@ class Node(harness.Process):
     """hud-load's server, on every loopback address: each proxy reaches it by an address of its own, so none uses up the
     other's local ports with connections in TIME_WAIT."""
 
-    def __init__(self, stage, core):
+    def __init__(self, stage, core, starts=1, port=None):
+        """`starts`: how often it has been started in this run; `port`: of the one before, which all proxies know."""
+        self.stage, self.core, self.starts, self.port = stage, core, starts, port or self._free_port()
+        with machine.running_on([core]):
+            super().__init__(stage, f"hud-load-server-{starts}",
+                             [harness.PROGRAMS / "hud-load", "server", "--listen", f"0.0.0.0:{self.port}"])
+        harness.wait_until(self._ready, 10, "the node (hud-load server) listening")
+
+    @staticmethod
+    def _free_port():
         with socket.socket() as probe:
             probe.bind(("0.0.0.0", 0))
-            self.port = probe.getsockname()[1]
-        with machine.running_on([core]):
-            super().__init__(stage, "hud-load-server", [harness.PROGRAMS / "hud-load", "server", "--listen", f"0.0.0.0:{self.port}"])
-        harness.wait_until(self._ready, 10, "the node (hud-load server) listening")
+            return probe.getsockname()[1]
 
     def _ready(self):
         if not self.alive():
-            raise AssertionError(f"hud-load server ended with {self.popen.returncode}: {self.log()[-800:]}")
+            raise AssertionError(self.end())
         return "ready" in self.log()
+
+    def end(self):
+        return machine.ended("the node (hud-load server)", self.popen.returncode, self.log())
+
+    def again(self):
+        """Another one where the one that died was."""
+        return Node(self.stage, self.core, self.starts + 1, self.port)
 
     def address_for(self, stage):
         return f"{stage.host()}:{self.port}"

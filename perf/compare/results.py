@@ -1,15 +1,14 @@
 """Results as plain data: what the JSON file has, and what the table and the page are made from."""
 import dataclasses
 import json
-import pathlib
 
 from . import paired
-from .bars import AIM, MET, MISSED, UNMEASURED, by_round, pairs
+from .bars import AIM, MET, MISSED, UNMEASURED, Verdict, by_round, pairs
 from .loads import FIGURES
 from .proxies import KINDS
 
-VERSION = 1
-EXIT_GOOD, EXIT_MISSED, EXIT_USAGE, EXIT_NOISY = 0, 1, 2, 3
+VERSION = 2
+EXIT_GOOD, EXIT_MISSED, EXIT_CANNOT, EXIT_NOISY, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 TLS_LABELS = {"haproxy-round-robin": "HAProxy, round robin", "haproxy-sticky": "HAProxy, sticks to session ids"}
 
 
@@ -24,6 +23,29 @@ def unit_of(load, figure):
     if figure == "rate":
         return load["rate_unit"]
     return FIGURES[figure][1]
+
+
+ALL_SLOW = "no sample counts: in each of them client and node were slow"
+NOT_AHEAD = ("client and node could not go ahead of others on their core (SCHED_FIFO takes root or CAP_SYS_NICE), so the tails are "
+             "those of the load itself")
+
+
+def remarks(samples):
+    """What must be known to read the figures of a load."""
+    return [NOT_AHEAD] if any(sample.get("raw", {}).get("realtime") is False for sample in samples) else []
+
+
+def _frame(load):
+    return {"key": load.key, "group": load.group, "name": load.name, "kind": load.kind, "figure": load.figure, "unit": load.unit,
+            "rate_unit": load.rate_unit, "workers": load.workers, "options": load.options}
+
+
+def of_failed_load(load, keys, missing, why, trace=""):
+    """What is kept of a load that could not be measured at all; `trace`: where in the program that was."""
+    proxies = {key: {"label": label(key), "figures": {}, "failed": missing.get(key, why)} for key in [*keys, *missing]}
+    verdicts = [{**dataclasses.asdict(bar), **_verdict(Verdict(UNMEASURED, why))} for bar in load.bars]
+    return {**_frame(load), "rounds": 0, "proxies": proxies, "ratios": {}, "bars": verdicts, "samples": [], "remarks": [],
+            "trace": trace}
 
 
 def of_load(load, rounds, missing):
@@ -41,12 +63,13 @@ def of_load(load, rounds, missing):
             proxies[key]["failed"] = failed[key]
         elif key in rounds.failures:
             proxies[key]["failed_at_times"] = rounds.failures[key]
+        if not figures:
+            proxies[key].setdefault("failed", ALL_SLOW)
     for key, why in missing.items():
         proxies[key] = {"label": label(key), "figures": {}, "failed": why}
     verdicts = [{**dataclasses.asdict(bar), **_verdict(verdict)} for bar, verdict in zip(load.bars, rounds.verdicts())]
-    return {"key": load.key, "group": load.group, "name": load.name, "kind": load.kind, "figure": load.figure, "unit": load.unit,
-            "rate_unit": load.rate_unit, "workers": load.workers, "options": load.options, "rounds": rounds.rounds,
-            "proxies": proxies, "ratios": _ratios(load, rounds), "bars": verdicts, "samples": rounds.samples}
+    return {**_frame(load), "rounds": rounds.rounds, "proxies": proxies, "ratios": _ratios(load, rounds), "bars": verdicts,
+            "samples": rounds.samples, "remarks": remarks(rounds.samples)}
 
 
 def _verdict(verdict):
@@ -82,14 +105,20 @@ def exit_code(loads, noise_faults):
     return EXIT_MISSED if count[MISSED] or count[UNMEASURED] else EXIT_GOOD
 
 
-def write(path, whole):
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(whole, indent=1, ensure_ascii=False), encoding="utf-8")
+def as_text(whole):
+    return json.dumps(whole, indent=1, ensure_ascii=False)
 
 
 def load_file(path):
-    whole = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    if whole.get("version") != VERSION:
-        raise ValueError(f"{path} is of version {whole.get('version')}, not {VERSION}: measure again")
+    """What as_text() made of a run. Raises RuntimeError with a sentence; what is inside is not looked at any closer."""
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RuntimeError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise RuntimeError(f"{path} is no JSON, so not of perf/run") from None
+    if not isinstance(whole, dict) or "version" not in whole:
+        raise RuntimeError(f"{path} is not of perf/run: it says no version")
+    if whole["version"] != VERSION:
+        raise RuntimeError(f"{path} is of version {whole['version']}, and this perf/run reads version {VERSION}: measure again")
     return whole

@@ -13,6 +13,12 @@ class SampleFailed(Exception):
     """A proxy did not get through a load; the text says how."""
 
 
+def reason(error):
+    """What is said of a sample or a load that failed. Of what nobody foresaw the type, too, which says more than the text."""
+    foreseen = isinstance(error, (SampleFailed, AssertionError, OSError, RuntimeError)) and str(error)
+    return str(error) if foreseen else f"{type(error).__name__}: {error}"
+
+
 @dataclasses.dataclass
 class Budget:
     """Time for what was not planned: repeats and further rounds, in the whole run."""
@@ -66,9 +72,9 @@ class Rounds:
             began = time.monotonic()
             try:
                 figures, raw, disturbed = self.contest.take(key, self.rounds)
-            except (SampleFailed, AssertionError, OSError) as error:
-                self.failures.setdefault(key, []).append(str(error))
-                return {"proxy": key, "round": self.rounds, "figures": {}, "repeats": repeats, "failure": str(error)}
+            except Exception as error:  # whatever it is, it must not cost the other samples
+                self.failures.setdefault(key, []).append(reason(error))
+                return {"proxy": key, "round": self.rounds, "figures": {}, "repeats": repeats, "failure": reason(error)}
             if attempt:
                 self.budget.spent_since(began)
             sample = {"proxy": key, "round": self.rounds, "figures": figures, "raw": raw, "disturbed": disturbed}

@@ -9,9 +9,10 @@ from . import machine, proxies
 from .memory import Memory, descriptors_suffice
 from .micro import Micro
 from .real_tls import RealTls
-from .rounds import Budget, Rounds
+from .rounds import Budget, Rounds, SampleFailed
 from .traffic import Traffic, direct
 
+TLS_PROGRAMS = ("haproxy", "nginx", "openssl")  # behind and beside Hudsucker, and for the certificates
 CONTESTS = {"traffic": Traffic, "memory": Memory, "tls": RealTls, "micro": Micro}
 
 
@@ -31,6 +32,30 @@ class Pace:
 # Where neighbours on the host come and go, many short samples say more than a few long ones: a round is over sooner.
 FULL = Pace(rounds=7, max_rounds=11, seconds=0.75, warmup=0.25, tls_rounds=8, micro_seconds=0.5, memory_rounds=3, extra_seconds=300)
 QUICK = Pace(rounds=5, max_rounds=5, seconds=0.5, warmup=0.2, tls_rounds=4, micro_seconds=0.1, memory_rounds=1, extra_seconds=20)
+
+
+def words_of(text):
+    """The words of --proxies; none of them means all proxies."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def wanted(load, words):
+    """Keys of the load's proxies that have one of the words in their name."""
+    return [key for key in load.proxies if not words or any(word in key for word in words)]
+
+
+def hindrance(load):
+    """Why this load cannot be measured here, as far as it is known beforehand; None when nothing is."""
+    if load.kind == "memory" and not descriptors_suffice():
+        return "the limit on descriptors is too low for 8,000 relays: ulimit -n 20000"
+    missing = [program for program in TLS_PROGRAMS if not proxies.find_program(program)] if load.kind == "tls" else []
+    return f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not installed" if missing else None
+
+
+def missing_peers(loads, words):
+    """Programs that peers of these loads need and that are not there."""
+    kinds = [proxies.KINDS[key] for load in loads if load.kind != "tls" for key in wanted(load, words)]
+    return sorted({kind.program for kind in kinds if kind.program and not proxies.find_program(kind.program)})
 
 
 class Session:
@@ -54,6 +79,12 @@ class Session:
 
     def note(self, text):
         self.notes.append(text)
+
+    def keep_node(self):
+        """The node is there, started anew where it has died. The proxies do not notice: it has the same address."""
+        if not self.node.alive():
+            self.note(f"{self.node.end()}; it was started again")
+            self.node = self.node.again()
 
     def _new_stage(self, name):
         stage = harness.Stage(name)
@@ -95,17 +126,16 @@ class Session:
 
     def calibrate(self, times=1):
         for _ in range(times):
+            self.keep_node()
             self.calibration.spins.append(machine.spin(self.cores.proxy[0]))
             self.calibration.directs.append(direct(self))
 
     # ---- loads ----
 
-    def contestants(self, load, only=None):
+    def contestants(self, load, only=()):
         """Keys of the proxies that this load is measured with here, and why others are not: {key: why}."""
         keys, missing = [], {}
-        for key in load.proxies:
-            if only and not any(word in key for word in only):
-                continue
+        for key in wanted(load, only):
             if load.kind != "tls" and not proxies.installed(key):
                 missing[key] = f"{proxies.KINDS[key].program} is not installed"
             else:
@@ -115,9 +145,9 @@ class Session:
         return keys, missing
 
     def measure(self, load, keys, on_sample):
-        """The finished Rounds of one load."""
-        if load.kind == "memory" and not descriptors_suffice():
-            raise RuntimeError("the limit on descriptors is too low for 8,000 relays: ulimit -n 20000")
+        """The finished Rounds of one load. A load that cannot be measured raises; the session is good for the next one."""
+        if why := hindrance(load):
+            raise SampleFailed(why)
         pace = self.pace
         rounds = pace.memory_rounds if load.kind == "memory" else pace.rounds
         with contextlib.closing(CONTESTS[load.kind](load, self)) as contest:

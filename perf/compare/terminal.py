@@ -1,9 +1,10 @@
 """What a terminal shows: a progress bar, a block for each finished load, and the table of bars."""
+import os
 import shutil
 import sys
 import time
 
-from .bars import AIM, BEST_HAPROXY, BEST_PEER, MET, MISSED, UNMEASURED
+from .bars import AIM, BEST_HAPROXY, BEST_PEER, MET, MISSED, UNMEASURED, ceiling
 from .loads import FIGURES
 from .results import label, unit_of
 
@@ -14,6 +15,15 @@ COLOURS = {AIM: "32", MET: "32", MISSED: "31", UNMEASURED: "33"}
 def duration(seconds):
     minutes, seconds = divmod(int(seconds + 0.5), 60)
     return f"{minutes}:{seconds:02d}"
+
+
+def say(text, stream=None):
+    """Prints. A reader that is gone (a pipe that was closed, a terminal that hung up) must not cost the results."""
+    stream = stream or sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Progress:
@@ -54,17 +64,22 @@ class Progress:
         full = int(share * width + 0.5)
         what_now = self.name + (f": {key}" if key else "")
         text = f" {'█' * full}{'░' * (width - full)} {share:4.0%}  {duration(self.remaining())} left  {what_now}"
-        sys.stderr.write("\r\033[K" + text[:shutil.get_terminal_size().columns - 1])
-        sys.stderr.flush()
+        self._write("\r\033[K" + text[:shutil.get_terminal_size().columns - 1])
 
     def clear(self):
         if self.live:
-            sys.stderr.write("\r\033[K")
+            self._write("\r\033[K")
+
+    def _write(self, text):
+        try:
+            sys.stderr.write(text)
             sys.stderr.flush()
+        except OSError:  # the terminal hung up
+            self.live = False
 
     def say(self, text):
         self.clear()
-        print(text, flush=True)
+        say(text)
 
 
 def coloured(text, code):
@@ -79,10 +94,24 @@ def number(value, digits=2):
     return f"{value:.{digits}f}"
 
 
-def interval(ratio):
+def beside(value, marks, digits=2):
+    """With so many digits that it is seen on which side of each mark it lies: 0.884 beside 0.88, not 0.88."""
+    def hides(count):
+        seen = round(value, count)
+        return any((seen > mark, seen < mark) != (value > mark, value < mark) for mark in marks)
+    while digits < 4 and hides(digits):
+        digits += 1
+    return number(value, digits)
+
+
+def interval(ratio, marks=(), above=()):
+    """`marks`: what the median is compared with; `above`: what the upper end of the interval is."""
     if ratio is None:
         return ""
-    return f"{ratio['median']:.2f}" + (f" ({ratio['low']:.2f}–{ratio['high']:.2f})" if ratio["low"] is not None else "")
+    def exact(value, others):
+        return beside(value, others, 2 if value >= 0.1 else 3)
+    text = exact(ratio["median"], marks)
+    return text if ratio["low"] is None else f"{text} ({exact(ratio['low'], ())}–{exact(ratio['high'], above)})"
 
 
 COLUMNS = {"traffic": ("cpu", "machine", "rate", "p50", "p99", "p999"), "memory": ("memory", "kernel_memory"),
@@ -94,13 +123,17 @@ def columns_of(load):
     return [figure for figure in COLUMNS[load["kind"]] if any(figure in p["figures"] for p in load["proxies"].values())]
 
 
+def rounds_of(load):
+    return "1 round" if load["rounds"] == 1 else f"{load['rounds']} rounds"
+
+
 def load_block(load):
     """A finished load: every proxy with its figures, and the ratio of ours to it."""
     columns = columns_of(load)
     width = 15
     heads = [(FIGURES[column][0], unit_of(load, column)) for column in columns] + ([("ours to theirs", "")] if load["ratios"] else [])
-    lines = [coloured(f"\n{load['group']} · {load['name']}" + (f" · {load['rounds']} rounds" if load["kind"] != "micro" else ""), "1")]
-    lines += [(f"  {'':<36}" + "".join(f"{head[line]:>{width}}" for head in heads)).rstrip() for line in (0, 1)]
+    lines = [coloured(f"\n{load['group']} · {load['name']}" + (f" · {rounds_of(load)}" if load["kind"] != "micro" else ""), "1")]
+    lines += [(f"  {'':<36}" + "".join(f"{head[line]:>{width}}" for head in heads)).rstrip() for line in (0, 1) if heads]
     for key, proxy in load["proxies"].items():
         if not proxy["figures"]:
             lines.append(f"  {proxy['label']:<36}{coloured('failed', '31')}: {proxy['failed'].strip()}")
@@ -115,15 +148,26 @@ def load_block(load):
         ratio = load["ratios"].get(key, {}).get(load["figure"])
         lines.append(f"  {proxy['label']:<36}{''.join(cells)}   {interval(ratio)}".rstrip())
         lines += [f"    {coloured('failed', '31')}: {text.strip()}" for text in failures(proxy)]
-    return "\n".join([*lines, *(f"  {bar_line(load, bar)}" for bar in load["bars"])])
+    return "\n".join([*lines, *(f"  {bar_line(load, bar)}" for bar in load["bars"]), *(f"  {remark}" for remark in load["remarks"])])
 
 
 def failures(proxy):
     return list(filter(None, [proxy.get("failed"), *proxy.get("failed_at_times", [])]))
 
 
-def bar_text(bar, digits=2):
-    return f"{'≥' if bar['at_least'] else '≤'} {bar['limit']:.{digits}f}"
+def with_unit(load, bar, value):
+    """A limit, or an absolute figure, which has a unit; ratios have none."""
+    if bar["against"] is not None:
+        return number(value)
+    return f"{value:g} {unit_of(load, bar['figure'])}"
+
+
+def limit_text(load, bar):
+    return f"{'≥' if bar['at_least'] else '≤'} {with_unit(load, bar, bar['limit'])}"
+
+
+def aim_text(load, bar):
+    return with_unit(load, bar, bar["aim"])
 
 
 def what(load, bar):
@@ -139,31 +183,48 @@ def against(bar):
     return label(bar["compared_with"]) + (" (best)" if bar["against"] != bar["compared_with"] else "")
 
 
-def found(bar):
+def found(load, bar):
+    marks = (bar["limit"], bar["aim"])
     if bar["ratio"]:
-        return interval(bar["ratio"])
-    return number(bar["ours"]) if bar["against"] is None else "–"
+        return interval(bar["ratio"], marks, (ceiling(bar["limit"]), 1.0))
+    if bar["against"] is not None or bar["ours"] is None:
+        return "–"
+    return f"{beside(bar['ours'], marks, FIGURES[bar['figure']][2])} {unit_of(load, bar['figure'])}"
 
 
 def bar_line(load, bar):
-    of = unit_of(load, bar["figure"]) if bar["against"] is None else f"of {against(bar)}"
-    text = f"{WORDS[bar['state']]}: {FIGURES[bar['figure']][0]} {found(bar)} {of}, bar {bar_text(bar)}, aim {bar['aim']:.2f}"
-    return coloured(text + (f": {bar['why']}" if bar["state"] in (MISSED, UNMEASURED) else ""), COLOURS[bar["state"]])
+    """Without a verdict: whether the machine was quiet enough to judge is known at the end only."""
+    of = "" if bar["against"] is None else f" of {against(bar)}"
+    reason = f": {bar['why']}" if bar["state"] == UNMEASURED else ""
+    return f"{FIGURES[bar['figure']][0]} {found(load, bar)}{of}, bar {limit_text(load, bar)}, aim {aim_text(load, bar)}{reason}"
+
+
+def rounds_left_out(load, bar):
+    if not bar["ratio"] or bar["ratio"]["rounds"] >= load["rounds"]:
+        return ""
+    return f"{bar['ratio']['rounds']} of {load['rounds']} rounds could be paired"
+
+
+def verdict(load, bar, with_reason=True):
+    """The state and, in brackets, why (of a bar not measured always), and on how many rounds it stands when some were dropped."""
+    why = bar["why"] if bar["state"] == UNMEASURED or (with_reason and bar["state"] == MISSED) else ""
+    more = ", ".join(filter(None, (why, rounds_left_out(load, bar))))
+    return WORDS[bar["state"]] + (f" ({more})" if more else "")
 
 
 HEADS = ("load", "compared with", "ratio (90 % interval)", "bar", "aim", "")
 
 
-def bar_rows(loads):
+def bar_rows(loads, with_reason=True):
     """The cells of each bar, and its state."""
-    return [(f"{load['group']}: {load['name']}{what(load, bar)}", against(bar), found(bar), bar_text(bar), f"{bar['aim']:.2f}",
-             WORDS[bar["state"]], bar["state"]) for load in loads for bar in load["bars"]]
+    return [(f"{load['group']}: {load['name']}{what(load, bar)}", against(bar), found(load, bar), limit_text(load, bar),
+             aim_text(load, bar), verdict(load, bar, with_reason), bar["state"]) for load in loads for bar in load["bars"]]
 
 
 def markdown(loads):
     """The same for a README."""
     lines = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
-    for *cells, word, state in bar_rows(loads):
+    for *cells, word, state in bar_rows(loads, with_reason=False):
         lines.append("| " + " | ".join([*cells, word if state in (AIM, MET) else f"**{word.lower()}**"]) + " |")
     return "\n".join(lines)
 
@@ -173,9 +234,10 @@ def table(loads, judged=True):
     rows, heads = bar_rows(loads), HEADS
     if not rows:
         return ""
-    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(6)]
+    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(5)]
     lines = ["\n" + "  ".join(f"{head:<{width}}" for head, width in zip(heads, widths)).rstrip()]
     for row in rows:
         cells = "  ".join(f"{cell:<{width}}" for cell, width in zip(row[:5], widths))
         lines.append(f"{cells}  {coloured(row[5], COLOURS[row[6]]) if judged else 'not judged'}")
+    lines += [f"{load['key']}: {remark}" for load in loads for remark in load["remarks"]]
     return "\n".join(lines)

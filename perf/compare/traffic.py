@@ -32,7 +32,7 @@ def run_client(command, core, patience):
             running.kill()
             running.communicate()
     if running.returncode not in (0, 3):
-        raise SampleFailed(f"hud-load ended with {running.returncode}: {error.strip()[-300:]}")
+        raise SampleFailed(machine.ended("hud-load", running.returncode, error or out))
     said = json.loads(out.strip().splitlines()[-1])
     if running.returncode == 3:
         raise SampleFailed(f"{said['failures']} connections or operations failed, of {said['operations']} operations")
@@ -68,6 +68,7 @@ class Traffic:
         return proxy
 
     def take(self, key, _round):
+        self.run.keep_node()
         proxy, run = self.start(key), self.run
         pids = proxy.pids
         seconds = run.pace.seconds * self.load.longer
@@ -75,7 +76,7 @@ class Traffic:
         with machine.watching_others() as others:
             said = run_client(command, run.cores.client, seconds + run.pace.warmup + 30)
         if not proxy.alive():
-            raise SampleFailed(f"the proxy ended with {proxy.popen.returncode}: {proxy.log()[-300:]}")
+            raise SampleFailed(machine.ended("the proxy", proxy.popen.returncode, proxy.log()))
         said["others_ns"] = others[0]
         belongs = sum(said["cpu_ns"].values()) + said["own_cpu_ns"]
         disturbed = machine.disturbance(belongs, others[0], said["machine_ns"], said["seconds"], run.core_count)
