@@ -5,6 +5,7 @@
 #include <sys/prctl.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "perf/load/priority.h"
@@ -88,8 +89,9 @@ const timespec* ClientThread::Patience(timespec& timeout) const {
 void ClientThread::FollowPhase() {
   eventfd_t count;
   ::eventfd_read(wake_.get(), &count);
-  seen_phase_ = phase_.load(std::memory_order_relaxed);
-  if (pace_ && seen_phase_ == Phase::kWarmingUp) pace_->Begin(Now());
+  const Phase left = std::exchange(seen_phase_, phase_.load(std::memory_order_relaxed));
+  // Whatever comes next: without a warm-up the thread may wake up when its phase has passed.
+  if (pace_ && left == Phase::kSettingUp && seen_phase_ != Phase::kSettingUp) pace_->Begin(Now());
 }
 
 // Each of those that are closed now is tried once.

@@ -27,8 +27,8 @@ def proxy(stage, server):
 
 
 def client(address, load, *options, pids=(), seconds=0.3):
-    arguments = [PROGRAM, "client", "--connect", address, "--load", load, "--warmup", "0.1", "--seconds", str(seconds),
-                 *map(str, options), *(["--pids", ",".join(map(str, pids))] if pids else [])]
+    arguments = [PROGRAM, "client", "--connect", address, "--load", load, "--seconds", str(seconds), *map(str, options),
+                 *([] if "--warmup" in options else ["--warmup", "0.1"]), *(["--pids", ",".join(map(str, pids))] if pids else [])]
     return subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=50)
 
 
@@ -105,6 +105,15 @@ def a_paced_load_keeps_its_rate(stage):
     for connections, threads in (16, 1), (16, 2):
         report = figures(client(server.address, "exchange", "--connections", connections, "--rate", 500, "--threads", threads))
         assert abs(report["operations"] - 500 * report["seconds"]) < 0.1 * report["operations"] + 5, report
+
+
+@case
+def a_paced_load_without_a_warm_up_begins_when_all_are_up(stage):
+    server = Server(stage)
+    for rate in (500, 10_000_000):  # the latter is more than anybody can, so all of it is late in the end
+        report = figures(client(server.address, "exchange", "--connections", 8, "--rate", rate, "--warmup", 0))
+        assert report["latency_us"]["max"] < 1e6 * (report["seconds"] + 1), report
+        assert report["operations"] <= rate * report["seconds"] + 8, report
 
 
 @case
