@@ -3,13 +3,17 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "perf/load/client_thread.h"
+#include "perf/load/interruption.h"
 #include "perf/load/socket.h"
 
 namespace hud::load {
@@ -17,37 +21,51 @@ namespace {
 
 using Seconds = std::chrono::duration<double>;
 
+constexpr Duration kPatience = std::chrono::seconds(5);  // with a server that says nothing
+
 // What all threads have done by an instant.
 struct Reading {
   Instant at;
   uint64_t operations = 0;
   uint64_t bytes = 0;
   uint64_t failures = 0;
+  uint64_t stalled = 0;
+  uint64_t down_ns = 0;
   uint64_t connections_up = 0;
   CpuSample cpu;
 };
 
 class Client {
  public:
-  explicit Client(ClientOptions options) : options_(std::move(options)) {}
+  Client(ClientOptions options, Interruption interruption)
+      : options_(std::move(options)), interruption_(std::move(interruption)) {}
   ~Client() { Stop(); }
 
   absl::Status Start();
   absl::Status Divide(uint32_t first, uint32_t count, uint32_t threads, const HelloTemplate& hello);
-  absl::Status WaitUntilUp();
   absl::StatusOr<ClientResult> Measure();
 
  private:
+  // One after the other, as long as GoesOn().
+  absl::Status WaitUntilUp();
+  void WarmUp();
+  void PassWindow();
+  bool GoesOn() const { return signal_ == 0 && trouble_.empty(); }
+
   uint32_t connections() const { return options_.connections + (options_.one_exchanges ? 1 : 0); }
   Reading Count() const;
   absl::StatusOr<Reading> ReadWithCpu() const;
   absl::Status ThreadFailure() const;
-  absl::Status NotUp(const Reading& reading, std::string_view why) const;
+  std::string NotUp(const Reading& reading, std::string_view why) const;
+  std::string NewestFailure() const;
+  std::string TroubleIn(const ClientResult& result, uint64_t stalled, uint64_t down_ns) const;
   void Enter(Phase phase);
-  void HoldIdle();
   void Stop();
 
   const ClientOptions options_;
+  const Interruption interruption_;
+  int signal_ = 0;       // that came
+  std::string trouble_;  // before the window
   std::vector<std::unique_ptr<ClientThread>> clients_;
   std::vector<std::thread> threads_;
 };
@@ -91,6 +109,8 @@ Reading Client::Count() const {
     reading.operations += counters.operations.Get();
     reading.bytes += counters.bytes.Get();
     reading.failures += counters.failures.Get();
+    reading.stalled += counters.stalled.Get();
+    reading.down_ns += counters.down_ns.Get();
     reading.connections_up += counters.connections_up.Get();
   }
   return reading;
@@ -111,71 +131,122 @@ absl::Status Client::ThreadFailure() const {
   return absl::OkStatus();
 }
 
-absl::Status Client::NotUp(const Reading& reading, std::string_view why) const {
-  std::string text = absl::StrCat("only ", reading.connections_up, " of ", connections(), " connections to ",
-                                  options_.target.ToString(),
-                                  " were answered by hud-load server: ", absl::string_view(why.data(), why.size()));
-  return absl::UnavailableError(text);
+std::string Client::NotUp(const Reading& reading, std::string_view why) const {
+  return absl::StrCat("only ", reading.connections_up, " of ", connections(), " connections to ",
+                      options_.target.ToString(),
+                      " were answered by hud-load server: ", absl::string_view(why.data(), why.size()));
+}
+
+std::string Client::NewestFailure() const {
+  for (const auto& client : clients_) {
+    if (const int error = client->last_error(); error != 0) return std::strerror(error);
+  }
+  return "the other side ended connections, or answered what it should not";
 }
 
 absl::Status Client::WaitUntilUp() {
-  constexpr auto kPatience = std::chrono::seconds(30);
-  const Instant start = std::chrono::steady_clock::now();
-  for (;;) {
+  uint64_t up = 0;
+  Instant progress = std::chrono::steady_clock::now();
+  while (signal_ == 0) {
     const Reading reading = Count();
     if (absl::Status status = ThreadFailure(); !status.ok()) return status;
     if (reading.connections_up == connections()) return absl::OkStatus();
-    if (reading.failures > connections() / 100) {
-      for (const auto& client : clients_) {
-        if (const int error = client->last_error(); error != 0) return NotUp(reading, std::strerror(error));
-      }
-      return NotUp(reading, "the other side ended connections, or answered what it should not");
+    if (reading.failures > connections() / 100) return absl::UnavailableError(NotUp(reading, NewestFailure()));
+    if (std::exchange(up, reading.connections_up) != reading.connections_up) progress = reading.at;
+    if (reading.at - progress > kPatience) {
+      trouble_ = NotUp(reading, absl::StrCat("the others had no answer for ", Seconds(kPatience).count(), " seconds"));
+      return absl::OkStatus();
     }
-    if (reading.at - start > kPatience) return NotUp(reading, "the others got no answer in 30 seconds");
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    signal_ = interruption_.WaitFor(std::chrono::milliseconds(1));
   }
+  return absl::OkStatus();
 }
 
 void Client::Enter(Phase phase) {
   for (auto& client : clients_) client->Enter(phase);
 }
 
-void Client::HoldIdle() {
-  std::printf("{\"ready\":%u}\n", options_.connections);
-  std::fflush(stdout);
-  char byte[64];
-  while (::read(STDIN_FILENO, byte, sizeof(byte)) > 0) {
+void Client::WarmUp() {
+  Enter(Phase::kWarmingUp);
+  if (options_.operation == Operation::kIdle) return;
+  const Instant start = std::chrono::steady_clock::now();
+  const Instant end = start + std::chrono::round<Duration>(Seconds(options_.warmup_seconds));
+  // A slow pace is no silence.
+  const Seconds patience = kPatience + Seconds(options_.rate > 0 ? 1 / options_.rate : 0);
+  Reading moved = Count();
+  while (signal_ == 0) {
+    const Reading reading = Count();
+    if (reading.at >= end) return;
+    if (reading.operations != moved.operations || reading.bytes != moved.bytes) moved = reading;
+    if (reading.at - moved.at > patience) {
+      trouble_ = absl::StrCat(options_.target.ToString(), " answered ", connections(),
+                              " connections, and then nothing for ", patience.count(), " seconds");
+      return;
+    }
+    signal_ = interruption_.WaitFor(std::min<Duration>(end - reading.at, std::chrono::seconds(1)));
   }
 }
 
+void Client::PassWindow() {
+  Enter(Phase::kMeasuring);
+  if (options_.operation != Operation::kIdle) {
+    signal_ = interruption_.WaitFor(std::chrono::round<Duration>(Seconds(options_.seconds)));
+    return;
+  }
+  std::printf("{\"ready\":%u}\n", options_.connections);
+  std::fflush(stdout);
+  signal_ = interruption_.WaitForEndOf(STDIN_FILENO);
+}
+
 absl::StatusOr<ClientResult> Client::Measure() {
-  const bool idle = options_.operation == Operation::kIdle;
-  Enter(Phase::kWarmingUp);
-  if (!idle) std::this_thread::sleep_for(Seconds(options_.warmup_seconds));
+  if (absl::Status status = WaitUntilUp(); !status.ok()) return status;
+  if (GoesOn()) WarmUp();
   absl::StatusOr<Reading> opening = ReadWithCpu();
   if (!opening.ok()) return opening.status();
-  Enter(Phase::kMeasuring);
-  if (idle) {
-    HoldIdle();
-  } else {
-    std::this_thread::sleep_for(Seconds(options_.seconds));
-  }
+  if (GoesOn()) PassWindow();
   absl::StatusOr<Reading> closing = ReadWithCpu();
   if (!closing.ok()) return closing.status();
   Stop();
   if (absl::Status status = ThreadFailure(); !status.ok()) return status;
 
+  const Reading end = Count();  // with those that have stalled
   ClientResult result;
   result.seconds = Seconds(closing->at - opening->at).count();
   result.operations = closing->operations - opening->operations;
   result.bytes = closing->bytes - opening->bytes;
-  result.failures = Count().failures - opening->failures;  // with those that have stalled
+  result.failures = end.failures - opening->failures;
+  result.trouble = trouble_.empty() ? TroubleIn(result, end.stalled, end.down_ns - opening->down_ns) : trouble_;
+  if (signal_ != 0) {
+    result.interrupted = absl::StrCat("ended by ", signal_ == SIGINT ? "SIGINT" : "SIGTERM", " when ", result.seconds,
+                                      " seconds were measured");
+  }
   for (const auto& client : clients_) {
     result.latencies.Merge(client->latencies());
     result.realtime = result.realtime || client->is_realtime();
   }
   result.used = Between(opening->cpu, closing->cpu);
   return result;
+}
+
+// Empty when the figures are good. Few failures can be much time, as who has failed pauses.
+std::string Client::TroubleIn(const ClientResult& result, uint64_t stalled, uint64_t down_ns) const {
+  constexpr double kFailedShare = 0.01;
+  constexpr double kDownShare = 0.05;
+  const uint64_t all = std::max<uint64_t>(options_.connections, result.operations + result.failures);
+  const double time = 1e9 * connections() * result.seconds;
+  const auto down = static_cast<double>(down_ns);
+  if (static_cast<double>(result.failures) <= kFailedShare * static_cast<double>(all) && down <= kDownShare * time) {
+    return "";
+  }
+  const std::string counted = absl::StrCat(result.failures, " failures beside ", result.operations, " operations");
+  const std::string where = options_.target.ToString();
+  if (stalled == result.failures) {
+    return absl::StrCat(counted, ": ", stalled, " connections to ", where,
+                        " awaited an answer for more than a second in the end");
+  }
+  return absl::StrCat("the server at ", where, " went away or failed while it was measured: ", counted,
+                      ", and connections were down for ", std::lround(100 * std::min(down / time, 1.0)),
+                      " % of the time; the newest failure: ", NewestFailure());
 }
 
 void Client::Stop() {
@@ -187,14 +258,11 @@ void Client::Stop() {
 }  // namespace
 
 absl::StatusOr<ClientResult> RunClient(ClientOptions options) {
-  Client client(std::move(options));
+  absl::StatusOr<Interruption> interruption = Interruption::Expect();
+  if (!interruption.ok()) return interruption.status();
+  Client client(std::move(options), *std::move(interruption));
   if (absl::Status status = client.Start(); !status.ok()) return status;
-  if (absl::Status status = client.WaitUntilUp(); !status.ok()) return status;
   return client.Measure();
-}
-
-bool HasTooManyFailures(const ClientOptions& options, const ClientResult& result) {
-  return result.failures * 100 > std::max<uint64_t>(options.connections, result.operations + result.failures);
 }
 
 std::string Report(const ClientOptions& options, const ClientResult& result) {

@@ -4,7 +4,7 @@
 namespace hud::load {
 
 bool ClientThread::StartWhenDue(Connection& connection, Instant now) {
-  if (seen_phase_ != Phase::kSettingUp && pace_->IsDue(now)) return StartExchange(connection, pace_->Take());
+  if (pace_->IsDue(now)) return StartExchange(connection, pace_->Take());
   connection.stage = Stage::kPaused;
   if (!connection.queued) {
     connection.queued = true;
@@ -26,7 +26,6 @@ ClientThread::Connection* ClientThread::LongestPaused() {
 }
 
 void ClientThread::StartDue() {
-  if (seen_phase_ == Phase::kSettingUp) return;
   const Instant now = std::chrono::steady_clock::now();
   while (pace_->IsDue(now)) {
     Connection* connection = LongestPaused();

@@ -5,6 +5,7 @@
 #include <sys/prctl.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "perf/load/priority.h"
@@ -55,6 +56,7 @@ void ClientThread::Run() {
   ::prctl(PR_SET_TIMERSLACK, 1);  // a paced load wants its timeouts on the spot
   if (options_.one_exchanges && first_ == 0) realtime_ = GoAheadOfOthers();
   while (seen_phase_ != Phase::kStopping && failure_.ok()) {
+    if (!failed_.empty()) TakeBackFailed();
     OpenClosed();
     if (pace_) StartDue();
     timespec timeout;
@@ -75,8 +77,7 @@ void ClientThread::Run() {
 // How long to wait for events: null is for ever.
 const timespec* ClientThread::Patience(timespec& timeout) const {
   Duration wait = Duration::max();
-  // Who could not be opened just now is tried again soon, but not in a circle.
-  if (!closed_.empty() && opening_ < kOpeningAtOnce) wait = std::chrono::milliseconds(1);
+  if (!failed_.empty()) wait = retry_at_ - Now();
   if (paused_count_ > 0 && seen_phase_ != Phase::kSettingUp) wait = std::min(wait, pace_->Next() - Now());
   if (wait == Duration::max()) return nullptr;
   wait = std::max(wait, Duration::zero());
@@ -88,8 +89,16 @@ const timespec* ClientThread::Patience(timespec& timeout) const {
 void ClientThread::FollowPhase() {
   eventfd_t count;
   ::eventfd_read(wake_.get(), &count);
-  seen_phase_ = phase_.load(std::memory_order_relaxed);
-  if (pace_ && seen_phase_ == Phase::kWarmingUp) pace_->Begin(Now());
+  const Phase left = std::exchange(seen_phase_, phase_.load(std::memory_order_relaxed));
+  // Whatever comes next: without a warm-up the thread may wake up when its phase has passed.
+  if (pace_ && left == Phase::kSettingUp && seen_phase_ != Phase::kSettingUp) pace_->Begin(Now());
+}
+
+// Where a server went away, trying at once and again would only heat the processor, and fill its ports.
+void ClientThread::TakeBackFailed() {
+  if (Now() < retry_at_) return;
+  closed_.insert(closed_.end(), failed_.begin(), failed_.end());
+  failed_.clear();
 }
 
 // Each of those that are closed now is tried once.
@@ -168,22 +177,50 @@ void ClientThread::Close(Connection& connection) {
   if (connection.stage == Stage::kHello || connection.stage == Stage::kGreeting) --opening_;
   connection.stage = Stage::kClosed;
   connection.fd.Reset();
+}
+
+void ClientThread::Finish(Connection& connection) {
+  Close(connection);
   closed_.push_back(IndexOf(connection));
 }
 
 void ClientThread::Fail(Connection& connection, int error) {
+  constexpr Duration kPause = std::chrono::milliseconds(10);
+  // It may be its own hello that it has read.
+  if (connection.stage == Stage::kGreeting && IsConnectedToItself(connection.fd.get())) error = ECONNREFUSED;
   counters_.failures.Add(1);
   last_error_.store(error, std::memory_order_relaxed);
   Close(connection);
+  const Instant now = Now();
+  if (std::exchange(connection.is_up, false)) connection.down_since = now;
+  if (failed_.empty()) retry_at_ = now + kPause;
+  failed_.push_back(IndexOf(connection));
 }
 
-// What has not been answered for so long will hardly be: a proxy that lost bytes shows here.
+// It reaches the server for the first time, or again.
+void ClientThread::Return(Connection& connection) {
+  connection.is_up = true;
+  if (connection.down_since == Instant{}) {
+    counters_.connections_up.Add(1);
+  } else {
+    CountDown(connection, Now());
+  }
+}
+
+void ClientThread::CountDown(const Connection& connection, Instant now) {
+  counters_.down_ns.Add(static_cast<uint64_t>((now - connection.down_since).count()));
+}
+
+// What has not been answered for so long will hardly be: a proxy that lost bytes shows here. And those that are down.
 void ClientThread::CountStalled(Instant now) {
   constexpr Duration kLong = std::chrono::seconds(1);
   for (const Connection& connection : connections_) {
+    if (!connection.is_up && connection.down_since != Instant{}) CountDown(connection, now);
     const bool awaits = connection.stage == Stage::kHello || connection.stage == Stage::kGreeting ||
                         connection.stage == Stage::kRequest || connection.stage == Stage::kResponse;
-    if (awaits && now - connection.started > kLong) counters_.failures.Add(1);
+    if (!awaits || now - connection.started <= kLong) continue;
+    counters_.failures.Add(1);
+    counters_.stalled.Add(1);
   }
 }
 

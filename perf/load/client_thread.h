@@ -35,6 +35,8 @@ struct ClientCounters {
   Counter operations;
   Counter bytes;  // of the load, both directions
   Counter failures;
+  Counter stalled;         // of the failures: connections that awaited an answer in the end
+  Counter down_ns;         // of all connections: from a failure until the server answers a hello again
   Counter connections_up;  // that reached the server at least once
 };
 
@@ -76,12 +78,13 @@ class ClientThread {
     Fd fd;
     Stage stage = Stage::kClosed;
     Operation operation = Operation::kExchange;
-    bool was_up = false;
+    bool is_up = false;     // greeted since it failed last
     bool queued = false;    // in paused_
     uint64_t seed = 0;      // of its hello
     uint32_t sent = 0;      // of the hello or the request
     uint64_t received = 0;  // of the greeting or the response
     Instant started;        // the operation; in a paced load when it should have
+    Instant down_since;     // unless it is up; zero: it never was
   };
 
   ClientThread(const ClientOptions& options, uint32_t first, uint32_t count, HelloTemplate hello);
@@ -89,12 +92,16 @@ class ClientThread {
   // client_thread.cc: the life of a connection.
   const timespec* Patience(timespec& timeout) const;
   void FollowPhase();
+  void TakeBackFailed();
   void OpenClosed();
   void Open(uint32_t index);
   bool BindToNextSource(int fd);
   void Handle(uint32_t index, uint32_t events);
   void Close(Connection& connection);
+  void Finish(Connection& connection);  // as its load wants it: it is opened again at once
   void Fail(Connection& connection, int error);
+  void Return(Connection& connection);
+  void CountDown(const Connection& connection, Instant now);
   void CountStalled(Instant now);
   Order OrderOf(const Connection& connection) const;
   uint32_t IndexOf(const Connection& connection) const;
@@ -142,8 +149,10 @@ class ClientThread {
   std::vector<uint8_t> received_;
   std::vector<Connection> connections_;
   std::vector<uint32_t> closed_;  // to be opened
-  uint32_t opening_ = 0;          // opened and not greeted yet
-  uint64_t opened_ = 0;           // ever
+  std::vector<uint32_t> failed_;  // to be opened from retry_at_ on
+  Instant retry_at_;
+  uint32_t opening_ = 0;  // opened and not greeted yet
+  uint64_t opened_ = 0;   // ever
   std::optional<Pace> pace_;
   std::vector<uint32_t> paused_;  // a ring: those that have waited longest go first
   size_t paused_first_ = 0;

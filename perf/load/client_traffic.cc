@@ -83,10 +83,7 @@ bool ClientThread::ReceiveMessage(Connection& connection) {
 bool ClientThread::Greeted(Connection& connection) {
   const int fd = connection.fd.get();
   --opening_;
-  if (!connection.was_up) {
-    connection.was_up = true;
-    counters_.connections_up.Add(1);
-  }
+  if (!connection.is_up) Return(connection);
   switch (connection.operation) {
     case Operation::kExchange:
     case Operation::kProbe:
@@ -107,7 +104,7 @@ bool ClientThread::Greeted(Connection& connection) {
         const linger reset = {.l_onoff = 1, .l_linger = 0};
         ::setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
       }
-      Close(connection);
+      Finish(connection);
       return true;
   }
   return true;

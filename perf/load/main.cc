@@ -1,11 +1,11 @@
 // hud-load: load and nodes for measuring a TLS pass-through proxy.
 //   hud-load server --listen ADDRESS:PORT
 //   hud-load client --connect ADDRESS:PORT --load exchange|upload|download|connect|idle|mixed
-// Exit status of the client: 0, or 2 when it could not measure (a message on standard error), or 3 when more than 1 %
-// failed.
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <cstdio>
 #include <map>
+#include <string_view>
 
 #include "perf/load/client.h"
 #include "perf/load/server.h"
@@ -15,10 +15,26 @@ namespace hud::load {
 namespace {
 
 constexpr int kCannot = 2;
-constexpr int kTooManyFailures = 3;
+constexpr int kTrouble = 3;
+constexpr int kInterrupted = 128 + SIGINT;  // of SIGTERM too
+
+constexpr char kServerStatuses[] =
+    "Exit status: 0 ended by SIGTERM or SIGINT; 2 it could not serve, and said why on standard error";
+constexpr char kClientStatuses[] =
+    "Exit status:\n"
+    "  0    measured\n"
+    "  2    could not measure; standard error says why, and nothing is on standard output\n"
+    "  3    standard error says why the line of JSON is not to be used: more than 1 % failed, connections were down "
+    "for\n"
+    "       more than 5 % of the time, or the server said nothing for 5 seconds before the window\n"
+    "  130  ended by SIGINT or SIGTERM; the line of JSON has what was measured until then";
+
+void Say(std::string_view text) {
+  std::fprintf(stderr, "hud-load: %.*s\n", static_cast<int>(text.size()), text.data());
+}
 
 int Refuse(const absl::Status& status) {
-  std::fprintf(stderr, "hud-load: %s\n", std::string(status.message()).c_str());
+  Say(std::string(status.message()));
   return kCannot;
 }
 
@@ -29,7 +45,9 @@ struct ServerArguments {
 
 CLI::App* DescribeServer(CLI::App& app, ServerArguments& arguments) {
   CLI::App* server = app.add_subcommand("server", "Answer what the client asks for, until SIGTERM");
-  server->add_option("--listen", arguments.listen, "Address and port, or unix:PATH")->required();
+  server->footer(kServerStatuses);
+  server->option_defaults()->always_capture_default();
+  server->add_option("--listen", arguments.listen, "Address and port (0: any that is free), or unix:PATH")->required();
   server->add_option("--threads", arguments.threads, "Each with its own listening socket")->check(CLI::Range(1, 64));
   return server;
 }
@@ -56,11 +74,14 @@ const std::map<std::string, Operation> kLoads = {{"exchange", Operation::kExchan
 CLI::App* DescribeClient(CLI::App& app, ClientArguments& arguments) {
   ClientOptions& options = arguments.options;
   CLI::App* client = app.add_subcommand("client", "Load a server or the proxy before it, and print a line of JSON");
+  client->footer(kClientStatuses);
+  client->option_defaults()->always_capture_default();
   client->add_option("--connect", arguments.connect, "Address and port, or unix:PATH")->required();
   client->add_option("--load", options.load, "What happens on each connection")
       ->required()
       ->check(CLI::IsMember(kLoads));
-  client->add_option("--connections", options.connections)->check(CLI::Range(1, 1'000'000));
+  client->add_option("--connections", options.connections, "How many at a time; a mixed load has one more")
+      ->check(CLI::Range(1, 1'000'000));
   client->add_option("--request", options.request_bytes, "Bytes of an exchange's request")
       ->check(CLI::Range(1u, 1u << 30));
   client->add_option("--response", options.response_bytes, "Bytes of an answer")->check(CLI::Range(1u, 1u << 30));
@@ -73,12 +94,14 @@ CLI::App* DescribeClient(CLI::App& app, ClientArguments& arguments) {
   client->add_option("--warmup", options.warmup_seconds, "Seconds between all up and the window")
       ->check(CLI::Range(0.0, 60.0));
   client->add_option("--seconds", options.seconds, "Length of the window")->check(CLI::Range(0.01, 600.0));
-  client->add_option("--server-name", options.hello.server_name);
-  client->add_option("--hello-bytes", options.hello.bytes, "Length of the ClientHello's record")
+  client->add_option("--server-name", options.hello.server_name, "In the ClientHello");
+  client
+      ->add_option("--hello-bytes", options.hello.bytes,
+                   "Length of the ClientHello's record; 0: 517, or as many as it takes")
       ->check(CLI::Range(1, 20'000));
   client->add_option("--token", arguments.token, "psk: offer a ticket")->check(CLI::IsMember({"psk", "none"}));
   client->add_option("--pids", options.pids, "Processes whose CPU time is reported")->delimiter(',');
-  client->add_option("--threads", options.threads)->check(CLI::Range(1, 64));
+  client->add_option("--threads", options.threads, "That share the connections")->check(CLI::Range(1, 64));
   return client;
 }
 
@@ -97,20 +120,30 @@ int RunClientWith(ClientArguments& arguments) {
   const absl::StatusOr<ClientResult> result = RunClient(options);
   if (!result.ok()) return Refuse(result.status());
   std::puts(Report(options, *result).c_str());
-  return HasTooManyFailures(options, *result) ? kTooManyFailures : 0;
+  if (!result->trouble.empty()) Say(result->trouble);
+  if (!result->interrupted.empty()) Say(result->interrupted);
+  if (!result->interrupted.empty()) return kInterrupted;
+  return result->trouble.empty() ? 0 : kTrouble;
 }
 
 int Main(int count, char** values) {
   CLI::App app("Load generator and nodes for measuring a TLS pass-through proxy", "hud-load");
-  app.require_subcommand(1);
+  app.footer("`hud-load server --help` and `hud-load client --help` say more.");
+  app.require_subcommand(0, 1);  // not 1: it would say that one is missing, and not which word it does not know
   ServerArguments server_arguments;
   ClientArguments client_arguments;
   const CLI::App* server = DescribeServer(app, server_arguments);
-  DescribeClient(app, client_arguments);
+  const CLI::App* client = DescribeClient(app, client_arguments);
   try {
     app.parse(count, values);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : kCannot;
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help
+    Say(std::string(error.what()) + "; see hud-load --help");
+    return kCannot;
+  }
+  if (!server->parsed() && !client->parsed()) {
+    Say("nothing to do: say server or client; see hud-load --help");
+    return kCannot;
   }
   return server->parsed() ? RunServer(server_arguments) : RunClientWith(client_arguments);
 }

@@ -12,6 +12,7 @@ class Pace {
  public:
   explicit Pace(double per_second) : interval_(std::chrono::duration<double>(1 / per_second)) {}
 
+  // Before it nothing is ever due.
   void Begin(Instant now) { start_ = now, taken_ = 0; }
   Instant Next() const {  // from the start each time, so that rounding does not add up
     return start_ + std::chrono::round<Duration>(static_cast<double>(taken_) * interval_);
@@ -25,7 +26,7 @@ class Pace {
 
  private:
   std::chrono::duration<double> interval_;
-  Instant start_{};
+  Instant start_ = Instant::max();
   uint64_t taken_ = 0;
 };
 

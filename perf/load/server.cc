@@ -22,13 +22,10 @@ constexpr uint32_t kEnded = EPOLLRDHUP | EPOLLHUP | EPOLLERR;
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ServerThread>> ServerThread::Create(const SocketAddress& address, int stop,
-                                                                   ServerThread& urgent) {
+absl::StatusOr<std::unique_ptr<ServerThread>> ServerThread::Create(Fd listener, int stop, ServerThread& urgent) {
   std::unique_ptr<ServerThread> thread(new ServerThread);
   thread->urgent_ = &urgent;
-  absl::StatusOr<Fd> listener = ListenOn(address);
-  if (!listener.ok()) return listener.status();
-  thread->listener_ = *std::move(listener);
+  thread->listener_ = std::move(listener);
   if (absl::Status status = thread->Open(stop); !status.ok()) return status;
   if (!thread->lanes_.AddWaker(thread->listener_.get(), kListenerTag)) return SocketError("epoll_ctl", errno);
   return thread;
@@ -250,6 +247,9 @@ absl::Status Serve(const SocketAddress& address, int count) {
   const sched_param no_priority{};
   ::sched_setscheduler(0, SCHED_BATCH, &no_priority);
 
+  absl::StatusOr<std::vector<Fd>> listeners = ListenOn(address, count);
+  if (!listeners.ok()) return listeners.status();
+  const std::string bound = LocalAddress(listeners->front().get()).ToString();
   absl::StatusOr<Fd> stop = MakeEvent();
   if (!stop.ok()) return stop.status();
   auto urgent = ServerThread::CreateUrgent(stop->get());
@@ -257,8 +257,8 @@ absl::Status Serve(const SocketAddress& address, int count) {
   ServerThread& ahead = **urgent;
   std::vector<std::unique_ptr<ServerThread>> servers;
   servers.push_back(*std::move(urgent));
-  for (int i = 0; i < count; ++i) {
-    auto server = ServerThread::Create(address, stop->get(), ahead);
+  for (Fd& listener : *listeners) {
+    auto server = ServerThread::Create(std::move(listener), stop->get(), ahead);
     if (!server.ok()) return server.status();
     servers.push_back(*std::move(server));
   }
@@ -274,7 +274,7 @@ absl::Status Serve(const SocketAddress& address, int count) {
       ::kill(::getpid(), SIGTERM);
     });
   }
-  std::puts("ready");
+  std::printf("ready on %s\n", bound.c_str());
   std::fflush(stdout);
   int signal = 0;
   ::sigwait(&signals, &signal);

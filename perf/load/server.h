@@ -21,8 +21,7 @@ class ServerThread {
  public:
   // `stop` is an eventfd that outlives this; once it is signalled Run returns. `urgent` outlives this, too: it is given
   // the connections that order a kProbe.
-  static absl::StatusOr<std::unique_ptr<ServerThread>> Create(const SocketAddress& address, int stop,
-                                                              ServerThread& urgent);
+  static absl::StatusOr<std::unique_ptr<ServerThread>> Create(Fd listener, int stop, ServerThread& urgent);
   // One that accepts nothing, and serves what it is given ahead of all other threads on its core, if that is permitted.
   static absl::StatusOr<std::unique_ptr<ServerThread>> CreateUrgent(int stop);
 
@@ -78,7 +77,7 @@ class ServerThread {
   bool stopping_ = false;
 };
 
-// Serves until SIGTERM or SIGINT, after which it is OK. Prints "ready" once it listens.
+// Serves until SIGTERM or SIGINT, after which it is OK. Prints "ready on ADDRESS" once it listens.
 absl::Status Serve(const SocketAddress& address, int threads);
 
 }  // namespace hud::load

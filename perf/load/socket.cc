@@ -33,19 +33,74 @@ absl::Status SocketError(std::string_view what, int error) {
   return absl::UnavailableError(text);
 }
 
-absl::StatusOr<Fd> ListenOn(const SocketAddress& address) {
-  constexpr int kBacklog = 4096;
+namespace {
+
+absl::Status ListenError(const SocketAddress& address, int error) {
   const std::string what = absl::StrCat("listen on ", address.ToString());
+  const auto with_advice = [&](absl::string_view advice) {
+    return absl::UnavailableError(absl::StrCat(what, ": ", std::strerror(error), "; ", advice));
+  };
+  if (error == EADDRNOTAVAIL) return with_advice("this machine has no such address (`ip address` lists those it has)");
+  if (error != EADDRINUSE) return SocketError(what, error);
+  if (address.IsUnix()) return with_advice("end the server that listens there, or remove what one has left behind");
+  return with_advice("somebody listens there already (`ss -ltnp` shows who): end that, or take another port");
+}
+
+absl::StatusOr<Fd> Bind(const SocketAddress& address, bool shared) {
   Fd fd(::socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!fd) return SocketError(what, errno);
+  if (!fd) return ListenError(address, errno);
   const int on = 1;
   ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
-  DisableNagle(fd.get());  // what is accepted inherits it
-  if (::bind(fd.get(), address.data(), address.size()) != 0 || ::listen(fd.get(), kBacklog) != 0) {
-    return SocketError(what, errno);
-  }
+  if (shared) ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
+  if (::bind(fd.get(), address.data(), address.size()) != 0) return ListenError(address, errno);
   return fd;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<Fd>> ListenOn(const SocketAddress& address, int count) {
+  constexpr int kBacklog = 4096;
+  if (address.IsUnix() && count > 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("listen on ", address.ToString(), ": a unix socket serves one thread: leave --threads out"));
+  }
+  // Who shares an address shares it with every other program of the user that wants to. So one that does not share goes
+  // first: it finds whoever is there, and the port where 0 was asked for.
+  absl::StatusOr<Fd> first = Bind(address, false);
+  if (!first.ok()) return first.status();
+  std::vector<Fd> listeners;
+  if (count == 1) {
+    listeners.push_back(*std::move(first));
+  } else {
+    const SocketAddress bound = LocalAddress(first->get());
+    first->Reset();
+    for (int i = 0; i < count; ++i) {
+      absl::StatusOr<Fd> listener = Bind(bound, true);
+      if (!listener.ok()) return listener.status();
+      listeners.push_back(*std::move(listener));
+    }
+  }
+  for (const Fd& listener : listeners) {
+    DisableNagle(listener.get());  // what is accepted inherits it
+    if (::listen(listener.get(), kBacklog) != 0) return ListenError(address, errno);
+  }
+  return listeners;
+}
+
+SocketAddress LocalAddress(int fd) {
+  sockaddr_storage storage{};
+  socklen_t size = sizeof(storage);
+  auto* address = reinterpret_cast<sockaddr*>(&storage);
+  if (::getsockname(fd, address, &size) != 0) return {};
+  return SocketAddress::FromSockaddr(address, size);
+}
+
+bool IsConnectedToItself(int fd) {
+  sockaddr_storage storage{};
+  socklen_t size = sizeof(storage);
+  auto* peer = reinterpret_cast<sockaddr*>(&storage);
+  if (::getpeername(fd, peer, &size) != 0 || peer->sa_family == AF_UNIX) return false;
+  return LocalAddress(fd) == SocketAddress::FromSockaddr(peer, size);
 }
 
 absl::StatusOr<Fd> MakeEvent() {

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "core/address.h"
@@ -16,7 +17,13 @@ namespace hud::load {
 // The soft limit on descriptors becomes the hard one, which is the answer.
 size_t RaiseDescriptorLimit();
 
-absl::StatusOr<Fd> ListenOn(const SocketAddress& address);
+// So many listening sockets on one address, among which the kernel spreads the connections. An error when somebody else
+// listens there.
+absl::StatusOr<std::vector<Fd>> ListenOn(const SocketAddress& address, int count);
+SocketAddress LocalAddress(int fd);
+
+// Where nobody listens on a port that the kernel also gives to clients, loopback may connect a socket to itself.
+bool IsConnectedToItself(int fd);
 absl::StatusOr<Fd> MakeEvent();  // an eventfd, for waking a thread
 void Signal(const Fd& event);
 

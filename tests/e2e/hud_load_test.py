@@ -2,23 +2,24 @@
 """hud-load, with which proxies are measured: every load goes through the proxy, and what went wrong is never called a figure."""
 import itertools
 import json
+import pathlib
 import signal
 import socket
 import subprocess
 import time
 
 from harness import TOOLS, Hudsucker, Process, connect, descriptors, wait_until
-from runner import case, main
+from runner import Skip, case, main
 from servers.scripted import ScriptedNode, echo, read_exactly
 
 PROGRAM = TOOLS / "hud-load"
 
 
 class Server(Process):
-    def __init__(self, stage, *options):
+    def __init__(self, stage, *options, name="load-server"):
         self.address = stage.address()
-        super().__init__(stage, "load-server", [PROGRAM, "server", "--listen", self.address, *options], fatal=True)
-        wait_until(lambda: self.log() == "ready\n", 5, "the server's `ready`")
+        super().__init__(stage, name, [PROGRAM, "server", "--listen", self.address, *options], fatal=True)
+        wait_until(lambda: self.log() == f"ready on {self.address}\n", 5, "the server's `ready`")
 
 
 def proxy(stage, server):
@@ -27,9 +28,15 @@ def proxy(stage, server):
 
 
 def client(address, load, *options, pids=(), seconds=0.3):
-    arguments = [PROGRAM, "client", "--connect", address, "--load", load, "--warmup", "0.1", "--seconds", str(seconds),
-                 *map(str, options), *(["--pids", ",".join(map(str, pids))] if pids else [])]
+    arguments = [PROGRAM, "client", "--connect", address, "--load", load, "--seconds", str(seconds), *map(str, options),
+                 *([] if "--warmup" in options else ["--warmup", "0.1"]), *(["--pids", ",".join(map(str, pids))] if pids else [])]
     return subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=50)
+
+
+def cpu_of_threads(pid):
+    """In ns, in the order in which they were started."""
+    tasks = pathlib.Path(f"/proc/{pid}/task")
+    return [int((tasks / str(thread) / "schedstat").read_text().split()[0]) for thread in sorted(int(task.name) for task in tasks.iterdir())]
 
 
 def figures(done):
@@ -96,6 +103,7 @@ def two_threads_on_either_side_share_the_connections(stage):
     server = Server(stage, "--threads", 2)
     for load in ("exchange", "connect", "download"):
         figures(client(server.address, load, "--connections", 32, "--threads", 2))
+    assert min(cpu_of_threads(server.pid)[-2:]) > 5e6, "one of the server's threads had nothing to do"
     figures(client(server.address, "exchange", "--connections", 1, "--threads", 4))
 
 
@@ -105,6 +113,15 @@ def a_paced_load_keeps_its_rate(stage):
     for connections, threads in (16, 1), (16, 2):
         report = figures(client(server.address, "exchange", "--connections", connections, "--rate", 500, "--threads", threads))
         assert abs(report["operations"] - 500 * report["seconds"]) < 0.1 * report["operations"] + 5, report
+
+
+@case
+def a_paced_load_without_a_warm_up_begins_when_all_are_up(stage):
+    server = Server(stage)
+    for rate in (500, 10_000_000):  # the latter is more than anybody can, so all of it is late in the end
+        report = figures(client(server.address, "exchange", "--connections", 8, "--rate", rate, "--warmup", 0))
+        assert report["latency_us"]["max"] < 1e6 * (report["seconds"] + 1), report
+        assert report["operations"] <= rate * report["seconds"] + 8, report
 
 
 @case
@@ -167,24 +184,139 @@ def what_cannot_be_measured_ends_with_2_and_says_why(stage):
         done = subprocess.run([PROGRAM, "client", *map(str, arguments)], capture_output=True, text=True, timeout=20)
         assert done.returncode == 2 and not done.stdout, f"{arguments}: {done.returncode} {done.stdout}"
         assert words in done.stderr.lower(), f"{words!r} is not in: {done.stderr}"
-    done = subprocess.run([PROGRAM, "server", "--listen", "192.0.2.1:1"], capture_output=True, text=True, timeout=20)
-    assert done.returncode == 2 and "listen on" in done.stderr, done.stderr
 
 
 @case
-def a_server_that_goes_away_while_measuring_gives_exit_3_and_the_figures_all_the_same(stage):
+def a_server_that_cannot_listen_ends_with_2_and_says_why(stage):
+    alone, shared = Server(stage), Server(stage, "--threads", 2, name="shared")
+    for words, arguments in [
+            ("listen on 192.0.2.1:1: cannot assign requested address; this machine has no such address", ["--listen", "192.0.2.1:1"]),
+            (f"listen on {alone.address}: address already in use; somebody listens there already", ["--listen", alone.address]),
+            (f"listen on {alone.address}: address already in use", ["--listen", alone.address, "--threads", 2]),
+            (f"listen on {shared.address}: address already in use", ["--listen", shared.address]),
+            (f"listen on {shared.address}: address already in use", ["--listen", shared.address, "--threads", 2]),
+            ("serves one thread", ["--listen", f"unix:{stage.path('two.sock')}", "--threads", 2])]:
+        done = subprocess.run([PROGRAM, "server", *map(str, arguments)], capture_output=True, text=True, timeout=20)
+        assert done.returncode == 2 and not done.stdout, f"{arguments}: {done.returncode} {done.stdout}"
+        assert words in done.stderr.lower(), f"{words!r} is not in: {done.stderr}"
+
+
+@case
+def a_server_says_which_port_it_got(stage):
+    for threads in (1, 2):
+        server = Process(stage, f"any-port-{threads}", [PROGRAM, "server", "--listen", "127.0.0.1:0", "--threads", threads], fatal=True)
+        wait_until(lambda: server.log().endswith("\n"), 5, "the server's `ready`")
+        address = server.log().removeprefix("ready on ").strip()
+        assert address.startswith("127.0.0.1:") and not address.endswith(":0"), server.log()
+        figures(client(address, "exchange", "--connections", 4))
+
+
+@case
+def a_word_that_it_does_not_know_is_named(_stage):
+    for words, arguments in [("foo", ["foo"]), ("server or client", []), ("--bar", ["server", "--listen", "127.0.0.1:0", "--bar"]), ("--listen", ["server"])]:
+        done = subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=20)
+        assert done.returncode == 2 and not done.stdout, f"{arguments}: {done.returncode} {done.stdout}"
+        assert done.stderr.startswith("hud-load: ") and words in done.stderr, done.stderr
+
+
+class Measuring:
+    """A client that something happens to."""
+
+    def __init__(self, address, load, *options):
+        arguments = [PROGRAM, "client", "--connect", address, "--load", load, *options]
+        self.popen = subprocess.Popen(list(map(str, arguments)), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                      stderr=subprocess.PIPE, text=True)
+
+    def __enter__(self):
+        return self
+
+    def end(self, seconds=20):
+        """Exit code, report, and what it said on standard error."""
+        out, error = self.popen.communicate(timeout=seconds)
+        return self.popen.returncode, json.loads(out.splitlines()[-1]), error
+
+    def __exit__(self, *_):
+        self.popen.kill()
+        self.popen.communicate()
+
+
+@case
+def a_server_that_goes_away_while_measuring_gives_exit_3_a_sentence_and_the_figures_all_the_same(stage):
     server = Server(stage)
-    measuring = subprocess.Popen([PROGRAM, "client", "--connect", server.address, "--load", "connect", "--connections", "16",
-                                  "--seconds", "1"], stdout=subprocess.PIPE, text=True)
-    try:
+    with Measuring(server.address, "connect", "--connections", 16, "--seconds", 1) as measuring:
         time.sleep(0.6)
         server.kill()
-        report = json.loads(measuring.communicate(timeout=20)[0])
-    finally:
-        measuring.kill()
-        measuring.wait()
-    assert measuring.returncode == 3, measuring.returncode
+        code, report, error = measuring.end()
+    assert code == 3, f"{code}: {error}"
     assert report["operations"] > 0 and report["failures"] > report["operations"] / 100, report
+    assert report["failures"] < 16 * 120 * report["seconds"], f"it tried again without a pause: {report}"
+    for words in (f"hud-load: the server at {server.address} went away", f"{report['failures']} failures", "Connection refused"):
+        assert words in error, error
+
+
+@case
+def a_client_that_loopback_connected_to_itself_was_refused(_stage):
+    """In a network where clients have but one port, the one that it connects to and where nobody listens."""
+    own_network = ["unshare", "--net", "sh", "-c",
+                   "ip link set lo up && echo 40000 40000 >/proc/sys/net/ipv4/ip_local_port_range && exec \"$@\"", "sh"]
+    if subprocess.run([*own_network, "true"], capture_output=True, check=False).returncode != 0:
+        raise Skip("needs a network of its own: root")
+    done = subprocess.run([*own_network, PROGRAM, "client", "--connect", "127.0.0.1:40000", "--load", "exchange"],
+                          capture_output=True, text=True, timeout=20)
+    assert done.returncode == 2 and "Connection refused" in done.stderr, f"{done.returncode}: {done.stderr}"
+
+
+@case
+def a_server_that_says_nothing_ends_the_run_before_the_window(stage):
+    server = Server(stage)
+    server.signal(signal.SIGSTOP)
+    try:
+        with Measuring(server.address, "exchange", "--connections", 3, "--seconds", 60) as measuring:
+            code, report, error = measuring.end(12)
+    finally:
+        server.signal(signal.SIGCONT)
+    assert code == 3 and report["operations"] == 0, f"{code}: {report}"
+    assert f"hud-load: only 0 of 3 connections to {server.address} were answered" in error and "for 5 seconds" in error, error
+
+    with Measuring(server.address, "exchange", "--connections", 3, "--warmup", 60) as measuring:
+        wait_until(lambda: descriptors(server.pid) > 10, 5, "the connections")
+        time.sleep(0.3)
+        server.signal(signal.SIGSTOP)
+        try:
+            code, report, error = measuring.end(12)
+        finally:
+            server.signal(signal.SIGCONT)
+    assert code == 3 and report["failures"] == 3, f"{code}: {report}"
+    assert f"hud-load: {server.address} answered 3 connections, and then nothing for 5 seconds" in error, error
+
+
+@case
+def a_slow_pace_is_no_silence(stage):
+    server = Server(stage)
+    done = client(server.address, "exchange", "--rate", 0.15, "--warmup", 7)
+    assert figures(done)["operations"] <= 1 and not done.stderr, done.stdout
+
+
+@case
+def a_signal_ends_a_run_with_what_was_measured_until_then(stage):
+    server = Server(stage)
+    for number, load in ((signal.SIGINT, "exchange"), (signal.SIGTERM, "download"), (signal.SIGTERM, "idle")):
+        with Measuring(server.address, load, "--connections", 4, "--seconds", 60) as measuring:
+            time.sleep(0.8)
+            measuring.popen.send_signal(number)
+            code, report, error = measuring.end(5)
+        assert code == 130 and error.startswith(f"hud-load: ended by {number.name} "), f"{code}: {error}"
+        assert 0.1 < report["seconds"] < 5 and report["failures"] == 0, report
+        assert load == "idle" or report["bytes"] > 0, report
+    server.signal(signal.SIGSTOP)
+    try:
+        with Measuring(server.address, "exchange") as measuring:  # which waits for all being up
+            time.sleep(0.3)
+            measuring.popen.send_signal(signal.SIGINT)
+            code, report, error = measuring.end(3)
+    finally:
+        server.signal(signal.SIGCONT)
+    assert code == 130 and report["operations"] == 0, f"{code}: {report}"
 
 
 @case
@@ -200,6 +332,7 @@ def a_lost_answer_is_a_failure_and_not_a_slow_one(stage):
     done = client(node.address, "exchange", "--connections", 4, seconds=1.5)
     assert done.returncode == 3, f"{done.returncode}: {done.stdout}{done.stderr}"
     assert json.loads(done.stdout)["failures"] == 4, done.stdout
+    assert f"4 connections to {node.address} awaited an answer" in done.stderr, done.stderr
 
 
 @case

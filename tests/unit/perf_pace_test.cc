@@ -20,6 +20,13 @@ TEST(Pace, IsEvenAndDoesNotDriftOverTenMinutes) {
   EXPECT_EQ(pace.Next(), kStart + 10min);
 }
 
+TEST(Pace, NothingIsDueBeforeItBegins) {
+  Pace pace(1e7);
+  EXPECT_FALSE(pace.IsDue(kStart));
+  pace.Begin(kStart);
+  EXPECT_TRUE(pace.IsDue(kStart));
+}
+
 TEST(Pace, WhatIsLateKeepsTheInstantAtWhichItWasDue) {
   Pace pace(1000);
   pace.Begin(kStart);
