@@ -192,7 +192,8 @@ class Worker {
   void Paid(Connection& c, Op op, Side side) { c.pending[Index(side)] &= static_cast<uint16_t>(~(1u << static_cast<int>(op))); }
   void RequestRecv(Connection& c, Side side, Expected expected);
   void RequestSend(Connection& c, Side sink, Bytes data);
-  // Something is to happen once the sink's send is done. Without this a send is heard of when something else happens.
+  // *WhoAwaitsASendSaysSo*: something is to happen once the sink's send is done. Without this it is heard of when something
+  // else happens.
   void AwaitSend(const Connection& c, Side sink) { sends_awaited_ |= c.IsPending(sink, Op::kSend); }
   void RequestPoll(Connection& c, Side side, Op op, uint32_t events);
   void CancelAll(Connection& c);
