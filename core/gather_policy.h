@@ -4,6 +4,7 @@
 // Measured on Linux 6.18, two virtual cores, loopback, CPU of the proxy against HAProxy in the same run:
 //   64 connections exchanging 64 B      no gathering 0.83, up to 8 in 50 µs 0.88, up to 64 0.79; 100 and 200 µs: a higher latency
 //   1000 of them                        no gathering 0.87, up to 8 in 50 µs 0.81, up to 64 0.72
+//   64 of them at 20,000 a second       below kLeast: CPU 0.90, p50 127 µs as HAProxy; gathered all the same: 0.88, 178 µs
 //   16 / 256 bulk downloads             no gathering 0.98 / 0.91, 50 µs 0.84 / 0.72, 100 µs 0.78 / 0.67, 200 µs 0.77 / 0.75
 // What is gained in bulk are larger transfers: bytes collect in the socket meanwhile.
 // One 64 B exchange beside 64 downloads, p50 / p99: 254 / 596 µs when bulk gathers all the same, 141 / 372 as it is.
@@ -33,22 +34,24 @@ class GatherPolicy {
 
   // A turn brought so many completions that were not of sends (those end no wait), `elapsed` after the one before, moved bytes in bulk or not, and messages or not.
   void SawTurn(size_t completions, Duration elapsed, bool bulk, bool messages) {
-    constexpr double kMemory = 0.9;  // of the rate that was measured before
-    constexpr Duration kShortest = std::chrono::microseconds(1);
-    const double turns = static_cast<double>(kPatience.count()) / static_cast<double>(std::max(elapsed, kShortest).count());
-    expected_ = kMemory * expected_ + (1 - kMemory) * static_cast<double>(completions) * turns;
+    // Both sums apart: the mean of the turns' rates would let one short turn outweigh a long wait behind it.
+    constexpr double kMemory = 0.9;
+    completions_ = kMemory * completions_ + static_cast<double>(completions);
+    elapsed_ = kMemory * elapsed_ + static_cast<double>(elapsed.count());
     bulk_ = bulk;
     quiet_ = messages ? Duration::zero() : std::min(quiet_ + elapsed, kNoMessages);
   }
 
   Batch Next() const {
     if (bulk_ && quiet_ == kNoMessages) return {kMost, kBulkPatience};
-    if (expected_ < kLeast) return {};
-    return {std::min(static_cast<unsigned>(expected_), kMost), kPatience};
+    const double expected = completions_ * static_cast<double>(kPatience.count()) / std::max(elapsed_, 1.0);  // in kPatience
+    if (expected < kLeast) return {};
+    return {static_cast<unsigned>(std::min<double>(expected, kMost)), kPatience};
   }
 
  private:
-  double expected_ = 0;  // completions in kPatience, as of late
+  double completions_ = 0;  // of late: what is longer ago counts for less
+  double elapsed_ = 0;      // nanoseconds in which they came
   Duration quiet_ = kNoMessages;  // since a turn that brought messages
   bool bulk_ = false;
 };

@@ -26,6 +26,16 @@ TEST(GatherPolicy, ManyCompletionsInAShortTimeAreGathered) {
   EXPECT_EQ(batch.patience, GatherPolicy::kPatience);
 }
 
+// Two come together, then nothing for a long time: most turns are short, but few complete.
+TEST(GatherPolicy, ShortTurnsBetweenLongWaitsAreNoFlood) {
+  GatherPolicy policy;
+  for (int i = 0; i < 100; ++i) {
+    policy.SawTurn(1, 100us, false, true);
+    policy.SawTurn(1, 2us, false, true);
+    EXPECT_EQ(policy.Next().completions, 1u);
+  }
+}
+
 TEST(GatherPolicy, HoweverManyComeTheBatchIsBounded) {
   EXPECT_EQ(After(100, 512, 1us).completions, GatherPolicy::kMost);
   EXPECT_EQ(After(100, 512, 0us).completions, GatherPolicy::kMost);
