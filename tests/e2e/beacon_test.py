@@ -371,6 +371,7 @@ def a_silent_node_without_connections_is_dead_until_it_speaks_again(stage):
     agents["n1"].muted = True
     wait_until(lambda: (hudsucker.node("n1") or {"state": "gone"})["state"] in ("down", "gone"), 5, "n1 being dead")
     assert [who(hudsucker, hello) for _ in range(5)] == ["n2"] * 5, "a dead node was tried for its token"
+    time.sleep(0.2)  # so that the watch, which looks every 30 ms, sees it too
     agents["n1"].muted = False
     hudsucker.wait_states({"n1": "up"}, 5)
     wait_until(lambda: who(hudsucker, hello) == "n1", 5, "its token counting again")
