@@ -32,7 +32,8 @@ class GatherPolicy {
   // Bulk waits only where nobody exchanges messages, which would wait with it: not for so long.
   static constexpr Duration kNoMessages = std::chrono::milliseconds(5);
 
-  // A turn brought so many completions that were not of sends (those end no wait), `elapsed` after the one before, moved bytes in bulk or not, and messages or not.
+  // A turn brought so many completions that were not of sends (those end no wait), `elapsed` after the one before, moved bytes
+  // in bulk or not, and messages or not.
   void SawTurn(size_t completions, Duration elapsed, bool bulk, bool messages) {
     // Both sums apart: the mean of the turns' rates would let one short turn outweigh a long wait behind it.
     constexpr double kMemory = 0.9;

@@ -131,9 +131,7 @@ class KernelRing final : public Ring {
     sqe->user_data = kNoTag;
   }
 
-  void Submit() override {
-    CheckSubmitted(io_uring_submit(&ring_));
-  }
+  void Submit() override { CheckSubmitted(io_uring_submit(&ring_)); }
 
   size_t Wait(std::span<Completion> completions, Duration timeout, Batch batch) override {
     if (io_uring_cq_ready(&ring_) > 0 || left_over_ || timeout == Duration::zero()) {

@@ -42,7 +42,8 @@ class Ring {
   // data is likely to be there already; a vain try costs a system call's worth of work, and not trying when it is, too.
   virtual void Recv(int fd, Expected expected, uint64_t user_data) = 0;
   // As Recv, again and again, a buffer and a completion each, with `more` while it goes on: until an error or the end, or
-  // until `limit` bytes have come (less than a buffer more), so that back-pressure is structural. Kernel 6.17; before, the first completion is the last.
+  // until `limit` bytes have come (less than a buffer more), so that back-pressure is structural. Kernel 6.17; before, the
+  // first completion is the last.
   virtual void RecvMultishot(int fd, Expected expected, uint32_t limit, uint64_t user_data) = 0;
   // Never waits: sends what the socket takes now, -EAGAIN if nothing. `data` must stay until the completion, which comes with
   // the next Wait(), but does not end it when all was sent: whoever must know soon lets that Wait() not wait.

@@ -1,5 +1,6 @@
 // What a relay promises (README, promise 2), in every relay mode: bytes arrive whole, once, in order, or the connection
-// visibly ends; half-close and reset travel through.
+// visibly ends; half-close and reset travel through. And once as on the oldest kernel: single receives, a completion for each
+// send, no gathering, no zero copy, no deferred task work.
 #include <gtest/gtest.h>
 #include <linux/filter.h>
 #include <linux/sockios.h>
@@ -17,17 +18,18 @@ namespace {
 struct ModeName {
   RelayMode mode;
   const char* name;
+  bool plain_features = false;
 };
 
 class Relay : public ::testing::TestWithParam<ModeName> {
  protected:
-  TestBed Bed() { return TestBed({.mode = GetParam().mode}); }
-  TestBedOptions Options() { return {.mode = GetParam().mode}; }
+  TestBedOptions Options() { return {.mode = GetParam().mode, .plain_features = GetParam().plain_features}; }
 };
 
 INSTANTIATE_TEST_SUITE_P(Modes, Relay,
                          ::testing::Values(ModeName{RelayMode::kAuto, "auto"}, ModeName{RelayMode::kSplice, "splice"},
-                                           ModeName{RelayMode::kCopy, "copy"}, ModeName{RelayMode::kZeroCopy, "zerocopy"}),
+                                           ModeName{RelayMode::kCopy, "copy"}, ModeName{RelayMode::kZeroCopy, "zerocopy"},
+                                           ModeName{RelayMode::kAuto, "oldest", true}),
                          [](const auto& p) { return p.param.name; });
 
 // Not TLS at all, so the fallback choice is made at the first byte and the bytes go through untouched.

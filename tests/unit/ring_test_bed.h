@@ -132,6 +132,7 @@ struct TestBedOptions {
   int nodes = 1;
   Duration node_silence = 30s;
   Duration quiet_after = 5s;
+  bool plain_features = false;  // as on the oldest kernel that is served
 };
 
 // One worker, one listener "test" with default pool "pool", whose nodes are listening sockets of the test.
@@ -171,6 +172,7 @@ class TestBed {
       sigfillset(&all);
       pthread_sigmask(SIG_BLOCK, &all, nullptr);
       KernelFeatures features = ProbeFeatures().value();
+      if (options.plain_features) features = {.setup_flags = IORING_SETUP_COOP_TASKRUN};
       std::unique_ptr<Ring> ring = CreateKernelRing({.features = features}).value();
       if (options.wrap_ring) ring = options.wrap_ring(std::move(ring));
       std::vector<ListeningSocket> sockets;
