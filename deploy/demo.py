@@ -142,14 +142,20 @@ def stay_up(nodes):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Hudsucker before nginx nodes with their own ticket keys, beside HAProxy.")
+    parser = argparse.ArgumentParser(prog="deploy/demo", allow_abbrev=False,
+                                     description="Hudsucker before nginx nodes with their own ticket keys, beside HAProxy.")
     parser.add_argument("--once", action="store_true", help="all modes with 3 and with 8 nodes (or --nodes), then exit: 0 if all is well")
     parser.add_argument("--nodes", type=int, help="how many nodes (default 3)")
     parser.add_argument("--mode", choices=list(MODES), action="append", help="only this mode; may be given more than once")
-    parser.add_argument("--json", help="write the figures to this file")
+    parser.add_argument("--json", metavar="FILE", type=pathlib.Path, help="write the figures to this file")
+    parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)  # for the script that builds: check options, and end
     options = parser.parse_args()
     if options.nodes is not None and not 1 <= options.nodes <= 64:
         parser.error("--nodes is between 1 and 64")
+    if options.json and (options.json.is_dir() or not options.json.absolute().parent.is_dir()):
+        parser.error(f"--json: {options.json} cannot be written: it is a folder, or there is no folder for it")
+    if options.check:
+        return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
 
     rows, failed = [], False
@@ -164,7 +170,7 @@ def main():
                     print(f"demo: {MODE_NAMES[mode]}, {nodes} nodes: {fault}", flush=True)
         print(comparison(rows), flush=True)
         if options.json:
-            pathlib.Path(options.json).write_text(json.dumps(rows, indent=1), encoding="utf-8")
+            options.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
         if not options.once:
             stay_up(counts[0])
     except KeyboardInterrupt:

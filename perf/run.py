@@ -218,6 +218,8 @@ def safely(work):
 
 def main():
     options = asked.read(__doc__, RESULTS)
+    if options.check and (options.list or options.source):
+        return 0
     if options.list:
         say("\n".join(f"{'quick  ' if load.quick else '       '}{load.key}" for load in options.loads))
         return 0

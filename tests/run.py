@@ -4,6 +4,7 @@
     tests/run.py [--all] [--only STEP[,STEP...]] [--jobs N]
 
 Steps: units (CTest, with the layering test), e2e, unprivileged; with --all also asan, tsan, fuzz, servers.
+Wrong options end with 2 before anything is built.
 The logs are in build/test-logs. The last line is "N passed, N failed", over CTest cases, end-to-end cases, fuzz targets.
 """
 import argparse
@@ -23,6 +24,13 @@ import xml.etree.ElementTree
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build/test-logs"
 E2E = ROOT / "tests/e2e"
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(ROOT / "deploy"))
+
+import build as builder  # noqa: E402
+
+STEPS = ["units", "e2e", "unprivileged"]
+STEPS_OF_ALL = ["asan", "tsan", "fuzz", "servers"]
 
 # What these measure must not be disturbed by another suite.
 ALONE = ["bounds_test.py"]
@@ -39,9 +47,6 @@ SANITIZER_OPTIONS = {
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1:exitcode=99",
 }
-
-
-
 
 # What a unit test prints when it was not luck: no second try.
 HARD_FAULTS = ("Sanitizer", "runtime error:", "broken invariant")
@@ -90,20 +95,12 @@ def run(name, arguments, *, seconds=3600, env=None, cwd=ROOT):
 
 
 def build(preset, targets, jobs):
-    """Configures and builds; a failure counts once and ends the preset's steps."""
+    """A failure counts once and ends the preset's steps."""
     say(f"build {preset}")
-    started = time.monotonic()
-    steps = [("configure", ["cmake", "--preset", preset]),
-             ("build", ["cmake", "--build", "--preset", preset, "-j", jobs, *(["--target", *targets] if targets else [])])]
-    for step, arguments in steps:
-        name = f"{step}-{preset}"
-        if run(name, arguments) != 0:
-            print(tail(LOGS / f"{name}.log", 60))
-            print(f"FAIL {name}: see {LOGS / name}.log")
-            count.add(name, "FAIL")
-            return False
-    print(f"built in {time.monotonic() - started:.0f} s", flush=True)
-    return True
+    if builder.build(preset, targets, jobs=jobs, log_path=LOGS / f"build-{preset}.log"):
+        return True
+    count.add(f"build {preset}", "FAIL")
+    return False
 
 
 def second_try(name, passed):
@@ -260,15 +257,35 @@ def fuzz(jobs):
             print(f"ok fuzz {name}" if code == 0 else f"FAIL fuzz {name}\n{tail(LOGS / f'fuzz-{name}.log')}", flush=True)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def asked():
+    """The options, with the steps. Exits with 2 and a sentence when they are wrong."""
+    parser = argparse.ArgumentParser(prog="tests/run", description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true", help="also the sanitizers, the fuzz targets and the server table")
-    parser.add_argument("--only", default="", help="only these steps, separated by commas")
-    parser.add_argument("--jobs", default=str(os.cpu_count() or 2))
+    parser.add_argument("--only", metavar="STEP,...", help="only these steps, separated by commas")
+    parser.add_argument("--jobs", metavar="N", type=int, default=os.cpu_count() or 2, help="compilers and unit tests at a time")
+    parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)  # for the script that installs: check options, and end
     options = parser.parse_args()
-    steps = ["units", "e2e", "unprivileged"] + (["asan", "tsan", "fuzz", "servers"] if options.all else [])
-    if options.only:
-        steps = options.only.split(",")
+    if options.jobs < 1:
+        parser.error("--jobs is at least 1")
+    options.jobs = str(options.jobs)
+    options.steps = STEPS + (STEPS_OF_ALL if options.all else [])
+    if options.only is not None:
+        wanted = [step.strip() for step in options.only.split(",")]
+        for step in wanted:
+            if step in STEPS_OF_ALL and not options.all:
+                parser.error(f"--only: {step} is a step of --all: tests/run --all --only {options.only}")
+            if step not in options.steps:
+                parser.error(f"--only: there is no step '{step}'; there are {', '.join(STEPS)}, and with --all {', '.join(STEPS_OF_ALL)}")
+        options.steps = wanted
+    return options
+
+
+def main():
+    options = asked()
+    if options.check:
+        return 0
+    steps = options.steps
     LOGS.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
 
