@@ -7,8 +7,8 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "control/privileges.h"
 #include "core/fd.h"
+#include "process/privileges.h"
 
 namespace hud {
 namespace {

@@ -23,10 +23,10 @@
 #include "control/control_thread.h"
 #include "control/descriptor_budget.h"
 #include "control/log.h"
-#include "control/privileges.h"
 #include "control/reload.h"
 #include "control/status_report.h"
 #include "control/status_server.h"
+#include "process/privileges.h"
 #include "ring/data_plane.h"
 
 namespace hud {

@@ -16,7 +16,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "control/beacon_keys_file.h"
-#include "control/privileges.h"
+#include "process/privileges.h"
 
 namespace hud {
 namespace {

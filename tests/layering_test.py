@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Who may include whom. The folders are the architecture (ARCHITECTURE.md); this test keeps them so.
 
-ring -> core; control -> ring, core; agentd -> core, control/yaml; tests, perf -> all; never the other way.
+ring, process -> core; control -> ring, process, core; agentd -> process, core, control/yaml; tests, perf -> all; never the
+other way.
 Run without arguments: checks the repository it lies in, then checks itself on sources that break each rule.
 """
 import pathlib
@@ -14,11 +15,12 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAY_INCLUDE = {
     "core": {"core"},
     "ring": {"core", "ring"},
+    "process": {"core", "process"},
     "control/yaml": {"core", "control/yaml"},
-    "control": {"core", "ring", "control", "control/yaml"},
-    "agentd": {"core", "control/yaml", "agentd"},
-    "tests": {"core", "ring", "control", "control/yaml", "agentd", "tests", "perf"},
-    "perf": {"core", "ring", "control", "control/yaml", "agentd", "tests", "perf"},
+    "control": {"core", "ring", "process", "control", "control/yaml"},
+    "agentd": {"core", "process", "control/yaml", "agentd"},
+    "tests": {"core", "ring", "process", "control", "control/yaml", "agentd", "tests", "perf"},
+    "perf": {"core", "ring", "process", "control", "control/yaml", "agentd", "tests", "perf"},
 }
 
 # A header (or a family of them) and the only folders that may include it.
@@ -107,6 +109,8 @@ SELF_TEST = [
     ("core reads a file", "core/a.cc", "#include <fstream>", "core/ is pure"),
     ("core makes a system call", "core/a.cc", "# include <sys/socket.h>", "core/ is pure"),
     ("the owner of a descriptor may close it", "core/fd.h", "#include <unistd.h>", None),
+    ("process includes control", "process/a.cc", '#include "control/log.h"', "process may not include control"),
+    ("agentd gives up rights", "agentd/a.cc", '#include "process/privileges.h"', None),
     ("ring logs", "ring/a.cc", "#include <spdlog/spdlog.h>", "logging belongs to"),
     ("a path that is not from the root", "core/a.cc", '#include "types.h"', "not written from the root"),
 ]

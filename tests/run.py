@@ -226,7 +226,7 @@ def unprivileged():
 
 
 def sanitized(preset, jobs):
-    tests = [f"{folder}_tests" for folder in ("core", "ring", "control", "agent", "perf")
+    tests = [f"{folder}_tests" for folder in ("core", "ring", "process", "control", "agent", "perf")
              if list((ROOT / "tests/unit").glob(f"{folder}_*_test.cc"))]
     if not build(preset, [*tests, "hudsucker", "hud-agentd"], jobs):
         return

@@ -1,4 +1,4 @@
-#include "control/privileges.h"
+#include "process/privileges.h"
 
 #include <grp.h>
 #include <pwd.h>
