@@ -22,8 +22,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(ROOT / "perf"), str(ROOT / "tests/e2e")]
 
-from compare import bars, guard, loads, machine, options, page, paired, plots, proxies, results, rounds, terminal  # noqa: E402
-from compare.bars import AIM, BEST_HAPROXY, BEST_PEER, MET, MISSED, UNMEASURED, Bar  # noqa: E402
+from compare import (bars, guard, loads, machine, options, page, paired, plots, proxies, results, rounds, session,  # noqa: E402
+                     terminal, traffic)
+from compare.bars import AIM, BEST_HAPROXY, BEST_PEER, MET, MISSED, SHOWN, UNMEASURED, Bar  # noqa: E402
 
 
 def samples(figure="cpu", **by_proxy):
@@ -142,6 +143,27 @@ class Verdicts(unittest.TestCase):
         self.assertEqual(bars.judge(Bar(0.9, 0.8, BEST_PEER), taken).against, "nginx")
         self.assertEqual(bars.judge(Bar(0.9, 0.8, BEST_HAPROXY), taken).against, "haproxy")
         self.assertEqual(bars.judge(Bar(0.9, 0.8, "haproxy-splice"), taken).against, "haproxy-splice")
+
+    def test_who_never_sleeps_is_compared_by_latency_only_and_by_name_only(self):
+        by_cpu = samples(hudsucker=[8] * 5, haproxy=[10] * 5, haproxy_busy_polling=[1] * 5)
+        by_latency = samples("p50", hudsucker=[8] * 5, haproxy=[10] * 5, haproxy_busy_polling=[4] * 5)
+        self.assertEqual(bars.judge(Bar(0.9, 0.8), by_cpu).against, "haproxy")
+        self.assertEqual(bars.judge(Bar(0.9, 0.8, BEST_HAPROXY, "p50"), by_latency).against, "haproxy")
+        self.assertEqual(bars.judge(Bar(0.9, 0.8, "haproxy-busy-polling"), by_cpu).state, UNMEASURED)
+        verdict = bars.judge(Bar(None, None, "haproxy-busy-polling", "p50"), by_latency)
+        self.assertEqual((verdict.state, verdict.ratio.median), (SHOWN, 2.0))
+
+    def test_what_is_only_shown_is_neither_met_nor_missed_and_never_in_doubt(self):
+        bar = Bar(None, None, "haproxy", "p50")
+        for ours in (NARROW, WIDE, [1.0], [], [None] * 5):
+            verdict = bars.judge(bar, samples("p50", hudsucker=ours, haproxy=[1.0] * 5))
+            self.assertEqual((verdict.state, bars.in_doubt(verdict, bar)), (SHOWN, False), ours)
+        self.assertEqual(bars.judge(bar, samples("p50", hudsucker=NARROW)).state, SHOWN)
+
+    def test_hudsucker_by_itself_is_compared_with_by_name_only(self):
+        taken = samples("p50", hudsucker=[8] * 5, hudsucker_alone=[4] * 5, haproxy=[10] * 5)
+        self.assertEqual(bars.judge(Bar(1.0, 1.0, BEST_PEER, "p50"), taken).against, "haproxy")
+        self.assertEqual(bars.judge(Bar(1.0, 1.0, "hudsucker-alone", "p50"), taken).state, MISSED)
 
     def test_further_rounds_are_wanted_when_the_bar_is_inside_the_interval_whichever_way_it_looks(self):
         bar = Bar(0.90, 0.80)
@@ -268,6 +290,57 @@ class Alternation(unittest.TestCase):
         self.assertEqual(run_rounds(FakeContest(clear), Bar(0.9, 0.8), most=9).rounds, 5)
 
 
+class FakeRun:
+    """A run whose proxies are only names; what hud-load is asked for is kept."""
+
+    def __init__(self):
+        self.pace = session.QUICK
+        self.cores = machine.Cores((0,), 0, 0)
+        self.node = unittest.mock.Mock(pid=1)
+        self.soft_interrupts, self.core_count = [], 1
+        self.started, self.stopped, self.commands = [], [], []
+
+    def keep_node(self):
+        pass
+
+    def start_proxy(self, key, cores):
+        self.started.append(key)
+        return unittest.mock.Mock(pids=[2], address="address", alive=lambda: True, key=key)
+
+    def stop_proxy(self, proxy):
+        self.stopped.append(proxy.key)
+
+    def client(self, command, core, patience):
+        self.commands.append(command)
+        return {"cpu_ns": {"1": 5, "2": 7}, "own_cpu_ns": 3, "operations": 1, "bytes": 1, "seconds": 1,
+                "machine_ns": {"busy": 20, "idle": 0, "steal": 0}}
+
+
+class Samples(unittest.TestCase):
+    def setUp(self):
+        self.run = FakeRun()
+        self.enterContext(unittest.mock.patch.object(traffic, "run_client", self.run.client))
+        self.enterContext(unittest.mock.patch.object(machine, "watching_others", lambda: contextlib.nullcontext([0])))
+
+    def contest(self, **changes):
+        return traffic.Traffic(dataclasses.replace(load_with(), options={"load": "stalled", "connections": 2}, **changes), self.run)
+
+    def test_who_never_idles_is_there_for_its_own_samples_only(self):
+        with contextlib.closing(self.contest()) as contest:
+            for key in ("hudsucker", "haproxy-busy-polling", "hudsucker", "haproxy-busy-polling"):
+                contest.take(key, 0)
+            self.assertEqual(self.run.started, ["hudsucker", "haproxy-busy-polling", "haproxy-busy-polling"])
+            self.assertEqual(self.run.stopped, ["haproxy-busy-polling"] * 2)
+        self.assertEqual(self.run.stopped[2:], ["hudsucker"])
+
+    def test_a_proxy_can_have_options_of_its_own(self):
+        contest = self.contest(changes={"hudsucker-alone": {"connections": 0}})
+        for key, wanted in (("hudsucker", "2"), ("hudsucker-alone", "0"), ("beside", "2")):
+            contest.take(key, 0)
+            command = self.run.commands[-1]
+            self.assertEqual(command[command.index("--connections") + 1], wanted)
+
+
 class Machine(unittest.TestCase):
     def test_the_load_shares_no_physical_core_with_the_proxy_where_it_can(self):
         pairs = {0: {0, 1}, 1: {0, 1}, 2: {2, 3}, 3: {2, 3}, 4: {4, 5}, 5: {4, 5}}
@@ -330,7 +403,11 @@ class Loads(unittest.TestCase):
             for bar in load.bars:
                 self.assertIn(bar.figure, loads.FIGURES)
                 self.assertTrue(bar.against in (None, BEST_PEER, BEST_HAPROXY) or bar.against in load.proxies, load.key)
-                self.assertTrue(bar.aim >= bar.limit if bar.at_least else bar.aim <= bar.limit, load.key)
+                if bar.limit is None:
+                    self.assertIsNone(bar.aim)
+                else:
+                    self.assertTrue(bar.aim >= bar.limit if bar.at_least else bar.aim <= bar.limit, load.key)
+            self.assertLessEqual(load.changes.keys(), set(load.proxies))
 
     def test_words_choose_loads(self):
         every = loads.all_loads()
@@ -397,6 +474,20 @@ class Words(unittest.TestCase):
                                      ("bytes", 24.0, ("24.0 B/token", "≤ 200 B/token", "120 B/token")),
                                      ("memory", 0.2, ("0.20 KiB/relay", "≤ 200 KiB/relay", "120 KiB/relay"))):
             self.assertEqual(self.row(figure=figure, ours=ours, against=None, ratio=None, limit=200, aim=120)[2:5], wanted)
+
+    def test_what_is_only_shown_has_no_bar(self):
+        ratio = {"median": 1.884, "low": 1.80, "high": 1.9, "rounds": 5}
+        shown = dict(limit=None, aim=None, state=SHOWN, why="", against="haproxy", figure="p50", compared_with="haproxy")
+        self.assertEqual(self.row(ratio=ratio, **shown)[2:], ("1.88 (1.80–1.90)", "none", "–", "shown", SHOWN))
+        self.assertEqual(self.row(ratio=None, **{**shown, "why": "it broke"})[2:], ("–", "none", "–", "shown (it broke)", SHOWN))
+        whole = whole_run()
+        whole["loads"][0]["bars"].append({**whole["loads"][0]["bars"][0], **shown, "ratio": ratio})
+        self.assertEqual(results.exit_code(whole["loads"], []), 0)
+        self.assertEqual(sum(results.states(whole["loads"]).values()), 1)
+        self.assertIn("p50 1.88 (1.80–1.90) of HAProxy, tuned, copying, no bar", terminal.load_block(whole["loads"][0]))
+        self.assertIn("| 1.88 (1.80–1.90) | none | – | shown |", terminal.markdown(whole["loads"]))
+        self.assertIn("no bar", plots.ratio_plot(whole["loads"]))
+        self.assertIn("1 of 1", page.render(whole))
 
     def test_a_finished_load_has_no_verdict_that_the_end_could_take_back(self):
         for state in (AIM, MET, MISSED):
@@ -498,6 +589,26 @@ class Options(unittest.TestCase):
                 (["--fro", "x"], "unrecognized")):
             with self.subTest(arguments):
                 self.assertIn(words, self.refused(*arguments))
+
+    def program(self, path, says):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\necho '{says}'\n")
+        path.chmod(0o755)
+        return path
+
+    def test_the_other_hudsucker_is_a_program_or_the_folder_of_its_build(self):
+        program = self.program(self.folder / "tree/build/release/bin/hudsucker", "hudsucker 0.0.1")
+        for named in (program, program.parent, program.parent.parent, self.folder / "tree"):
+            self.assertEqual(self.read("--beside", named).beside, program)
+        self.assertIn("nor hudsucker, bin/hudsucker", self.refused("--beside", self.folder))
+        other = self.program(self.folder / "other", "other 1.0")
+        self.assertIn("is not hudsucker", self.refused("--beside", other))
+        broken = self.folder / "broken"
+        broken.write_text("no program")
+        broken.chmod(0o755)
+        self.assertIn("cannot be run", self.refused("--beside", broken))
+        with unittest.mock.patch.object(options.harness, "PROGRAMS", program.parent):
+            self.assertIn("measured anyway", self.refused("--beside", program))
 
     def test_folders_of_all_files_are_made_and_nothing_is_left_in_them(self):
         names = [(f"--{kind}", self.folder / kind / "deep" / "out") for kind in ("json", "html", "svg", "markdown")]

@@ -5,6 +5,7 @@ The limit 1.0 means "not above": an equal is allowed, and its interval cannot st
 TIE_TOLERANCE: more than a tenth above must be out of the question. The aim wants it below 1.0 there, too.
 One round has no interval, so it proves nothing and such a bar counts as not measured.
 A bar without anybody to compare with is a plain figure: the median at or under the limit, or at least the limit.
+Without a limit nothing is asked: the ratio is there to be seen.
 """
 import dataclasses
 
@@ -15,14 +16,16 @@ BEST_HAPROXY = "best HAProxy"
 
 TIE_TOLERANCE = 1.1
 
-AIM, MET, MISSED, UNMEASURED = "aim", "met", "missed", "unmeasured"
-NO_PEERS = ("hudsucker", "beside")  # never somebody's peer
+AIM, MET, MISSED, UNMEASURED, SHOWN = "aim", "met", "missed", "unmeasured", "shown"
+NO_PEERS = ("hudsucker", "beside", "hudsucker-alone")  # never the best peer
+BUSY = ("haproxy-busy-polling",)  # take a whole core whatever there is to do: compared by name, and never by CPU
+LATENCIES = ("p50", "p99", "p999")
 
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    limit: float
-    aim: float
+    limit: float | None
+    aim: float | None
     against: str | None = BEST_PEER  # or BEST_HAPROXY, a proxy's key, or None: an absolute figure
     figure: str = "cpu"
     at_least: bool = False           # absolute figures only: more is better
@@ -30,7 +33,7 @@ class Bar:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    state: str              # AIM, MET, MISSED or UNMEASURED
+    state: str              # AIM, MET, MISSED or UNMEASURED; SHOWN without a limit
     why: str                # for people, in brackets behind the state
     ours: float | None = None
     theirs: float | None = None
@@ -74,16 +77,26 @@ def medians(samples, figure):
 
 def opponent(bar, samples, failed):
     """The key of whom `bar` compares with; None when nobody was measured. `failed`: proxies that did not get through."""
-    have = {proxy: value for proxy, value in medians(samples, bar.figure).items() if proxy not in NO_PEERS and proxy not in failed}
+    have = {proxy: value for proxy, value in medians(samples, bar.figure).items() if proxy not in failed}
+    if bar.against not in (BEST_PEER, BEST_HAPROXY):
+        return bar.against if bar.against in have and comparable(bar.against, bar.figure) else None
+    have = {proxy: value for proxy, value in have.items() if proxy not in NO_PEERS + BUSY}
     if bar.against == BEST_HAPROXY:
         have = {proxy: value for proxy, value in have.items() if proxy.startswith("haproxy")}
-    elif bar.against != BEST_PEER:
-        return bar.against if bar.against in have else None
     return min(have, key=have.get) if have else None
+
+
+def comparable(proxy, figure):
+    return proxy not in BUSY or figure in LATENCIES
 
 
 def judge(bar, samples, failed=(), us="hudsucker"):
     """The verdict on one bar. `samples` are those of one load, each {proxy, round, figures, failure?}."""
+    verdict = _judge(bar, samples, failed, us)
+    return verdict if bar.limit is not None else dataclasses.replace(verdict, state=SHOWN)
+
+
+def _judge(bar, samples, failed, us):
     mine = by_round(samples, us, bar.figure)
     if us in failed or not mine:
         return Verdict(UNMEASURED, "Hudsucker was not measured")
@@ -96,7 +109,7 @@ def judge(bar, samples, failed=(), us="hudsucker"):
     ratio = paired.paired_ratio(*pairs(samples, us, key, bar.figure))
     if ratio is None:
         return Verdict(UNMEASURED, "no round has both while the machine was alike for them", ours, None, key)
-    state, why = _judge_ratio(bar, ratio)
+    state, why = _judge_ratio(bar, ratio) if bar.limit is not None else (SHOWN, "")
     return Verdict(state, why, ours, medians(samples, bar.figure)[key], key, ratio)
 
 
@@ -130,7 +143,7 @@ def in_doubt(verdict, bar):
     """Would further rounds help to decide? Asked of bars that look met as of those that look missed, so that stopping early
     favours neither."""
     ratio = verdict.ratio
-    if ratio is None:
+    if ratio is None or bar.limit is None:
         return False
     if ratio.low is None:
         return True

@@ -34,6 +34,7 @@ SMALL = ("hudsucker", "haproxy", "haproxy-default", "nginx")
 MIDDLE = ("hudsucker", "haproxy", "haproxy-default", "nginx-large")
 LARGE = ("hudsucker", "haproxy", "haproxy-splice", "haproxy-splice-auto", "nginx-large")
 MIXED = ("hudsucker", "haproxy", "haproxy-default", "haproxy-splice", "nginx-large")
+NEVER_ASLEEP = ("haproxy-busy-polling",)  # for the latency of a connection that is alone
 TLS = ("hudsucker", "haproxy-round-robin", "haproxy-sticky")  # in front of real TLS nodes
 
 
@@ -52,6 +53,7 @@ class Load:
     slow: float = 1.15        # a sample is slow when client and node need so much more than at best (rounds.Rounds)
     workers: int = 1
     quick: bool = False       # part of --quick
+    changes: dict = dataclasses.field(default_factory=dict)  # by proxy: what is different in its options
 
     @property
     def key(self):
@@ -83,9 +85,10 @@ def exchanges():
         for message in (64, KIB, 4 * KIB, 16 * KIB):
             bars = [Bar(*by_size[message])] if message in by_size else []
             if count == 1 and message == 64:
-                bars = [Bar(0.92, 0.92), Bar(1.0, 1.0, figure="p50"), Bar(1.0, 1.0, figure="p99")]
-            yield Load("exchange", f"{size(message)}, {connections(count)}", "traffic", "cpu",
-                       MIDDLE if message >= 16 * KIB else SMALL, tuple(bars),
+                bars = [Bar(0.92, 0.92), Bar(1.0, 1.0, figure="p50"), Bar(1.0, 1.0, figure="p99"),
+                        *(Bar(None, None, NEVER_ASLEEP[0], figure) for figure in ("p50", "p99"))]
+            peers = (MIDDLE if message >= 16 * KIB else SMALL) + (NEVER_ASLEEP if count == 1 else ())
+            yield Load("exchange", f"{size(message)}, {connections(count)}", "traffic", "cpu", peers, tuple(bars),
                        {"load": "exchange", "connections": count, "request": message, "response": message}, "µs/op", "op/s",
                        slow=1.3 if count == 1 else 1.15,  # sleeping and waking vary by themselves
                        quick=message == 64 and count in (64, 1000))
@@ -111,6 +114,9 @@ def others():
                (Bar(0.5, 0.25, None, "memory"),), quick=True)
     yield Load("fairness", "64 B round trips beside 64 bulk transfers", "traffic", "p99", MIXED, (Bar(1.0, 0.5, BEST_HAPROXY, "p99"),),
                {"load": "mixed", "connections": 64}, "ms/GB", "GB/s", longer=4, slow=1.3)  # one connection makes few operations
+    yield Load("stalled", "64 B round trips beside 2 stalled, half-closed relays", "traffic", "p50", ("hudsucker", "hudsucker-alone"),
+               (Bar(1.0, 1.0, "hudsucker-alone", "p50"),), {"load": "stalled", "connections": 2}, "µs/op", "op/s", slow=1.3,
+               changes={"hudsucker-alone": {"connections": 0}})
     for rate in (5000, 20000):
         yield Load("paced", f"1 KB at {rate:,} a second, 64 connections", "traffic", "p99", SMALL, (),
                    {"load": "exchange", "connections": 64, "request": KIB, "response": KIB, "rate": rate}, "µs/op", "op/s")

@@ -3,9 +3,13 @@ import argparse
 import dataclasses
 import os
 import pathlib
+import subprocess
+
+import harness
 
 from . import loads, proxies, results, session
 
+IN_A_BUILD = ("hudsucker", "bin/hudsucker", "build/release/bin/hudsucker")
 SHAPING = ("only", "proxies", "rounds", "seconds", "beside", "relay")  # with one of these a run is not the whole one
 
 
@@ -70,7 +74,8 @@ def parser_of(description):
                         help="so many rounds (default 7, and up to 11 while a bar is in doubt; 5 with --quick)")
     parser.add_argument("--seconds", type=float, metavar="S", help="length of a sample")
     parser.add_argument("--beside", metavar="PROGRAM", type=file_name,
-                        help="another hudsucker program, measured beside: before and after a change")
+                        help="another hudsucker, measured in the same rounds: before and after a change; the program, or the folder of "
+                             "its build")
     parser.add_argument("--relay", metavar="MODE", choices=("auto", "splice", "copy", "zerocopy"), help="relay.mode of Hudsucker")
     parser.add_argument("--list", action="store_true", help="say which loads there are, and end")
     parser.add_argument("--from", dest="source", metavar="JSON", type=file_name,
@@ -87,14 +92,32 @@ def read(description, folder, arguments=None):
         parser.error("--rounds is at least 1")
     if options.seconds is not None and not 0.05 <= options.seconds <= 600:
         parser.error("--seconds is between 0.05 and 600")
-    if options.beside and not (options.beside.is_file() and os.access(options.beside, os.X_OK)):
-        parser.error(f"--beside: there is no program {options.beside}")
+    if options.beside:
+        options.beside = _other_hudsucker(parser, options.beside)
     options.loads = _chosen_loads(parser, options)
     if options.list:
         return options
     _check_proxies(parser, options)
     _check_outputs(parser, options, folder)
     return options
+
+
+def _other_hudsucker(parser, named):
+    """The program: named itself, or by the folder of a build or of a source tree."""
+    places = [named / where for where in IN_A_BUILD] if named.is_dir() else [named]
+    found = [place for place in places if place.is_file() and os.access(place, os.X_OK)]
+    if not found:
+        parser.error(f"--beside: there is no program {named}" + (f", nor {', '.join(IN_A_BUILD)} in it" if named.is_dir() else ""))
+    try:
+        said = subprocess.run([found[0], "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        parser.error(f"--beside: {found[0]} cannot be run: {error}")
+    if not said.startswith("hudsucker "):
+        parser.error(f"--beside: {found[0]} is not hudsucker: asked for its --version it says {''.join(said.splitlines()[:1])!r}")
+    ours = harness.PROGRAMS / "hudsucker"
+    if ours.exists() and found[0].samefile(ours):
+        parser.error(f"--beside: {found[0]} is what is measured anyway; name a copy of the one before, or another build")
+    return found[0]
 
 
 def _chosen_loads(parser, options):

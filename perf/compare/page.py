@@ -25,6 +25,9 @@ GROUPS = {
                     "Two rings, two threads, or two processes. With few cores they share them with the load, so only the CPU says "
                     "something."),
     "fairness": ("Beside bulk transfers", "One connection that exchanges 64 bytes while 64 others take all they can get."),
+    "stalled": ("Beside stalled relays",
+                "One connection that exchanges 64 bytes, by itself and beside relays in which nothing can move: the node has sent 6 MB and "
+                "finished, and the client reads nothing. They must cost the one that works nothing."),
     "paced": ("Paced",
               "A fixed number of messages a second, far from the limit; latency counts from when a message should have left."),
     "idle": ("Idle relays",
@@ -104,7 +107,7 @@ def group_plots(name, loads):
         return [plots.bars_plot(loads[0], "memory")]
     if name == "micro":
         return [absolute_table(loads)]
-    if name in ("fairness", "paced"):
+    if name in ("fairness", "stalled", "paced"):
         return [plots.latency_plot(loads)]
     by_unit = {}
     for load in loads:
@@ -168,7 +171,7 @@ BODY = """
 {tiles}{banners}
 <h2>The bars</h2>
 <p class="soft">Each row is a bar that Hudsucker has to meet against the peer named at its end: the best-tuned of this run, or a certain
-one. The figure is CPU of the proxy for one operation or one GB (or what the row says), divided by the peer's in the same round. A
+one; a row without a zone is only there to be seen. The figure is CPU of the proxy for one operation or one GB (or what the row says), divided by the peer's in the same round. A
 bar is met when the median lies in the tinted zone and the 90 % interval stays left of 1. Point at a mark for its figures.</p>
 {ratios}
 {groups}

@@ -7,7 +7,7 @@ import html
 import math
 import pathlib
 
-from .bars import AIM, MET, MISSED, UNMEASURED
+from .bars import AIM, BUSY, LATENCIES, MET, MISSED, SHOWN, UNMEASURED
 from .loads import FIGURES
 from .terminal import beside
 from .results import unit_of
@@ -17,9 +17,10 @@ MARGIN = 24  # around a plot that stands alone
 
 # Proxies by colour, and where there are many of one kind, by shape too.
 MARKS = {
-    "hudsucker": ("ours", "disc"), "beside": ("ours", "ring"),
+    "hudsucker": ("ours", "disc"), "beside": ("ours", "ring"), "hudsucker-alone": ("ours", "diamond"),
     "haproxy": ("haproxy", "disc"), "haproxy-default": ("haproxy", "ring"),
     "haproxy-splice": ("haproxy", "diamond"), "haproxy-splice-auto": ("haproxy", "triangle"),
+    "haproxy-busy-polling": ("haproxy", "square"),
     "nginx": ("nginx", "square"), "nginx-large": ("nginx", "square"),
     "haproxy-round-robin": ("haproxy", "disc"), "haproxy-sticky": ("haproxy", "ring"),
 }
@@ -30,7 +31,7 @@ STYLE = pathlib.Path(__file__).with_name("plots.css").read_text(encoding="utf-8"
 CORNERS = {"diamond": ((0, -1.2), (1.2, 0), (0, 1.2), (-1.2, 0)), "square": ((-1, -1), (1, -1), (1, 1), (-1, 1)),
            "triangle": ((0, -1.1), (1.1, 0.9), (-1.1, 0.9))}
 
-STATE_CLASS = {AIM: "good", MET: "good", MISSED: "bad", UNMEASURED: "warn"}
+STATE_CLASS = {AIM: "good", MET: "good", MISSED: "bad", UNMEASURED: "warn", SHOWN: "ours"}
 
 
 class Drawing:
@@ -154,7 +155,7 @@ def ratio_plot(loads, alone=False):
     if not rows:
         return ""
     drawing = Drawing("Ratios of Hudsucker to its peers, with 90 % intervals and the bars")
-    low = min(0.6, *(min(r["bar"]["ratio"]["low"] or r["bar"]["ratio"]["median"], r["bar"]["aim"]) for r in rows)) / 1.06
+    low = min(0.6, *(min(r["bar"]["ratio"]["low"] or r["bar"]["ratio"]["median"], r["bar"]["aim"] or 1.0) for r in rows)) / 1.06
     high = max(1.15, *(r["bar"]["ratio"]["high"] or r["bar"]["ratio"]["median"] for r in rows)) * 1.03
     scale = Scale(max(low, 0.1), min(high, 3.0), 318, 690, log=True)
     y = 20
@@ -199,15 +200,18 @@ def _ratio_row(drawing, scale, row, y):
     colour = STATE_CLASS[bar["state"]]
     name = row["name"] + ("" if row["main"] else f", {FIGURES[row['figure']][0]}")
     drawing.text(14, middle + 4.5, name)
-    for limit, zone in ((bar["limit"], "zone"), (bar["aim"], "zone-aim")):
+    marks = () if bar["limit"] is None else (bar["limit"], bar["aim"])
+    for limit, zone in zip(marks, ("zone", "zone-aim")):
         drawing.box(scale.left, y + 3, scale(limit) - scale.left, ROW - 6, zone)
-    drawing.line(scale(bar["limit"]), y + 3, scale(bar["limit"]), y + ROW - 3, "gate")
+    if marks:
+        drawing.line(scale(bar["limit"]), y + 3, scale(bar["limit"]), y + ROW - 3, "gate")
     if ratio["low"] is not None:
         drawing.line(scale(ratio["low"]), middle, scale(ratio["high"]), middle, f"{colour} thick")
     sure = f", 90 % interval {ratio['low']:.3f} to {ratio['high']:.3f}" if ratio["low"] is not None else ""
-    hint = f"{name}: {ratio['median']:.3f}{sure}, {ratio['rounds']} rounds, of {row['opponent']}; bar {bar['limit']}, aim {bar['aim']}"
-    drawing.mark(scale(ratio["median"]), middle, colour, "disc" if bar["state"] in (AIM, MET) else "ring", hint)
-    drawing.text(scale.right + 14, middle + 4.5, beside(ratio["median"], (bar["limit"], bar["aim"])), f"strong {colour}")
+    hint = f"{name}: {ratio['median']:.3f}{sure}, {ratio['rounds']} rounds, of {row['opponent']}; " + (
+        f"bar {bar['limit']}, aim {bar['aim']}" if marks else "no bar")
+    drawing.mark(scale(ratio["median"]), middle, colour, "ring" if bar["state"] in (MISSED, UNMEASURED) else "disc", hint)
+    drawing.text(scale.right + 14, middle + 4.5, beside(ratio["median"], marks), f"strong {colour}")
     drawing.text(scale.right + 62, middle + 4.5, f"of {row['opponent']}", "soft small")
 
 
@@ -227,6 +231,8 @@ def figures_of(load, figure):
 def dots_plot(loads, figure, title, least=None):
     """A row for each load, a mark for each proxy. The scale is logarithmic: equal distances are equal ratios."""
     having = [load for load in loads if figures_of(load, figure)]
+    if figure not in LATENCIES:  # theirs says nothing, and would push all others together
+        having = [{**load, "proxies": {key: proxy for key, proxy in load["proxies"].items() if key not in BUSY}} for load in having]
     values = [f["median"] for load in having for f in figures_of(load, figure).values() if f["median"] > 0]
     if not values:
         return ""

@@ -28,15 +28,18 @@ class Kind:
     program: str | None = None   # of a peer: looked for in PATH
     template: str | None = None
     settings: dict = dataclasses.field(default_factory=dict)  # for the template, where two kinds share one
+    never_idle: bool = False     # it would take the core of those that are measured after it: it ends with each sample
 
 
 KINDS = {
     "hudsucker": Kind("Hudsucker"),
     "beside": Kind("Hudsucker, the other program"),
+    "hudsucker-alone": Kind("Hudsucker, with nothing beside it"),
     "haproxy": Kind("HAProxy, tuned, copying", "haproxy", "haproxy-copy.cfg"),
     "haproxy-default": Kind("HAProxy, as documented", "haproxy", "haproxy-default.cfg"),
     "haproxy-splice-auto": Kind("HAProxy, splice-auto", "haproxy", "haproxy-splice-auto.cfg"),
     "haproxy-splice": Kind("HAProxy, forced splice, 1 MiB pipes", "haproxy", "haproxy-splice.cfg"),
+    "haproxy-busy-polling": Kind("HAProxy, busy polling", "haproxy", "haproxy-busy-polling.cfg", never_idle=True),
     "nginx": Kind("nginx, buffers of 16 KiB", "nginx", "nginx.conf", {"buffer_size": "16k"}),
     "nginx-large": Kind("nginx, buffers of 1 MiB", "nginx", "nginx.conf", {"buffer_size": "1m"}),
 }

@@ -3,7 +3,7 @@ import dataclasses
 import json
 
 from . import paired
-from .bars import AIM, MET, MISSED, UNMEASURED, Verdict, by_round, pairs
+from .bars import AIM, MET, MISSED, SHOWN, UNMEASURED, Verdict, by_round, comparable, pairs
 from .loads import FIGURES
 from .proxies import KINDS
 
@@ -43,7 +43,7 @@ def _frame(load):
 def of_failed_load(load, keys, missing, why, trace=""):
     """What is kept of a load that could not be measured at all; `trace`: where in the program that was."""
     proxies = {key: {"label": label(key), "figures": {}, "failed": missing.get(key, why)} for key in [*keys, *missing]}
-    verdicts = [{**dataclasses.asdict(bar), **_verdict(Verdict(UNMEASURED, why))} for bar in load.bars]
+    verdicts = [{**dataclasses.asdict(bar), **_verdict(Verdict(SHOWN if bar.limit is None else UNMEASURED, why))} for bar in load.bars]
     return {**_frame(load), "rounds": 0, "proxies": proxies, "ratios": {}, "bars": verdicts, "samples": [], "remarks": [],
             "trace": trace}
 
@@ -82,18 +82,19 @@ def _ratios(load, rounds):
     found = {}
     for figure in dict.fromkeys((load.figure, "cpu", "machine", "rate", "p50", "p99", "p999")):
         for key in rounds.keys:
-            ratio = None if key == "hudsucker" else paired.paired_ratio(*pairs(rounds.samples, "hudsucker", key, figure))
+            ratio = None if key == "hudsucker" or not comparable(key, figure) else paired.paired_ratio(*pairs(rounds.samples, "hudsucker", key, figure))
             if ratio:
                 found.setdefault(key, {})[figure] = dataclasses.asdict(ratio)
     return found
 
 
 def states(loads):
-    """{state: how many bars}."""
+    """{state: how many bars}. What is only shown is no bar."""
     count = dict.fromkeys((AIM, MET, MISSED, UNMEASURED), 0)
     for load in loads:
         for bar in load["bars"]:
-            count[bar["state"]] += 1
+            if bar["state"] != SHOWN:
+                count[bar["state"]] += 1
     return count
 
 

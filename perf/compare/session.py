@@ -30,7 +30,7 @@ class Pace:
 
 
 # Where neighbours on the host come and go, many short samples say more than a few long ones: a round is over sooner.
-FULL = Pace(rounds=7, max_rounds=11, seconds=0.75, warmup=0.25, tls_rounds=8, micro_seconds=0.5, memory_rounds=3, extra_seconds=300)
+FULL = Pace(rounds=7, max_rounds=11, seconds=0.75, warmup=0.25, tls_rounds=8, micro_seconds=0.5, memory_rounds=3, extra_seconds=240)
 QUICK = Pace(rounds=5, max_rounds=5, seconds=0.5, warmup=0.2, tls_rounds=4, micro_seconds=0.1, memory_rounds=1, extra_seconds=20)
 
 
@@ -98,7 +98,7 @@ class Session:
         if key not in self._hosts:
             self._hosts[key] = self.stage.host()
         stage = self._new_stage(f"perf-{key}")
-        if key in ("hudsucker", "beside"):
+        if proxies.KINDS[key].program is None:
             options["relay"] = self.relay
             options["program"] = self.beside if key == "beside" else None
         try:

@@ -4,12 +4,12 @@ import shutil
 import sys
 import time
 
-from .bars import AIM, BEST_HAPROXY, BEST_PEER, MET, MISSED, UNMEASURED, ceiling
+from .bars import AIM, BEST_HAPROXY, BEST_PEER, MET, MISSED, SHOWN, UNMEASURED, ceiling
 from .loads import FIGURES
 from .results import label, unit_of
 
-WORDS = {AIM: "aim met", MET: "met", MISSED: "MISSED", UNMEASURED: "NOT MEASURED"}
-COLOURS = {AIM: "32", MET: "32", MISSED: "31", UNMEASURED: "33"}
+WORDS = {AIM: "aim met", MET: "met", MISSED: "MISSED", UNMEASURED: "NOT MEASURED", SHOWN: "shown"}
+COLOURS = {AIM: "32", MET: "32", MISSED: "31", UNMEASURED: "33", SHOWN: "0"}
 
 
 def duration(seconds):
@@ -163,10 +163,14 @@ def with_unit(load, bar, value):
 
 
 def limit_text(load, bar):
+    if bar["limit"] is None:
+        return "none"
     return f"{'≥' if bar['at_least'] else '≤'} {with_unit(load, bar, bar['limit'])}"
 
 
 def aim_text(load, bar):
+    if bar["aim"] is None:
+        return "–"
     return with_unit(load, bar, bar["aim"])
 
 
@@ -184,6 +188,8 @@ def against(bar):
 
 
 def found(load, bar):
+    if bar["limit"] is None:
+        return interval(bar["ratio"]) or "–"
     marks = (bar["limit"], bar["aim"])
     if bar["ratio"]:
         return interval(bar["ratio"], marks, (ceiling(bar["limit"]), 1.0))
@@ -195,8 +201,9 @@ def found(load, bar):
 def bar_line(load, bar):
     """Without a verdict: whether the machine was quiet enough to judge is known at the end only."""
     of = "" if bar["against"] is None else f" of {against(bar)}"
-    reason = f": {bar['why']}" if bar["state"] == UNMEASURED else ""
-    return f"{FIGURES[bar['figure']][0]} {found(load, bar)}{of}, bar {limit_text(load, bar)}, aim {aim_text(load, bar)}{reason}"
+    reason = f": {bar['why']}" if bar["state"] in (UNMEASURED, SHOWN) and bar["why"] else ""
+    asked = "no bar" if bar["limit"] is None else f"bar {limit_text(load, bar)}, aim {aim_text(load, bar)}"
+    return f"{FIGURES[bar['figure']][0]} {found(load, bar)}{of}, {asked}{reason}"
 
 
 def rounds_left_out(load, bar):
@@ -207,7 +214,7 @@ def rounds_left_out(load, bar):
 
 def verdict(load, bar, with_reason=True):
     """The state and, in brackets, why (of a bar not measured always), and on how many rounds it stands when some were dropped."""
-    why = bar["why"] if bar["state"] == UNMEASURED or (with_reason and bar["state"] == MISSED) else ""
+    why = bar["why"] if bar["state"] in (UNMEASURED, SHOWN) or (with_reason and bar["state"] == MISSED) else ""
     more = ", ".join(filter(None, (why, rounds_left_out(load, bar))))
     return WORDS[bar["state"]] + (f" ({more})" if more else "")
 
@@ -225,7 +232,7 @@ def markdown(loads):
     """The same for a README."""
     lines = ["| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
     for *cells, word, state in bar_rows(loads, with_reason=False):
-        lines.append("| " + " | ".join([*cells, word if state in (AIM, MET) else f"**{word.lower()}**"]) + " |")
+        lines.append("| " + " | ".join([*cells, word if state in (AIM, MET, SHOWN) else f"**{word.lower()}**"]) + " |")
     return "\n".join(lines)
 
 

@@ -72,11 +72,16 @@ class Traffic:
         proxy, run = self.start(key), self.run
         pids = proxy.pids
         seconds = run.pace.seconds * self.load.longer
-        command = client_command(proxy.address, self.load.options, seconds, run.pace.warmup, [*pids, run.node.pid, *run.soft_interrupts])
-        with machine.watching_others() as others:
-            said = run_client(command, run.cores.client, seconds + run.pace.warmup + 30)
-        if not proxy.alive():
-            raise SampleFailed(machine.ended("the proxy", proxy.popen.returncode, proxy.log()))
+        options = {**self.load.options, **self.load.changes.get(key, {})}
+        command = client_command(proxy.address, options, seconds, run.pace.warmup, [*pids, run.node.pid, *run.soft_interrupts])
+        try:
+            with machine.watching_others() as others:
+                said = run_client(command, run.cores.client, seconds + run.pace.warmup + 30)
+            if not proxy.alive():
+                raise SampleFailed(machine.ended("the proxy", proxy.popen.returncode, proxy.log()))
+        finally:
+            if proxies.KINDS[key].never_idle:
+                run.stop_proxy(self.proxies.pop(key))
         said["others_ns"] = others[0]
         belongs = sum(said["cpu_ns"].values()) + said["own_cpu_ns"]
         disturbed = machine.disturbance(belongs, others[0], said["machine_ns"], said["seconds"], run.core_count)

@@ -17,7 +17,7 @@ struct ClientOptions {
   SocketAddress target;
   std::string load;                            // as on the command line, for the report
   Operation operation = Operation::kExchange;  // of all connections
-  bool one_exchanges = false;                  // but the first one, in a mixed load, is a kProbe
+  bool one_exchanges = false;                  // but the first one, in a mixed or stalled load, is a kProbe
   uint32_t connections = 1;
   uint32_t request_bytes = 64;
   uint32_t response_bytes = 64;

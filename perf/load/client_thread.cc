@@ -128,6 +128,10 @@ void ClientThread::Open(uint32_t index) {
   ++opening_;
   // A hello goes in one piece, and so would wait for nothing; the tail of a long request would.
   if (IsExchange(connection.operation)) DisableNagle(fd);
+  if (connection.operation == Operation::kStall) {
+    constexpr int kLittle = 64 * 1024;  // what the proxy cannot get rid of is to be with the proxy
+    ::setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &kLittle, sizeof(kLittle));
+  }
   if (!BindToNextSource(fd)) return;
   if (::connect(fd, options_.target.data(), options_.target.size()) != 0 && errno != EINPROGRESS) {
     const int error = errno;
@@ -226,7 +230,8 @@ void ClientThread::CountStalled(Instant now) {
 
 Order ClientThread::OrderOf(const Connection& connection) const {
   const uint32_t request = IsExchange(connection.operation) ? options_.request_bytes : 0;
-  return {connection.operation, request, options_.response_bytes};
+  return {connection.operation, request,
+          connection.operation == Operation::kStall ? kStallBytes : options_.response_bytes};
 }
 
 uint32_t ClientThread::IndexOf(const Connection& connection) const {

@@ -24,6 +24,8 @@ bool ClientThread::Move(Connection& connection, uint32_t events) {
   if (connection.stage == Stage::kHello && writable && !SendHello(connection)) return false;
   switch (connection.stage) {
     case Stage::kGreeting:
+      if (connection.operation == Operation::kStall) return !readable || Greeted(connection);  // and it stays unread
+      [[fallthrough]];
     case Stage::kResponse:
       return !readable || ReceiveMessage(connection);
     case Stage::kRequest:
@@ -95,6 +97,7 @@ bool ClientThread::Greeted(Connection& connection) {
       connection.stage = Stage::kDownload;
       return lanes_.MoveToBulk(fd, IndexOf(connection), EPOLLIN) || End(errno);
     case Operation::kIdle:
+    case Operation::kStall:
       connection.stage = Stage::kHolding;
       return true;
     case Operation::kConnect:

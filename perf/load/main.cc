@@ -1,6 +1,6 @@
 // hud-load: load and nodes for measuring a TLS pass-through proxy.
 //   hud-load server --listen ADDRESS:PORT
-//   hud-load client --connect ADDRESS:PORT --load exchange|upload|download|connect|idle|mixed
+//   hud-load client --connect ADDRESS:PORT --load exchange|upload|download|connect|idle|mixed|stalled
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
@@ -69,7 +69,8 @@ struct ClientArguments {
 
 const std::map<std::string, Operation> kLoads = {{"exchange", Operation::kExchange}, {"upload", Operation::kUpload},
                                                  {"download", Operation::kDownload}, {"connect", Operation::kConnect},
-                                                 {"idle", Operation::kIdle},         {"mixed", Operation::kDownload}};
+                                                 {"idle", Operation::kIdle},         {"mixed", Operation::kDownload},
+                                                 {"stalled", Operation::kStall}};
 
 CLI::App* DescribeClient(CLI::App& app, ClientArguments& arguments) {
   ClientOptions& options = arguments.options;
@@ -80,8 +81,10 @@ CLI::App* DescribeClient(CLI::App& app, ClientArguments& arguments) {
   client->add_option("--load", options.load, "What happens on each connection")
       ->required()
       ->check(CLI::IsMember(kLoads));
-  client->add_option("--connections", options.connections, "How many at a time; a mixed load has one more")
-      ->check(CLI::Range(1, 1'000'000));
+  client
+      ->add_option("--connections", options.connections,
+                   "How many at a time; a mixed or stalled load has one more, and may have no others")
+      ->check(CLI::Range(0, 1'000'000));
   client->add_option("--request", options.request_bytes, "Bytes of an exchange's request")
       ->check(CLI::Range(1u, 1u << 30));
   client->add_option("--response", options.response_bytes, "Bytes of an answer")->check(CLI::Range(1u, 1u << 30));
@@ -111,9 +114,12 @@ int RunClientWith(ClientArguments& arguments) {
   if (!target.ok()) return Refuse(target.status());
   options.target = *target;
   options.operation = kLoads.at(options.load);
-  options.one_exchanges = options.load == "mixed";
+  options.one_exchanges = options.load == "mixed" || options.load == "stalled";
+  if (options.connections == 0 && !options.one_exchanges) {
+    return Refuse(absl::InvalidArgumentError("--connections 0 is for the exchange of a mixed or stalled load by itself"));
+  }
   if (options.rate > 0 && options.operation != Operation::kExchange && !options.one_exchanges) {
-    return Refuse(absl::InvalidArgumentError("--rate paces exchanges: use it with --load exchange or mixed"));
+    return Refuse(absl::InvalidArgumentError("--rate paces exchanges: use it with --load exchange, mixed or stalled"));
   }
   options.ends_by_reset = arguments.end == "rst";
   options.hello.offers_psk = arguments.token == "psk";

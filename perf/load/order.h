@@ -20,7 +20,12 @@ enum class Operation : uint8_t {
   kConnect = 4,   // one response to the hello, then the client ends the connection
   kIdle = 5,      // nothing more happens
   kProbe = 6,     // an exchange that the server answers ahead of all else, to tell what the proxy adds
+  kStall = 7,     // the server sends the response and finishes, and the client reads nothing of it
 };
+
+// Of kStall: more than a reader's socket and a proxy's buffers take, so that some waits in the proxy for as long as nobody
+// reads; and little enough that the server gets rid of it, so that its FIN is at the proxy as well.
+inline constexpr uint32_t kStallBytes = 6 * 1024 * 1024;
 
 constexpr bool IsExchange(Operation operation) {
   return operation == Operation::kExchange || operation == Operation::kProbe;
@@ -64,7 +69,7 @@ inline void EncodeOrder(const Order& order, std::span<uint8_t, kOrderBytes> rand
 inline std::optional<Order> DecodeOrder(std::span<const uint8_t, kOrderBytes> random) {
   if (!std::equal(kOrderMagic.begin(), kOrderMagic.end(), random.begin())) return std::nullopt;
   const uint8_t operation = random[8];
-  if (operation < static_cast<uint8_t>(Operation::kExchange) || operation > static_cast<uint8_t>(Operation::kProbe)) {
+  if (operation < static_cast<uint8_t>(Operation::kExchange) || operation > static_cast<uint8_t>(Operation::kStall)) {
     return std::nullopt;
   }
   return Order{static_cast<Operation>(operation), ReadBigEndian32(&random[12]), ReadBigEndian32(&random[16])};

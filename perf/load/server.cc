@@ -207,6 +207,10 @@ bool ServerThread::Obey(Connection& connection) {
     case Operation::kIdle:
       connection.stage = Stage::kAnswered;
       break;
+    case Operation::kStall:
+      connection.stage = Stage::kFinishing;
+      connection.response_left = order->response_bytes;
+      break;
   }
   return Answer(connection);
 }
@@ -219,6 +223,10 @@ bool ServerThread::Discard(Connection& connection) {
 bool ServerThread::Answer(Connection& connection) {
   for (;;) {
     if (connection.response_left == 0) {
+      if (connection.stage == Stage::kFinishing) {
+        connection.stage = Stage::kAnswered;
+        return ::shutdown(connection.fd.get(), SHUT_WR) == 0;
+      }
       if (connection.stage != Stage::kExchange) return true;
       if (connection.request_received < connection.order.request_bytes) return true;
       connection.request_received -= connection.order.request_bytes;

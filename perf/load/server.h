@@ -34,7 +34,8 @@ class ServerThread {
     kExchange,  // reading requests and answering them
     kUpload,
     kDownload,
-    kAnswered,  // nothing more is expected but the end
+    kFinishing,  // sending, and then finishing
+    kAnswered,   // nothing more is expected but the end
   };
   struct Connection {
     Fd fd;

@@ -136,13 +136,13 @@ TEST(LoadOrder, IsNothingInAHelloThatIsNotOurs) {
                                {"another first byte of the magic", with(0, 'H')},
                                {"another last byte of the magic", with(7, 'D')},
                                {"operation 0", with(8, 0)},
-                               {"an operation from the future", with(8, 7)}};
+                               {"an operation from the future", with(8, 8)}};
   for (const auto& row : kRows) EXPECT_FALSE(DecodeOrder(row.random)) << row.what;
 }
 
 TEST(LoadOrder, EveryOperationAndSizeComesBackAsItWent) {
   for (const Operation operation : {Operation::kExchange, Operation::kUpload, Operation::kDownload, Operation::kConnect,
-                                    Operation::kIdle, Operation::kProbe}) {
+                                    Operation::kIdle, Operation::kProbe, Operation::kStall}) {
     for (const uint32_t bytes : {0u, 1u, 255u, 256u, 65536u, 0xffffffffu}) {
       const Order order = {operation, bytes, 0xffffffffu - bytes};
       std::array<uint8_t, kOrderBytes> random;
