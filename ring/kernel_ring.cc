@@ -338,7 +338,9 @@ bool KernelIsAtLeast(int major, int minor) {
 absl::Status CannotSetUp(int error) {
   switch (error) {
     case ENOSYS:
-      return absl::UnavailableError("this kernel has no io_uring, which hudsucker is built on: use Linux 5.19 or newer");
+      return absl::UnavailableError(
+          "there is no io_uring here, which hudsucker is built on: use Linux 5.19 or newer, or, in a container (Podman answers "
+          "like a kernel without it), allow it in the seccomp profile");
     case EPERM:
     case EACCES:
       return absl::UnavailableError(

@@ -17,7 +17,7 @@ BEST_HAPROXY = "best HAProxy"
 TIE_TOLERANCE = 1.1
 
 AIM, MET, MISSED, UNMEASURED, SHOWN = "aim", "met", "missed", "unmeasured", "shown"
-NO_PEERS = ("hudsucker", "beside", "hudsucker-alone")  # never the best peer
+NO_PEERS = ("hudsucker", "beside", "hudsucker-alone", "hudsucker-logging")  # never the best peer
 BUSY = ("haproxy-busy-polling",)  # take a whole core whatever there is to do: compared by name, and never by CPU
 LATENCIES = ("p50", "p99", "p999")
 

@@ -18,6 +18,7 @@ MARGIN = 24  # around a plot that stands alone
 # Proxies by colour, and where there are many of one kind, by shape too.
 MARKS = {
     "hudsucker": ("ours", "disc"), "beside": ("ours", "ring"), "hudsucker-alone": ("ours", "diamond"),
+    "hudsucker-logging": ("ours", "triangle"),
     "haproxy": ("haproxy", "disc"), "haproxy-default": ("haproxy", "ring"),
     "haproxy-splice": ("haproxy", "diamond"), "haproxy-splice-auto": ("haproxy", "triangle"),
     "haproxy-busy-polling": ("haproxy", "square"),

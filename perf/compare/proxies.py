@@ -35,6 +35,7 @@ KINDS = {
     "hudsucker": Kind("Hudsucker"),
     "beside": Kind("Hudsucker, the other program"),
     "hudsucker-alone": Kind("Hudsucker, with nothing beside it"),
+    "hudsucker-logging": Kind("Hudsucker, with its access log"),
     "haproxy": Kind("HAProxy, tuned, copying", "haproxy", "haproxy-copy.cfg"),
     "haproxy-default": Kind("HAProxy, as documented", "haproxy", "haproxy-default.cfg"),
     "haproxy-splice-auto": Kind("HAProxy, splice-auto", "haproxy", "haproxy-splice-auto.cfg"),
@@ -98,7 +99,8 @@ class Peer(harness.Process):
 
 
 class Ours(harness.Hudsucker):
-    """Hudsucker with its defaults: only addresses, the number of workers, and no access log. (No peer has one either.)
+    """Hudsucker with its defaults: only addresses, the number of workers, and no access log unless it is "hudsucker-logging". (No
+    peer has one either.)
 
     An agent speaks for its node with prefixes and tokens, so a client's token is looked up in tables that are filled.
     """
@@ -108,11 +110,12 @@ class Ours(harness.Hudsucker):
         secret = beacon_bytes.random_key()
         name = f"{key}-{len(cores)}-{max_connections}"
         settings = {"relay": relay} if relay else {}
+        log = {"access": {"enabled": False}} if key != "hudsucker-logging" else {"file": str(stage.path("access.log"))}
         with machine.running_on(cores):
             super().__init__(stage, [{"name": "web", "nodes": [{"name": "n1", "address": node}]}], name=name, program=program,
                              keys=[beacon_bytes.key_line("n1", secret)], workers=len(cores), max_connections=max_connections,
                              listeners=[{"name": "tls", "routes": [{"sni": SERVER_NAME, "pool": "web"}]}],
-                             log={"access": {"enabled": False}}, **settings)
+                             log=log, **settings)
         self.agent = beacon_bytes.PyAgent(stage, "n1", secret, self.beacon_address, node, every=1.0,
                                           prefixes=[os.urandom(16) for _ in range(PREFIXES)])
         self.agent.add_tokens([os.urandom(32) for _ in range(TOKENS)])
