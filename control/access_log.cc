@@ -71,6 +71,7 @@ LogLine FormatConnection(const ConnectionRecord& record, const StatusSnapshot& n
   if (listener < names.listeners.size()) line.Text("listener", names.listeners[listener]);
   line.Text("client", record.client());
   line.Text("hello", HelloName(record));
+  if (record.flaw != HelloFlaw::kNone) line.Text("flaw", HelloFlawName(record.flaw));
   if (record.server_name_length > 0) line.Text("sni", record.server_name());
   if (record.ech) line.Flag("ech", true);
   if (record.early_data) line.Flag("early_data", true);

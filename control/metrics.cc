@@ -102,6 +102,12 @@ void AddConnections(Exposition& out, const StatusSources& sources) {
   Sample(hellos, {{"verdict", "not_tls"}}, not_tls);
   Sample(hellos, {{"verdict", "malformed"}}, malformed);
   Sample(hellos, {{"verdict", "too_large"}}, too_large);
+  MetricFamily& flaws = out.Counter("hudsucker_hello_flaws_total", "Rules that hellos broke, by the first of each.");
+  for (size_t flaw = 1; flaw < kHelloFlawCount; ++flaw) {
+    int64_t sum = 0;
+    for (const WorkerCounters* worker : sources.workers) sum += worker->hello_flaws[flaw].Get();
+    Sample(flaws, {{"flaw", std::string(HelloFlawName(static_cast<HelloFlaw>(flaw)))}}, sum);
+  }
   MetricFamily& bytes = out.Counter("hudsucker_bytes_total", "Bytes relayed.");
   Sample(bytes, {{"direction", "client_to_node"}}, in);
   Sample(bytes, {{"direction", "node_to_client"}}, back);

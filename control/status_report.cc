@@ -144,6 +144,16 @@ Json ClosesJson(const std::vector<const WorkerCounters*>& workers) {
   return json;
 }
 
+Json FlawsJson(const std::vector<const WorkerCounters*>& workers) {
+  Json json = Json::object();
+  for (size_t flaw = 1; flaw < kHelloFlawCount; ++flaw) {
+    int64_t sum = 0;
+    for (const WorkerCounters* worker : workers) sum += worker->hello_flaws[flaw].Get();
+    json[std::string(HelloFlawName(static_cast<HelloFlaw>(flaw)))] = sum;
+  }
+  return json;
+}
+
 Json ChoicesJson(const std::vector<const WorkerCounters*>& workers) {
   Json json = Json::object();
   for (size_t reason = 0; reason < std::tuple_size_v<decltype(WorkerCounters::choices)>; ++reason) {
@@ -181,6 +191,7 @@ std::string StatusJson(const StatusSources& sources, Instant now) {
       {"beacons", BeaconsJson(*snapshot)},
       {"closes", ClosesJson(sources.workers)},
       {"choices", ChoicesJson(sources.workers)},
+      {"hello_flaws", FlawsJson(sources.workers)},
       {"workers", Json::array()},
       {"reloads",
        {{"ok", snapshot->reloads.ok},

@@ -260,9 +260,9 @@ class Chooser {
 
 }  // namespace
 
-RouteChoice ChooseRoute(const ListenerView& listener, const ClientHello* hello) {
+RouteChoice ChooseRoute(const ListenerView& listener, const ClientHello* hello, Bytes hello_bytes) {
   if (hello != nullptr && hello->server_name_length > 0) {
-    const ServerNameRouter::Match match = listener.router.Find(*hello);
+    const ServerNameRouter::Match match = listener.router.Find(*hello, hello_bytes);
     if (match.pool != PoolIndex::kNone) return {match.pool, match.route};
   }
   return {listener.default_pool, 0xffff};

@@ -17,8 +17,8 @@ struct RouteChoice {
   PoolIndex pool = PoolIndex::kNone;  // none: answer with the unrecognized_name alert and close
   uint16_t route = 0xffff;            // 0xffff: the listener's default pool
 };
-// `hello` is null when there is no parsable ClientHello: the default pool, or none.
-RouteChoice ChooseRoute(const ListenerView& listener, const ClientHello* hello);
+// `hello` is null when there is no parsable ClientHello: the default pool, or none. `hello_bytes`: what it was read from.
+RouteChoice ChooseRoute(const ListenerView& listener, const ClientHello* hello, Bytes hello_bytes);
 
 enum class ChoiceReason : uint8_t {
   kNone,           // no usable node

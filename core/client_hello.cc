@@ -12,10 +12,16 @@ namespace {
 
 // Where in the input the ClientHello message lies.
 struct HelloExtent {
+  size_t body_at = 0;      // meaningful when it is in one record
   size_t body_length = 0;  // without the handshake header
   size_t bytes_used = 0;   // records included
   bool in_one_record = false;
+  HelloFlaw flaw = HelloFlaw::kNone;
 };
+
+void Note(HelloFlaw flaw, HelloFlaw& first) {
+  if (first == HelloFlaw::kNone) first = flaw;
+}
 
 // The fewest bytes, record headers included, that can carry `count` bytes of a handshake message.
 constexpr size_t FewestRecordBytes(size_t count) {
@@ -26,8 +32,8 @@ constexpr size_t FewestRecordBytes(size_t count) {
 // Walks the records up to the end of the message. Each answer but kNeedMore depends only on bytes up to where it is
 // found, so that it stays the same whatever follows.
 //
-// Two rules of RFC 8446 section 5.1: a handshake fragment is not empty (an empty record before the first byte is let
-// pass, as OpenSSL does: nothing has been said yet), and a ClientHello ends where its record ends.
+// Two rules of RFC 8446 section 5.1 are flaws when they are broken: a handshake fragment is not empty (before the first byte
+// it is none, either: nothing has been said yet), and a ClientHello ends where its record ends.
 HelloVerdict FindHello(Bytes input, size_t cap, HelloExtent& extent) {
   uint8_t handshake_header[tls::kHandshakeHeaderBytes];
   size_t header_bytes = 0;  // of handshake_header that are filled
@@ -40,7 +46,7 @@ HelloVerdict FindHello(Bytes input, size_t cap, HelloExtent& extent) {
     if (rest.size() < tls::kRecordHeaderBytes) return HelloVerdict::kNeedMore;
     const size_t length = size_t{rest[3]} << 8 | rest[4];
     if (length > tls::kMaxRecordPayload) return HelloVerdict::kMalformed;
-    if (length == 0 && header_bytes != 0) return HelloVerdict::kMalformed;
+    if (length == 0 && header_bytes != 0) Note(HelloFlaw::kEmptyRecord, extent.flaw);
     const size_t end = at + tls::kRecordHeaderBytes + length;
     const Bytes payload =
         rest.subspan(tls::kRecordHeaderBytes, std::min(length, rest.size() - tls::kRecordHeaderBytes));
@@ -60,12 +66,13 @@ HelloVerdict FindHello(Bytes input, size_t cap, HelloExtent& extent) {
       missing = extent.body_length =
           size_t{handshake_header[1]} << 16 | size_t{handshake_header[2]} << 8 | handshake_header[3];
       body_in_record = length - taken;
+      extent.body_at = at + tls::kRecordHeaderBytes + taken;
     } else {
       extent.in_one_record = false;
     }
 
-    if (body_in_record > missing) return HelloVerdict::kMalformed;
-    missing -= body_in_record;
+    if (body_in_record > missing) Note(HelloFlaw::kBytesBehind, extent.flaw);
+    missing -= std::min(missing, body_in_record);
     if (end + FewestRecordBytes(missing) > cap) return HelloVerdict::kTooLarge;
     if (payload.size() < length) return HelloVerdict::kNeedMore;
     at = end;
@@ -158,15 +165,14 @@ bool ReadServerName(ByteReader data, ClientHello& hello) {
 }
 
 // ProtocolName protocol_name_list<2..2^16-1>, each a vector8 that is not empty.
-bool ReadAlpn(ByteReader data, ClientHello& hello) {
+bool ReadAlpn(ByteReader data, const uint8_t* body, ClientHello& hello) {
   Bytes list;
   if (!data.LastVector16(list) || list.empty()) return false;
   for (ByteReader names(list); !names.empty();) {
     Bytes name;
     if (!names.Vector8(name) || name.empty()) return false;
   }
-  if (list.size() > hello.alpn_bytes.size()) return true;
-  std::memcpy(hello.alpn_bytes.data(), list.data(), list.size());
+  hello.alpn_at = static_cast<uint32_t>(list.data() - body);
   hello.alpn_length = static_cast<uint16_t>(list.size());
   return true;
 }
@@ -203,69 +209,101 @@ bool ReadPreSharedKey(ByteReader data, ClientHello& hello) {
   return binder_count == identity_count;
 }
 
-bool ReadExtension(uint16_t type, Bytes data, bool last, ClientHello& hello) {
+// What of the extension is wrong.
+HelloFlaw ReadExtension(uint16_t type, Bytes data, bool last, const uint8_t* body, ClientHello& hello) {
+  constexpr auto flaw_unless = [](bool right, HelloFlaw flaw) { return right ? HelloFlaw::kNone : flaw; };
   switch (type) {
     case tls::kServerName:
-      return ReadServerName(ByteReader(data), hello);
+      if (ReadServerName(ByteReader(data), hello)) return HelloFlaw::kNone;
+      hello.server_name_length = 0;
+      return HelloFlaw::kServerName;
     case tls::kAlpn:
-      return ReadAlpn(ByteReader(data), hello);
+      return flaw_unless(ReadAlpn(ByteReader(data), body, hello), HelloFlaw::kAlpn);
     case tls::kSupportedVersions:
-      return ReadSupportedVersions(ByteReader(data), hello);
+      return flaw_unless(ReadSupportedVersions(ByteReader(data), hello), HelloFlaw::kSupportedVersions);
     case tls::kPreSharedKey:
-      return last && ReadPreSharedKey(ByteReader(data), hello);
+      return flaw_unless(last && ReadPreSharedKey(ByteReader(data), hello), HelloFlaw::kPreSharedKey);
     case tls::kSessionTicket:
       Keep(data, hello.ticket);
       hello.has_ticket = !data.empty();
-      return true;
+      return HelloFlaw::kNone;
     case tls::kEarlyData:
       hello.early_data = true;
-      return data.empty();
+      return flaw_unless(data.empty(), HelloFlaw::kEarlyData);
     case tls::kEncryptedClientHello:
       hello.ech = !data.empty() && data[0] == 0;  // 0 is the outer hello
-      return true;
+      return HelloFlaw::kNone;
     default:
-      return true;
+      return HelloFlaw::kNone;
   }
 }
 
-// Leaves the arrays as they are: their lengths say what counts.
-void Forget(ClientHello& hello) {
+// Of a type that was there before nothing is read. A second server name leaves none: nobody can tell which is meant.
+HelloFlaw OnDuplicate(uint16_t type, ClientHello& hello) {
+  if (type != tls::kServerName) return HelloFlaw::kDuplicateExtension;
   hello.server_name_length = 0;
-  hello.alpn_length = 0;
-  hello.legacy_version = 0;
-  hello.offers_tls13 = hello.early_data = hello.ech = hello.has_psk = hello.has_ticket = false;
+  return HelloFlaw::kServerName;
+}
+
+void ForgetTokens(ClientHello& hello) {
+  hello.has_psk = hello.has_ticket = false;
   hello.session_id.head_length = 0;
   hello.session_id.full_length = 0;
   hello.ticket.head_length = 0;
   hello.ticket.full_length = 0;
   hello.psk_identity_count = 0;
+}
+
+// Leaves the arrays as they are: their lengths say what counts.
+void Forget(ClientHello& hello) {
+  ForgetTokens(hello);
+  hello.server_name_length = 0;
+  hello.alpn_length = 0;
+  hello.legacy_version = 0;
+  hello.offers_tls13 = hello.early_data = hello.ech = false;
   hello.bytes_used = 0;
 }
 
-bool ReadExtensions(Bytes list, ClientHello& hello) {
+// Goes as far as the lengths add up.
+void ReadExtensions(Bytes list, const uint8_t* body, ClientHello& hello) {
   ExtensionsSeen seen;
   for (ByteReader extensions(list); !extensions.empty();) {
     uint16_t type;
     Bytes data;
-    if (!extensions.U16(type) || !extensions.Vector16(data)) return false;
-    if (!seen.Add(type) || !ReadExtension(type, data, extensions.empty(), hello)) return false;
+    if (!extensions.U16(type) || !extensions.Vector16(data)) {
+      Note(HelloFlaw::kExtensions, hello.flaw);
+      break;
+    }
+    const HelloFlaw flaw = seen.Add(type) ? ReadExtension(type, data, extensions.empty(), body, hello)
+                                          : OnDuplicate(type, hello);
+    Note(flaw, hello.flaw);
   }
-  return !seen.forgot() || !HasDuplicates(ByteReader(list));
+  if (seen.forgot() && HasDuplicates(ByteReader(list))) Note(HelloFlaw::kDuplicateExtension, hello.flaw);
 }
 
 // legacy_version(2) random(32) session_id<0..32> cipher_suites<2..2^16-2> compression_methods<1..2^8-1>
 // extensions<0..2^16-1>
+//
+// False when what comes before the extensions cannot be read; whatever else is wrong is noted in hello.flaw.
 bool ReadBody(Bytes body, ClientHello& hello) {
   Forget(hello);
   ByteReader reader(body);
   Bytes session_id, cipher_suites, compression_methods, extensions;
   if (!reader.U16(hello.legacy_version) || !reader.Skip(tls::kRandomBytes)) return false;
-  if (!reader.Vector8(session_id) || session_id.size() > tls::kMaxSessionIdBytes) return false;
-  if (!reader.Vector16(cipher_suites) || cipher_suites.empty() || cipher_suites.size() % 2 != 0) return false;
-  if (!reader.Vector8(compression_methods) || compression_methods.empty()) return false;
+  if (!reader.Vector8(session_id) || !reader.Vector16(cipher_suites) || !reader.Vector8(compression_methods)) return false;
+  if (session_id.size() > tls::kMaxSessionIdBytes) Note(HelloFlaw::kSessionId, hello.flaw);
+  if (cipher_suites.empty() || cipher_suites.size() % 2 != 0) Note(HelloFlaw::kCipherSuites, hello.flaw);
+  if (compression_methods.empty()) Note(HelloFlaw::kCompressionMethods, hello.flaw);
   Keep(session_id, hello.session_id);
   if (reader.empty()) return true;  // a hello from before extensions
-  return reader.LastVector16(extensions) && ReadExtensions(extensions, hello);
+  const ByteReader rest = reader;
+  if (!reader.Vector16(extensions)) {  // a list longer than the message
+    Note(HelloFlaw::kExtensions, hello.flaw);
+    extensions = rest.remaining() > 2 ? body.last(rest.remaining() - 2) : Bytes();
+  }
+  ReadExtensions(extensions, body.data(), hello);
+  if (!reader.empty()) Note(HelloFlaw::kExtensions, hello.flaw);
+  return true;
 }
 
 // `records` are those that FindHello has walked. Copies, so that there is one way only to read a body.
@@ -289,28 +327,112 @@ HelloVerdict ParseClientHello(Bytes prefix, size_t cap, ClientHello& hello) {
   HelloExtent extent;
   const HelloVerdict found = FindHello(prefix.first(std::min(prefix.size(), cap)), cap, extent);
   if (found == HelloVerdict::kNeedMore && prefix.size() >= cap) return HelloVerdict::kTooLarge;
-  if (found != HelloVerdict::kComplete) return found;
+  if (found != HelloVerdict::kComplete) {
+    hello.flaw = found == HelloVerdict::kMalformed ? HelloFlaw::kOther : HelloFlaw::kNone;
+    return found;
+  }
 
   const Bytes records = prefix.first(extent.bytes_used);
-  const bool valid = extent.in_one_record ? ReadBody(records.last(extent.body_length), hello)
-                                          : ReadBodyOfManyRecords(records, extent.body_length, hello);
-  if (!valid) {
-    Forget(hello);  // half of what it said is worse than nothing
-    return HelloVerdict::kMalformed;
+  hello.flaw = extent.flaw;
+  const bool readable = extent.in_one_record ? ReadBody(records.subspan(extent.body_at, extent.body_length), hello)
+                                             : ReadBodyOfManyRecords(records, extent.body_length, hello);
+  if (!readable) Note(HelloFlaw::kOther, hello.flaw);
+  if (hello.flaw != HelloFlaw::kNone) {
+    if (!readable || hello.server_name_length == 0) {
+      Forget(hello);  // half of what it said is worse than nothing
+      return HelloVerdict::kMalformed;
+    }
+    ForgetTokens(hello);
   }
   hello.bytes_used = extent.bytes_used;
   return HelloVerdict::kComplete;
 }
 
-bool ClientHello::OffersAlpn(std::string_view protocol) const {
-  Bytes name;
-  for (ByteReader names({alpn_bytes.data(), alpn_length}); names.Vector8(name);) {
-    if (std::equal(name.begin(), name.end(), protocol.begin(), protocol.end(),
-                   [](uint8_t a, char b) { return a == static_cast<uint8_t>(b); })) {
-      return true;
+namespace {
+
+// A handshake message, byte by byte, over the borders of its records.
+class MessageReader {
+ public:
+  explicit MessageReader(Bytes records) : records_(records) {}
+
+  bool U8(uint8_t& value) {
+    if (!HasBytes()) return false;
+    value = here_.front();
+    here_ = here_.subspan(1);
+    return true;
+  }
+
+  bool Skip(size_t count) {
+    while (count > 0) {
+      if (!HasBytes()) return false;
+      const size_t skipped = std::min(count, here_.size());
+      here_ = here_.subspan(skipped);
+      count -= skipped;
     }
+    return true;
+  }
+
+ private:
+  bool HasBytes() {
+    while (here_.empty()) {
+      if (records_.size() < tls::kRecordHeaderBytes) return false;
+      const size_t length = size_t{records_[3]} << 8 | records_[4];
+      records_ = records_.subspan(tls::kRecordHeaderBytes);
+      here_ = records_.first(std::min(length, records_.size()));
+      records_ = records_.subspan(here_.size());
+    }
+    return true;
+  }
+
+  Bytes records_;
+  Bytes here_;  // what is left of the record that is being read
+};
+
+// True if the next `length` bytes are these. Reads them in any case.
+bool Matches(MessageReader& reader, size_t length, std::string_view text) {
+  if (length != text.size()) return reader.Skip(length) && false;
+  bool same = true;
+  for (const char c : text) {
+    uint8_t byte = 0;
+    same &= reader.U8(byte) && byte == static_cast<uint8_t>(c);
+  }
+  return same;
+}
+
+}  // namespace
+
+// The list has been checked when it was parsed: its names fill it.
+bool ClientHello::OffersAlpn(Bytes hello_bytes, std::string_view protocol) const {
+  MessageReader reader(hello_bytes);
+  if (!reader.Skip(tls::kHandshakeHeaderBytes + alpn_at)) return false;
+  for (size_t read = 0; read < alpn_length;) {
+    uint8_t length;
+    if (!reader.U8(length)) return false;
+    if (Matches(reader, length, protocol)) return true;
+    read += 1u + length;
   }
   return false;
+}
+
+std::string_view HelloFlawName(HelloFlaw flaw) {
+  switch (flaw) {
+    case HelloFlaw::kNone: return "none";
+    case HelloFlaw::kEmptyRecord: return "empty_record";
+    case HelloFlaw::kBytesBehind: return "bytes_behind";
+    case HelloFlaw::kSessionId: return "session_id";
+    case HelloFlaw::kCipherSuites: return "cipher_suites";
+    case HelloFlaw::kCompressionMethods: return "compression_methods";
+    case HelloFlaw::kExtensions: return "extensions";
+    case HelloFlaw::kDuplicateExtension: return "duplicate_extension";
+    case HelloFlaw::kServerName: return "server_name";
+    case HelloFlaw::kAlpn: return "alpn";
+    case HelloFlaw::kSupportedVersions: return "supported_versions";
+    case HelloFlaw::kEarlyData: return "early_data";
+    case HelloFlaw::kPreSharedKey: return "pre_shared_key";
+    case HelloFlaw::kOther:
+    case HelloFlaw::kCount: break;
+  }
+  return "other";
 }
 
 namespace {

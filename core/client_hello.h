@@ -15,12 +15,34 @@ enum class HelloVerdict : uint8_t {
   kNeedMore,   // a strict prefix of something that may still be a ClientHello
   kComplete,   // the whole ClientHello is there
   kNotTls,     // the first bytes cannot begin a TLS record with a handshake (see NotTlsKind)
-  kMalformed,  // TLS, but against the rules: the node shall answer
+  kMalformed,  // TLS, but against the rules, and no server name can be read in it: the node shall answer
   kTooLarge,   // longer than the cap
 };
 
 // Why it was not TLS, for counting (FACTS 2).
 enum class NotTlsKind : uint8_t { kNone, kSslv2, kHttp, kAlert, kChangeCipherSpec, kProxyHeader, kOther };
+
+// The first rule that a hello breaks. What its server name says does not depend on these: it routes all the same, as with
+// OpenSSL and nginx, and the node shall answer. Only its tokens are not believed.
+enum class HelloFlaw : uint8_t {
+  kNone,
+  kEmptyRecord,         // within the message
+  kBytesBehind,         // the message ends before its record does
+  kSessionId,
+  kCipherSuites,
+  kCompressionMethods,
+  kExtensions,          // the lengths of the list do not add up
+  kDuplicateExtension,
+  kServerName,          // the one that loses the name
+  kAlpn,                // counts as none
+  kSupportedVersions,
+  kEarlyData,
+  kPreSharedKey,
+  kOther,               // not a ClientHello that has all its fields
+  kCount,
+};
+inline constexpr size_t kHelloFlawCount = static_cast<size_t>(HelloFlaw::kCount);
+std::string_view HelloFlawName(HelloFlaw flaw);  // "none", "empty_record", …
 
 // The head of a ticket, PSK identity or session id: enough for an exact match of up to 32 bytes
 // and for a prefix match; `full_length` is what the client sent.
@@ -39,10 +61,11 @@ struct ClientHello {
   uint8_t server_name_length = 0;
   std::string_view server_name() const { return {server_name_bytes.data(), server_name_length}; }
 
-  // ALPN protocol list as on the wire (length-prefixed names); empty if absent or longer than the array.
-  std::array<uint8_t, limits::kMaxAlpnBytes> alpn_bytes;
+  // The ALPN protocol list may have 64 KB, and stays where it is: its place in the body of the message, length 0 if absent.
+  // `hello_bytes` are those that were parsed.
+  uint32_t alpn_at = 0;
   uint16_t alpn_length = 0;
-  bool OffersAlpn(std::string_view protocol) const;
+  bool OffersAlpn(Bytes hello_bytes, std::string_view protocol) const;
 
   uint16_t legacy_version = 0;
   bool offers_tls13 = false;  // supported_versions lists 0x0304
@@ -56,11 +79,14 @@ struct ClientHello {
   std::array<OfferedToken, limits::kMaxHelloTokens> psk_identities;
   uint8_t psk_identity_count = 0;  // of those kept, at most kMaxHelloTokens
 
+  HelloFlaw flaw = HelloFlaw::kNone;  // with one: no tokens, whatever the client offered; meaningful after kMalformed, too
+
   size_t bytes_used = 0;  // of the input, to the end of the record in which the hello ends
 };
 
 // Reads the hello at the start of `prefix`. Keeps no state and allocates nothing; reassembles across TLS records.
-// `cap` is the most bytes (records included) that a hello may take. `hello` is meaningful only after kComplete.
+// `cap` is the most bytes (records included) that a hello may take. `hello` is meaningful only after kComplete (its flaw
+// after kMalformed, too).
 // Incremental = whole: parsing growing prefixes gives kNeedMore until the one that completes it, then always the same.
 HelloVerdict ParseClientHello(Bytes prefix, size_t cap, ClientHello& hello);
 

@@ -34,6 +34,7 @@ struct ConnectionRecord {
   uint32_t token_digest = 0;    // keyed; 0 if nothing was offered
   HelloVerdict hello = HelloVerdict::kNeedMore;
   NotTlsKind not_tls = NotTlsKind::kNone;
+  HelloFlaw flaw = HelloFlaw::kNone;
   bool tls13 = false;           // offered by the client
   bool early_data = false;
   bool ech = false;

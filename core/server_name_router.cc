@@ -4,6 +4,7 @@
 #include <array>
 
 #include "absl/strings/str_cat.h"
+#include "core/address.h"
 #include "core/limits.h"
 
 namespace hud {
@@ -46,8 +47,17 @@ bool IsNumber(std::string_view label) {
   return std::all_of(label.begin(), label.end(), [](char c) { return c >= '0' && c <= '9'; });
 }
 
-bool Fits(const std::vector<std::string>& alpn, const ClientHello& hello) {
-  return std::any_of(alpn.begin(), alpn.end(), [&](const std::string& name) { return hello.OffersAlpn(name); });
+// RFC 6066 section 3 allows no literal address in a server_name, and some clients send one all the same.
+bool IsAddress(std::string_view text) {
+  const bool is_v6 = text.find(':') != text.npos;
+  if (!is_v6 && (text.empty() || !IsNumber(text.substr(text.rfind('.') + 1)))) return false;
+  if (is_v6 && (text.front() == '[' || text.find('%') != text.npos)) return false;
+  return SocketAddress::Parse(is_v6 ? absl::StrCat("[", Absl(text), "]:443") : absl::StrCat(Absl(text), ":443")).ok();
+}
+
+bool Fits(const std::vector<std::string>& alpn, const ClientHello& hello, Bytes hello_bytes) {
+  return std::any_of(alpn.begin(), alpn.end(),
+                     [&](const std::string& name) { return hello.OffersAlpn(hello_bytes, name); });
 }
 
 // The protocol that two routes of one name both claim; null if none. No ALPN at all claims "any".
@@ -66,6 +76,7 @@ absl::Status CheckServerNamePattern(std::string_view pattern) {
   std::string_view rest = WithoutRootDot(pattern);
   if (rest.empty()) return Bad(pattern, "is empty");
   if (rest.size() > kMaxNameBytes) return Bad(pattern, "is longer than 253 bytes");
+  if (IsAddress(rest)) return absl::OkStatus();
   if (rest == "*") return Bad(pattern, "would match every name: use default_pool for that");
   if (rest.starts_with("*.")) rest.remove_prefix(2);
   while (true) {
@@ -76,8 +87,7 @@ absl::Status CheckServerNamePattern(std::string_view pattern) {
       rest.remove_prefix(dot + 1);
       continue;
     }
-    // RFC 6066 section 3: a literal address is not allowed in a server_name.
-    if (IsNumber(label)) return Bad(pattern, "looks like an address, and clients send no server name for an address");
+    if (IsNumber(label)) return Bad(pattern, "ends with a number, as an address does, and is none: is a part missing?");
     return absl::OkStatus();
   }
 }
@@ -106,31 +116,31 @@ absl::Status ServerNameRouter::Add(std::string_view pattern, const std::vector<s
 }
 
 const ServerNameRouter::Match* ServerNameRouter::FindIn(const Targets& targets, std::string_view name,
-                                                        const ClientHello& hello) {
+                                                        const ClientHello& hello, Bytes hello_bytes) {
   const auto found = targets.find(name);
   if (found == targets.end()) return nullptr;
   const Match* without_alpn = nullptr;
   for (const Target& target : found->second) {
     if (target.alpn.empty()) {
       without_alpn = &target.match;
-    } else if (Fits(target.alpn, hello)) {
+    } else if (Fits(target.alpn, hello, hello_bytes)) {
       return &target.match;
     }
   }
   return without_alpn;
 }
 
-ServerNameRouter::Match ServerNameRouter::Find(const ClientHello& hello) const {
+ServerNameRouter::Match ServerNameRouter::Find(const ClientHello& hello, Bytes hello_bytes) const {
   // The parser has lower-cased the name already; routing does not depend on that.
   std::array<char, limits::kMaxServerNameBytes> lowered;
   const std::string_view sent = WithoutRootDot(hello.server_name());
   std::transform(sent.begin(), sent.end(), lowered.begin(), Lower);
   const std::string_view name(lowered.data(), sent.size());
-  if (const Match* match = FindIn(exact_, name, hello)) return *match;
+  if (const Match* match = FindIn(exact_, name, hello, hello_bytes)) return *match;
   // "*" is one label, so a name has one wildcard at most: the longest is the only one.
   const size_t dot = name.find('.');
   if (dot == 0 || dot == name.npos) return {};
-  if (const Match* match = FindIn(wildcard_, name.substr(dot + 1), hello)) return *match;
+  if (const Match* match = FindIn(wildcard_, name.substr(dot + 1), hello, hello_bytes)) return *match;
   return {};
 }
 

@@ -24,8 +24,9 @@ class ServerNameRouter {
     PoolIndex pool = PoolIndex::kNone;
     uint16_t route = 0xffff;  // number of the route in its listener's configuration, from 0; 0xffff: none
   };
-  // Allocates nothing. A name whose exact routes all want another ALPN goes on to its wildcard.
-  Match Find(const ClientHello& hello) const;
+  // `hello_bytes`: those that `hello` was read from. Allocates nothing. A name whose exact routes all want another ALPN goes
+  // on to its wildcard.
+  Match Find(const ClientHello& hello, Bytes hello_bytes) const;
 
  private:
   struct Target {
@@ -39,15 +40,16 @@ class ServerNameRouter {
   };
   using Targets = std::unordered_map<std::string, std::vector<Target>, Hash, std::equal_to<>>;
 
-  static const Match* FindIn(const Targets& targets, std::string_view name, const ClientHello& hello);
+  static const Match* FindIn(const Targets& targets, std::string_view name, const ClientHello& hello, Bytes hello_bytes);
 
   Targets exact_;
   Targets wildcard_;  // by the part behind "*."
   size_t count_ = 0;
 };
 
-// "www.example.com", "*.example.com", with or without the dot of the root at the end; an error says what is wrong with
-// anything else.
+// "www.example.com", "*.example.com", with or without the dot of the root at the end, or an address as clients write it
+// ("192.0.2.1", "2001:db8::1": RFC 6066 forbids it, and some clients send it); an error says what is wrong with anything
+// else.
 absl::Status CheckServerNamePattern(std::string_view pattern);
 
 }  // namespace hud

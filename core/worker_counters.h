@@ -38,6 +38,7 @@ struct WorkerCounters {
   Counter connect_retries;
   Counter hello_complete, hello_not_tls, hello_malformed, hello_too_large;
   std::array<Counter, 7> not_tls;  // by NotTlsKind
+  std::array<Counter, kHelloFlawCount> hello_flaws;  // by HelloFlaw
   Counter hello_bytes_held;  // gauge: private memory of held hellos
   Counter private_bytes;     // gauge: residues of stalled directions
   Counter buffers_free;      // gauge: of the shared ring

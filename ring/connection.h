@@ -150,6 +150,7 @@ struct Connection : TimerEntry {
   NodeChoice choice;
   HelloVerdict hello_verdict = HelloVerdict::kNeedMore;
   NotTlsKind not_tls = NotTlsKind::kNone;
+  HelloFlaw hello_flaw = HelloFlaw::kNone;
   ResumptionVerdict resumption = ResumptionVerdict::kUnknown;
   bool tls13 : 1 = false, early_data : 1 = false, ech : 1 = false;
   InternetEndpoint client_address;        // of the socket, or as a PROXY header says

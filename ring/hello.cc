@@ -117,7 +117,12 @@ void Worker::HelloDone(Connection& c, HelloVerdict verdict) {
       return Terminate(c, CloseReason::kHelloTooLarge);
     case HelloVerdict::kNeedMore: HUD_CHECK(false);
   }
-  c.route = ChooseRoute(table_->listeners[Raw(c.listener)], c.context->parsed ? &hello : nullptr);
+  if (verdict == HelloVerdict::kComplete || verdict == HelloVerdict::kMalformed) {
+    c.hello_flaw = hello.flaw;
+    if (hello.flaw != HelloFlaw::kNone) counters_.hello_flaws[static_cast<size_t>(hello.flaw)].Add();
+  }
+  c.route = ChooseRoute(table_->listeners[Raw(c.listener)], c.context->parsed ? &hello : nullptr,
+                        c.context->bytes.rest());
   if (c.route.pool == PoolIndex::kNone) return Reject(c);
   BeginDial(c);
 }

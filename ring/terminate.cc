@@ -100,6 +100,7 @@ void Worker::Record(const Connection& c) {
   record.token_digest = c.token_digest;
   record.hello = c.hello_verdict;
   record.not_tls = c.not_tls;
+  record.flaw = c.hello_flaw;
   record.tls13 = c.tls13;
   record.early_data = c.early_data;
   record.ech = c.ech;

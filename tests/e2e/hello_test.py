@@ -8,7 +8,7 @@ import time
 
 from beacon_bytes import PyAgent, key_line, random_key
 from harness import Hudsucker, connect, reduced, wait_until
-from hello_bytes import TICKET, alpn, client_hello, extension, in_records, pre_shared_key, record, server_name
+from hello_bytes import EARLY_DATA, GREASE, PSK, TICKET, alpn, client_hello, extension, in_records, pre_shared_key, record, server_name
 from runner import case, main
 from servers.scripted import ScriptedNode, read_to_end
 
@@ -91,7 +91,8 @@ TABLE = [
     ("a first record that ends in the handshake header", in_records(MESSAGE, [3]), "named"),
     ("records of one byte", in_records(MESSAGE, range(1, len(MESSAGE))), "named"),
     ("an empty record first", in_records(MESSAGE, [0]), "named"),
-    ("an empty record in the middle", in_records(MESSAGE, [50, 50]), "default"),
+    ("an empty record in the middle", in_records(MESSAGE, [50, 50]), "named"),
+    ("another message behind the hello in its record", record(MESSAGE + MESSAGE), "named"),
     ("records of version 3.0", in_records(MESSAGE).replace(b"\x16\x03\x01", b"\x16\x03\x00", 1), "named"),
     ("many ALPN protocols", hello(extra=alpn([f"protocol-{i}" for i in range(100)])), "named"),
     ("real ECH: the outer name counts", ech(), "named"),
@@ -100,9 +101,12 @@ TABLE = [
     ("an empty name", hello(sni=""), "default"),
     ("a name with a zero byte", hello(sni=b"www.example.com\0.evil.example"), "default"),
     ("two name extensions", two_names(), "default"),
-    ("two ticket extensions", hello(extra=extension(TICKET, b"a" * 40) + extension(TICKET, b"b" * 40)), "default"),
-    ("a PSK that is not the last extension", hello(extra=pre_shared_key([b"x" * 40]) + extension(51, b"")), "default"),
-    ("a session id of 33 bytes", hello(session_id=b"s" * 33), "default"),
+    ("two ticket extensions", hello(extra=extension(TICKET, b"a" * 40) + extension(TICKET, b"b" * 40)), "named"),
+    ("one GREASE extension twice", hello(extra=extension(GREASE, b"") * 2), "named"),
+    ("early data that says something", hello(extra=extension(EARLY_DATA, b"x"), psk=[b"x" * 40]), "named"),
+    ("an empty PSK extension", hello(extra=extension(PSK, b"")), "named"),
+    ("a PSK that is not the last extension", hello(extra=pre_shared_key([b"x" * 40]) + extension(51, b"")), "named"),
+    ("a session id of 33 bytes", hello(session_id=b"s" * 33), "named"),
     ("a handshake length that does not fit its record", record(b"\x01\0\0\x05" + b"x" * 60), "default"),
     ("another handshake message", record(b"\x02" + MESSAGE[1:]), "default"),
     ("an SSLv2 hello", sslv2(), "default"),
@@ -127,6 +131,44 @@ def every_row_of_the_table_goes_where_it_must_and_arrives_byte_for_byte(stage):
             if went != pool:
                 wrong.append(f"{name}, {shape}: {went}, wanted {pool}")
     assert not wrong, "\n".join(wrong)
+
+
+@case
+def a_flaw_of_a_hello_is_counted_and_logged_by_its_reason(stage):
+    ears = Ears(stage, ROUTES, ("named", "default"), "default", log={"access": {"enabled": True}})
+    flawed = [("duplicate_extension", hello(extra=extension(GREASE, b""))), ("pre_shared_key", hello(extra=extension(PSK, b""))),
+              ("empty_record", in_records(MESSAGE, [50, 50]))]
+    for reason, data in flawed:
+        assert ears.ask([data + TAIL]) == "named", reason
+    assert ears.ask([in_records(MESSAGE) + TAIL]) == "named"
+    flaws = wait_until(lambda: (found := ears.proxy.status()["hello_flaws"]) and sum(found.values()) >= 3 and found, 5, "the count")
+    assert {k: v for k, v in flaws.items() if v} == {reason: 1 for reason, _ in flawed}, flaws
+    for reason, _ in flawed:
+        assert f'hudsucker_hello_flaws_total{{flaw="{reason}"}} 1' in ears.proxy.metrics(), reason
+        wait_until(lambda: f" flaw={reason} " in ears.proxy.log(), 5, f"flaw={reason} in the log")
+    lines = [line for line in ears.proxy.log().splitlines() if " close=" in line]
+    assert sum(" flaw=" in line for line in lines) == 3, lines
+
+
+@case
+def an_alpn_list_of_any_length_routes(stage):
+    """60 KB of protocols, in one record and in many; the one that the route wants is the last."""
+    routes = [{"sni": ["www.example.com"], "alpn": ["wanted"], "pool": "named"}, {"sni": ["www.example.com"], "pool": "default"}]
+    ears = Ears(stage, routes, ("named", "default"), "default", hello={"max_bytes": 65536})
+    for count in (20, 200, 4000):
+        names = [f"protocol-{i}" for i in range(count)]
+        wanted, unwanted = client_hello(protocols=[*names, "wanted"]), client_hello(protocols=names)
+        for cuts in ((), range(300, len(unwanted), 5000)):
+            assert ears.ask([in_records(wanted, cuts) + TAIL]) == "named", f"{count} protocols"
+            assert ears.ask([in_records(unwanted, cuts) + TAIL]) == "default", f"{count} protocols"
+
+
+@case
+def a_name_that_is_an_address_routes(stage):
+    routes = [{"sni": ["192.0.2.1", "2001:db8::1"], "pool": "named"}]
+    ears = Ears(stage, routes, ("named", "default"), "default")
+    for name, pool in (("192.0.2.1", "named"), ("2001:DB8::1", "named"), ("192.0.2.2", "default")):
+        assert ears.ask([hello(sni=name) + TAIL]) == pool, name
 
 
 @case(seconds=120)

@@ -20,7 +20,7 @@ HelloVerdict VerdictOf(Bytes input, size_t cap) {
   return ParseClientHello(input, cap, hello);
 }
 
-// The handshake message in the records of a complete hello.
+// The handshake message in the records of a complete hello, without what may lie behind it.
 Buffer MessageIn(Bytes records) {
   Buffer message;
   while (!records.empty()) {
@@ -29,6 +29,7 @@ Buffer MessageIn(Bytes records) {
     message.insert(message.end(), payload.begin(), payload.end());
     records = records.subspan(tls::kRecordHeaderBytes + length);
   }
+  message.resize(tls::kHandshakeHeaderBytes + (size_t{message[1]} << 16 | size_t{message[2]} << 8 | message[3]));
   return message;
 }
 
@@ -40,17 +41,23 @@ void CheckComplete(Bytes input, size_t cap, const ClientHello& hello) {
   HUD_CHECK(hello.session_id.full_length <= tls::kMaxSessionIdBytes);
   for (size_t i = 0; i < hello.psk_identity_count; ++i) HUD_CHECK(hello.psk_identities[i].full_length > 0);
   HUD_CHECK(CandidatesOf(hello).count <= limits::kMaxHelloTokens);
-  hello.OffersAlpn("h2");
+  hello.OffersAlpn(input, "h2");
+  const bool flawed = hello.flaw != HelloFlaw::kNone;
+  HUD_CHECK(!flawed || (!hello.server_name().empty() && CandidatesOf(hello).count == 0));
 
   // What follows does not count, and another way of cutting records says the same.
   HUD_CHECK(VerdictOf(input.first(hello.bytes_used - 1), cap) == HelloVerdict::kNeedMore);
   const Buffer message = MessageIn(input.first(hello.bytes_used));
   const std::string said = Describe(hello);
+  // What was wrong with the records is gone when they are others.
+  const bool same = hello.flaw != HelloFlaw::kEmptyRecord && hello.flaw != HelloFlaw::kBytesBehind;
   for (size_t size : {size_t{16384}, size_t{1}, size_t{5}, 1 + message.size() / 2, 1 + hello.bytes_used % 97}) {
     ClientHello again;
     const Buffer records = test::Records(message, size);
     HUD_CHECK(ParseClientHello(records, limits::kMaxConfiguredHelloBytes, again) == HelloVerdict::kComplete);
-    HUD_CHECK(Describe(again) == said && again.bytes_used == records.size());
+    HUD_CHECK(again.bytes_used == records.size() && again.server_name() == hello.server_name());
+    HUD_CHECK(!same || (Describe(again) == said && again.flaw == hello.flaw));
+    HUD_CHECK(again.OffersAlpn(records, "h2") == hello.OffersAlpn(input, "h2"));
   }
 }
 

@@ -444,15 +444,15 @@ TEST(ChooseRoute, ByNameOrTheDefaultPool) {
   const std::string name = "www.example.com";
   std::copy(name.begin(), name.end(), hello.server_name_bytes.begin());
   hello.server_name_length = static_cast<uint8_t>(name.size());
-  EXPECT_EQ(ChooseRoute(listener, &hello).pool, kOther);
-  EXPECT_EQ(ChooseRoute(listener, &hello).route, 3);
+  EXPECT_EQ(ChooseRoute(listener, &hello, {}).pool, kOther);
+  EXPECT_EQ(ChooseRoute(listener, &hello, {}).route, 3);
   const ClientHello nameless{};
-  EXPECT_EQ(ChooseRoute(listener, &nameless).pool, PoolIndex::kNone);
-  EXPECT_EQ(ChooseRoute(listener, nullptr).pool, PoolIndex::kNone);
+  EXPECT_EQ(ChooseRoute(listener, &nameless, {}).pool, PoolIndex::kNone);
+  EXPECT_EQ(ChooseRoute(listener, nullptr, {}).pool, PoolIndex::kNone);
   listener.default_pool = kWeb;
-  EXPECT_EQ(ChooseRoute(listener, &nameless).pool, kWeb);
-  EXPECT_EQ(ChooseRoute(listener, &nameless).route, 0xffff);
-  EXPECT_EQ(ChooseRoute(listener, nullptr).pool, kWeb);
+  EXPECT_EQ(ChooseRoute(listener, &nameless, {}).pool, kWeb);
+  EXPECT_EQ(ChooseRoute(listener, &nameless, {}).route, 0xffff);
+  EXPECT_EQ(ChooseRoute(listener, nullptr, {}).pool, kWeb);
 }
 
 TEST(NodeTable, ResetLeavesNothingOfTheNodeBefore) {

@@ -11,6 +11,7 @@
 
 #include "core/client_hello.h"
 #include "core/tls_record.h"
+#include "core/token_lookup.h"
 #include "tests/unit/hello_builder.h"
 
 namespace hud {
@@ -30,6 +31,8 @@ constexpr size_t kCap = limits::kMaxHelloBytes;
 struct Parsed {
   HelloVerdict verdict;
   ClientHello hello;
+  Buffer input;
+  bool OffersAlpn(std::string_view protocol) const { return hello.OffersAlpn(input, protocol); }
 };
 
 // From a heap block of exactly that size, so that AddressSanitizer sees a read behind it.
@@ -38,6 +41,7 @@ Parsed Parse(Bytes input, size_t cap = kCap) {
   std::copy(input.begin(), input.end(), exact.get());
   Parsed parsed;
   parsed.verdict = ParseClientHello({exact.get(), input.size()}, cap, parsed.hello);
+  parsed.input.assign(input.begin(), input.end());
   return parsed;
 }
 
@@ -66,14 +70,16 @@ std::map<std::string, Buffer> ValidMessages() {
 
 TEST(ClientHello, SaysWhatTheClientSaid) {
   const Buffer input = Records(Hello({.session_id = Counting(32, 7)}, RichExtensions()));
-  const auto [verdict, hello] = Parse(input);
-  ASSERT_EQ(verdict, HelloVerdict::kComplete);
+  const Parsed parsed = Parse(input);
+  const ClientHello& hello = parsed.hello;
+  ASSERT_EQ(parsed.verdict, HelloVerdict::kComplete);
   EXPECT_EQ(hello.server_name(), "www.example.com");
-  EXPECT_TRUE(hello.OffersAlpn("h2"));
-  EXPECT_TRUE(hello.OffersAlpn("http/1.1"));
-  EXPECT_FALSE(hello.OffersAlpn("http/1"));
-  EXPECT_FALSE(hello.OffersAlpn("http/1.1x"));
-  EXPECT_FALSE(hello.OffersAlpn(""));
+  EXPECT_TRUE(parsed.OffersAlpn("h2"));
+  EXPECT_TRUE(parsed.OffersAlpn("http/1.1"));
+  EXPECT_FALSE(parsed.OffersAlpn("http/1"));
+  EXPECT_FALSE(parsed.OffersAlpn("http/1.1x"));
+  EXPECT_FALSE(parsed.OffersAlpn(""));
+  EXPECT_EQ(hello.flaw, HelloFlaw::kNone);
   EXPECT_EQ(hello.legacy_version, 0x0303);
   EXPECT_TRUE(hello.offers_tls13);
   EXPECT_TRUE(hello.early_data);
@@ -135,7 +141,7 @@ TEST(ClientHello, FindsTheServerWhereverTheBytesAreCut) {
   };
   for (const auto& row : rows) {
     SCOPED_TRACE(row.input);
-    const auto [verdict, hello] = Parse(row.bytes, row.cap);
+    const auto [verdict, hello, bytes] = Parse(row.bytes, row.cap);
     ASSERT_EQ(verdict, HelloVerdict::kComplete);
     EXPECT_EQ(hello.server_name(), "www.example.com");
   }
@@ -212,12 +218,10 @@ TEST(ClientHello, CallsMalformedWhatBreaksARule) {
   } rows[] = {
       {"another handshake message first", Record(Handshake(2, Filled(60, 0)))},
       {"a record longer than 2^14", Buffer{22, 3, 1, 0x40, 0x01, 1}},
-      {"an empty record within the message", Record({1}) + Record({}) + Record({0})},
       {"a record of another type within the message", Record({1, 0, 0, 100}) + Record({1}, 20)},
       {"a record of another major version within the message", Record({1, 0, 0, 100}) + Buffer{22, 2}},
       {"application data behind an empty record", Record({}) + Record({1}, 23)},
-      {"a hello that ends before its record", Record(plain + Buffer{0})},
-      {"another message in the hello's record", Record(plain + plain)},
+      {"a hello without a name that ends before its record", Record(Hello({}, {}) + Buffer{0})},
       {"a claimed length of 0", Record(Handshake(1, {}))},
       {"a body cut short", Record(Claiming(40, Buffer(plain.begin(), plain.begin() + 44)))},
       {"a session id of 33 bytes", Record(Hello({.session_id = Counting(33, 1)}, {}))},
@@ -251,7 +255,7 @@ TEST(ClientHello, CallsMalformedWhatBreaksARule) {
       {"two tickets", Record(Hello({}, Ticket(Counting(50, 1)) + Ticket(Counting(50, 2))))},
       {"an empty ticket and another one", Record(Hello({}, Ticket({}) + Ticket(Counting(50, 2))))},
       {"two PSK extensions", Record(Hello({}, psk + psk))},
-      {"a PSK extension that is not the last", Record(Hello({}, psk + ServerName("a.example")))},
+      {"a PSK extension that is not the last", Record(Hello({}, psk + Extension(23, {})))},
       {"an empty PSK extension", Record(Hello({}, Extension(41, {})))},
       {"a PSK extension without identities", Record(Hello({}, Extension(41, U16(0) + binders)))},
       {"a PSK identity of 0 bytes", Record(Hello({}, PreSharedKey({{}})))},
@@ -273,6 +277,7 @@ TEST(ClientHello, CallsMalformedWhatBreaksARule) {
   for (const auto& row : rows) {
     SCOPED_TRACE(row.input);
     EXPECT_EQ(Parse(row.bytes).verdict, HelloVerdict::kMalformed);
+    EXPECT_NE(Parse(row.bytes).hello.flaw, HelloFlaw::kNone);
     // What follows changes nothing, and no part of it can have looked whole.
     EXPECT_EQ(Parse(row.bytes + Filled(100, 22)).verdict, HelloVerdict::kMalformed);
     bool decided = false;
@@ -285,9 +290,90 @@ TEST(ClientHello, CallsMalformedWhatBreaksARule) {
   }
 }
 
+// A server name that can be read routes, whatever else is wrong: OpenSSL serves most of these by their name, and to the
+// others the server of that name has an answer. No token of such a hello is looked up.
+TEST(ClientHello, AFlawElsewhereLosesNoServerName) {
+  const Buffer name = ServerName("a.example");
+  const Buffer ticket = Ticket(Counting(50, 1));
+  const Buffer psk = PreSharedKey({Counting(32, 1)});
+  const Buffer plain = Hello({.session_id = Counting(32, 1)}, name + ticket);
+  const auto with = [&](const Buffer& extensions) { return Record(Hello({}, extensions)); };
+  const struct {
+    const char* input;
+    Buffer bytes;
+    HelloFlaw flaw;
+  } rows[] = {
+      {"an empty record within the message", SplitAt(plain, 60) + Record({}), HelloFlaw::kNone},
+      {"an empty record between two of the message",
+       Record(Buffer(plain.begin(), plain.begin() + 60)) + Record({}) + Record(Buffer(plain.begin() + 60, plain.end())),
+       HelloFlaw::kEmptyRecord},
+      {"an empty record within the handshake header",
+       Record(Buffer(plain.begin(), plain.begin() + 1)) + Record({}) + Record(Buffer(plain.begin() + 1, plain.end())),
+       HelloFlaw::kEmptyRecord},
+      {"a byte behind the hello in its record", Record(plain + Buffer{0}), HelloFlaw::kBytesBehind},
+      {"another message behind the hello in its record", Record(plain + plain), HelloFlaw::kBytesBehind},
+      {"another message behind a hello of two records", SplitAt(plain + plain, 60), HelloFlaw::kBytesBehind},
+      {"a session id of 33 bytes", Record(Hello({.session_id = Counting(33, 1)}, name)), HelloFlaw::kSessionId},
+      {"no cipher suites", Record(Hello({.cipher_suites = {}}, name + ticket)), HelloFlaw::kCipherSuites},
+      {"half a cipher suite", Record(Hello({.cipher_suites = {0x13, 1, 0x13}}, name)), HelloFlaw::kCipherSuites},
+      {"no compression method", Record(Hello({.compression_methods = {}}, name)), HelloFlaw::kCompressionMethods},
+      {"a byte behind the extensions", Record(WithTail(Vector16(name) + Buffer{0})), HelloFlaw::kExtensions},
+      {"extensions longer than the message", Record(WithTail(U16(name.size() + 1) + name)), HelloFlaw::kExtensions},
+      {"half an extension header behind the name", with(name + Buffer{0, 23, 0}), HelloFlaw::kExtensions},
+      {"an extension longer than the list behind the name", with(name + ticket + Buffer{0, 23, 0, 1}), HelloFlaw::kExtensions},
+      {"an unknown extension twice", with(name + Extension(23, {}) + ticket + Extension(23, {})), HelloFlaw::kDuplicateExtension},
+      {"one GREASE value twice", with(Extension(0x3a3a, {}) + Extension(0x3a3a, {}) + name), HelloFlaw::kDuplicateExtension},
+      {"the first of 2000 extensions twice", with(ManyExtensions(2000) + Extension(1000, {}) + name), HelloFlaw::kDuplicateExtension},
+      {"two tickets", with(ticket + ticket + name), HelloFlaw::kDuplicateExtension},
+      {"two ALPN lists", with(Alpn({"h2"}) + Alpn({"h3"}) + name), HelloFlaw::kDuplicateExtension},
+      {"an empty ALPN list", with(Extension(16, {0, 0}) + name), HelloFlaw::kAlpn},
+      {"an ALPN name longer than the list", with(name + Extension(16, {0, 2, 9, 'h'})), HelloFlaw::kAlpn},
+      {"half a version", with(name + Extension(43, {3, 3, 4, 3}) + ticket), HelloFlaw::kSupportedVersions},
+      {"an early data extension that says something", with(name + Extension(42, {0}) + psk), HelloFlaw::kEarlyData},
+      {"a PSK extension that is not the last", with(psk + name), HelloFlaw::kPreSharedKey},
+      {"an empty PSK extension", with(name + ticket + Extension(41, {})), HelloFlaw::kPreSharedKey},
+      {"fewer binders than identities", with(name + PreSharedKey({Counting(32, 1), Counting(32, 2)}, -1)),
+       HelloFlaw::kPreSharedKey},
+      {"two flaws: the first counts", with(Extension(42, {0}) + name + Extension(41, {})), HelloFlaw::kEarlyData},
+  };
+  for (const auto& row : rows) {
+    SCOPED_TRACE(row.input);
+    const Parsed parsed = Parse(row.bytes);
+    ASSERT_EQ(parsed.verdict, HelloVerdict::kComplete);
+    EXPECT_EQ(parsed.hello.server_name(), "a.example");
+    EXPECT_EQ(HelloFlawName(parsed.hello.flaw), HelloFlawName(row.flaw));
+    if (row.flaw == HelloFlaw::kNone) continue;
+    EXPECT_EQ(CandidatesOf(parsed.hello).count, 0) << Describe(parsed.hello);
+    EXPECT_EQ(parsed.hello.bytes_used, row.bytes.size());
+    for (size_t count = 0; count < row.bytes.size(); ++count) {
+      ASSERT_EQ(Parse(Prefix(row.bytes, count)).verdict, HelloVerdict::kNeedMore) << "after " << count;
+    }
+    EXPECT_EQ(Describe(Parse(row.bytes + Filled(100, 22)).hello), Describe(parsed.hello));
+  }
+}
+
+TEST(ClientHello, ReadsAlpnListsOfAnyLength) {
+  Buffer list;
+  for (int i = 0; i < 600; ++i) list = list + Vector8(Text("protocol-" + std::to_string(i)));
+  const Buffer extensions = ServerName("a.example") + Extension(16, Vector16(list + Vector8(Text("last")) + Vector8(Filled(255, 'x'))));
+  const Buffer message = Hello({}, extensions + Extension(23, {}));
+  for (const Buffer& input : {Record(message), SplitAt(message, 300), SplitAt(message, message.size() - 262), Records(message, 100),
+                              Record({}) + Records(message, 7)}) {
+    const Parsed parsed = Parse(input);
+    ASSERT_EQ(parsed.verdict, HelloVerdict::kComplete);
+    EXPECT_TRUE(parsed.OffersAlpn("protocol-0"));
+    EXPECT_TRUE(parsed.OffersAlpn("protocol-599"));
+    EXPECT_TRUE(parsed.OffersAlpn("last"));
+    EXPECT_TRUE(parsed.OffersAlpn(std::string(255, 'x')));
+    EXPECT_FALSE(parsed.OffersAlpn("protocol-600"));
+    EXPECT_FALSE(parsed.OffersAlpn("protocol-"));
+    EXPECT_FALSE(parsed.OffersAlpn(std::string(254, 'x')));
+  }
+}
+
 TEST(ClientHello, SaysNothingOfAMalformedHello) {
-  const auto [verdict, hello] =
-      Parse(Record(Hello({.session_id = Counting(32, 1)}, RichExtensions() + Extension(21, {}))));
+  const auto [verdict, hello, bytes] =
+      Parse(Record(Hello({.session_id = Counting(32, 1)}, RichExtensions() + ServerName("b.example"))));
   ASSERT_EQ(verdict, HelloVerdict::kMalformed);
   EXPECT_EQ(Describe(hello), "name= alpn= version=0 session_id=/0 ticket=/0");
 }
@@ -308,13 +394,11 @@ TEST(ClientHello, TakesWhatIsOddButAllowed) {
        "psk=01/1 psk=02/1 psk=03/1 psk=04/1"},
       {"an inner ECH", Extension(0xfe0d, {1}), "version=771 session_id"},
       {"an empty ECH", Extension(0xfe0d, {}), "version=771 session_id"},
-      {"an ALPN list too long to keep", Alpn({std::string(255, 'x'), "h2"}), "alpn= version"},
-      {"an ALPN list that just fits", Alpn({std::string(252, 'x'), "h2"}), "026832 version"},
       {"TLS 1.2 only, by supported_versions", SupportedVersions({0x0303}), "version=771 session_id"},
   };
   for (const auto& row : rows) {
     SCOPED_TRACE(row.input);
-    const auto [verdict, hello] = Parse(Record(Hello({}, row.extensions)));
+    const auto [verdict, hello, bytes] = Parse(Record(Hello({}, row.extensions)));
     ASSERT_EQ(verdict, HelloVerdict::kComplete);
     EXPECT_NE(Describe(hello).find(row.says), std::string::npos) << Describe(hello);
   }
@@ -372,7 +456,7 @@ TEST(ClientHello, TellsOneByteRecordsThatCannotFitLongBeforeTheCap) {
 void ExpectNeedMoreUntilWhole(const Buffer& input, size_t hello_bytes) {
   const std::string whole = Describe(Parse(input).hello);
   for (size_t count = 0; count <= input.size(); ++count) {
-    const auto [verdict, hello] = Parse(Prefix(input, count));
+    const auto [verdict, hello, bytes] = Parse(Prefix(input, count));
     ASSERT_EQ(verdict, count < hello_bytes ? HelloVerdict::kNeedMore : HelloVerdict::kComplete) << "after " << count;
     if (verdict != HelloVerdict::kComplete) continue;
     ASSERT_EQ(hello.bytes_used, hello_bytes);
@@ -395,7 +479,7 @@ TEST(ClientHello, EverySplitIntoTwoRecordsSaysTheSame) {
     const std::string whole = Describe(Parse(Record(message)).hello);
     for (size_t cut = 1; cut < message.size(); ++cut) {
       const Buffer input = SplitAt(message, cut);
-      const auto [verdict, hello] = Parse(input);
+      const auto [verdict, hello, bytes] = Parse(input);
       ASSERT_EQ(verdict, HelloVerdict::kComplete) << "cut at " << cut;
       ASSERT_EQ(hello.bytes_used, input.size());
       ASSERT_EQ(Describe(hello), whole) << "cut at " << cut;
@@ -416,7 +500,7 @@ TEST(ClientHello, EveryRandomSplitSaysTheSame) {
                 Record(Buffer(message.begin() + static_cast<long>(at), message.begin() + static_cast<long>(at + size)));
         at += size;
       }
-      const auto [verdict, hello] = Parse(input);
+      const auto [verdict, hello, bytes] = Parse(input);
       ASSERT_EQ(verdict, HelloVerdict::kComplete) << "round " << round;
       ASSERT_EQ(Describe(hello), whole) << "round " << round;
     }

@@ -1,4 +1,5 @@
 #include "core/server_name_router.h"
+#include "tests/unit/hello_builder.h"
 
 #include <array>
 #include <cstdlib>
@@ -17,30 +18,39 @@ constexpr bool kCountsAllocations = true;
 #endif
 static thread_local size_t t_allocations = 0;
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-void* operator new(size_t size) {
+[[gnu::noinline]] void* operator new(size_t size) {
   ++t_allocations;
   if (void* memory = std::malloc(size)) return memory;
   std::abort();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 #endif
 
 namespace hud {
 namespace {
 
+using test::operator+;
+
 using testing::HasSubstr;
 
-ClientHello Hello(std::string_view name, const std::vector<std::string>& alpn = {}) {
+// A hello that says this, with the bytes that it is read from.
+struct Sent {
+  test::Buffer bytes;
   ClientHello hello;
-  std::copy(name.begin(), name.end(), hello.server_name_bytes.begin());
-  hello.server_name_length = static_cast<uint8_t>(name.size());
-  for (const std::string& protocol : alpn) {
-    hello.alpn_bytes[hello.alpn_length++] = static_cast<uint8_t>(protocol.size());
-    for (const char c : protocol) hello.alpn_bytes[hello.alpn_length++] = static_cast<uint8_t>(c);
-  }
-  return hello;
+};
+Sent Hello(std::string_view name, const std::vector<std::string>& alpn = {}) {
+  test::Buffer protocols;
+  for (const std::string& protocol : alpn) protocols = protocols + test::Vector8(test::Text(protocol));
+  Sent sent;
+  sent.bytes = test::Record(test::Hello({}, alpn.empty() ? test::Buffer() : test::Extension(16, test::Vector16(protocols))));
+  EXPECT_EQ(ParseClientHello(sent.bytes, limits::kMaxHelloBytes, sent.hello), HelloVerdict::kComplete);
+  // Names as no client may send them are to be found all the same.
+  std::copy(name.begin(), name.end(), sent.hello.server_name_bytes.begin());
+  sent.hello.server_name_length = static_cast<uint8_t>(name.size());
+  return sent;
 }
+ServerNameRouter::Match Find(const ServerNameRouter& router, const Sent& sent) { return router.Find(sent.hello, sent.bytes); }
 
 struct Route {
   const char* pattern;
@@ -75,7 +85,9 @@ TEST(ServerNameRouter, FindsTheRoute) {
                                             {"*.example.net"},                         // 7
                                             {"both.example.net"},                      // 8
                                             {"both.example.net", {"h2"}},              // 9
-                                            {"single"}});                              // 10
+                                            {"single"},                                // 10
+                                            {"192.0.2.1"},                             // 11
+                                            {"2001:DB8::1"}});                         // 12
   const Row rows[] = {
       {"an exact name", "www.example.com", {}, 0},
       {"an exact name before the wildcard that fits too", "www.example.com", {"h2"}, 0},
@@ -101,12 +113,14 @@ TEST(ServerNameRouter, FindsTheRoute) {
       {"the one without ALPN takes the rest", "both.example.net", {"h3"}, 8},
       {"a name of one label", "single", {}, 10},
       {"a literal star in the hello is a label like any other", "*.example.com", {}, 1},
+      {"an IPv4 address as a name", "192.0.2.1", {}, 11},
+      {"an IPv6 address as a name", "2001:db8::1", {}, 12},
       {"only a dot", ".", {}, kNone},
       {"no server name", "", {}, kNone},
       {"the longest name there is", std::string(255, 'a'), {}, kNone},
   };
   for (const Row& row : rows) {
-    const ServerNameRouter::Match match = router.Find(Hello(row.server_name, row.alpn));
+    const ServerNameRouter::Match match = Find(router, Hello(row.server_name, row.alpn));
     EXPECT_EQ(match.route, row.route == kNone ? 0xffff : row.route) << row.name;
     EXPECT_EQ(Raw(match.pool), row.route == kNone ? 0xffff : row.route) << row.name;
   }
@@ -116,12 +130,12 @@ TEST(ServerNameRouter, ALookUpAllocatesNothing) {
   if (!kCountsAllocations) GTEST_SKIP() << "a sanitizer owns operator new";
   const ServerNameRouter router = RouterOf({{"www.a-name-too-long-for-a-small-string.example.com", {"h2"}},
                                             {"*.a-name-too-long-for-a-small-string.example.com"}});
-  const ClientHello hellos[] = {Hello("www.a-name-too-long-for-a-small-string.example.com", {"h2"}),
+  const Sent hellos[] = {Hello("www.a-name-too-long-for-a-small-string.example.com", {"h2"}),
                                 Hello("WWW.A-NAME-TOO-LONG-FOR-A-SMALL-STRING.EXAMPLE.COM.", {"imap"}),
                                 Hello("www.another-name-too-long-for-a-small-string.example.com")};
   std::array<uint16_t, 3> routes{};
   const size_t before = t_allocations;
-  for (size_t i = 0; i < 3; ++i) routes[i] = router.Find(hellos[i]).route;
+  for (size_t i = 0; i < 3; ++i) routes[i] = Find(router, hellos[i]).route;
   const size_t made = t_allocations - before;
   EXPECT_EQ(made, 0U);
   EXPECT_GT(before, 0U) << "the counter does not count";
@@ -150,8 +164,8 @@ TEST(ServerNameRouter, RefusesWhatTwoRoutesClaim) {
     EXPECT_EQ(status.ok(), row.error == nullptr) << row.name;
     if (row.error != nullptr) {
       EXPECT_THAT(std::string(status.message()), HasSubstr(row.error)) << row.name;
-      EXPECT_EQ(router.Find(Hello("a.example", row.first.alpn)).route,
-                RouterOf({row.first}).Find(Hello("a.example", row.first.alpn)).route)
+      EXPECT_EQ(Find(router, Hello("a.example", row.first.alpn)).route,
+                Find(RouterOf({row.first}), Hello("a.example", row.first.alpn)).route)
           << row.name << ": the error changed something";
     }
   }
@@ -193,7 +207,12 @@ TEST(ServerNamePattern, SaysWhatIsWrong) {
       {"a label of 64 bytes", std::string(64, 'a') + ".example", "63"},
       {"254 bytes", std::string(60, 'a') + "." + std::string(60, 'a') + "." + std::string(60, 'a') + "." +
                         std::string(60, 'a') + "." + std::string(10, 'a'), "253"},
-      {"an IPv4 address", "192.0.2.1", "address"},
+      {"an IPv4 address", "192.0.2.1", nullptr},
+      {"an IPv6 address", "2001:db8::1", nullptr},
+      {"an IPv6 address in brackets", "[2001:db8::1]", "no host name has"},
+      {"part of an IPv4 address", "192.0.2", "a part missing"},
+      {"an IPv4 address with a number too large", "192.0.2.256", "ends with a number"},
+      {"an address with a star", "*.0.2.1", "ends with a number"},
       {"a port", "example.com:443", "no host name has"},
       {"a space", "example .com", "no host name has"},
       {"not ASCII", "b\xc3\xbc" "cher.example", "xn--"},

@@ -130,10 +130,10 @@ inline std::string Describe(const OfferedToken& token) {
   return Hex(token.head_bytes()) + "/" + std::to_string(token.full_length);
 }
 
-// All that a hello says, so that two can be compared and a difference be read. bytes_used is not what it says.
+// All that a hello says (of ALPN its place), so that two can be compared and a difference be read. bytes_used is not what it says.
 inline std::string Describe(const ClientHello& hello) {
   std::string out = "name=" + std::string(hello.server_name());
-  out += " alpn=" + Hex({hello.alpn_bytes.data(), hello.alpn_length});
+  out += " alpn=" + (hello.alpn_length == 0 ? "" : std::to_string(hello.alpn_at) + "+" + std::to_string(hello.alpn_length));
   out += " version=" + std::to_string(hello.legacy_version);
   out += hello.offers_tls13 ? " tls13" : "";
   out += hello.early_data ? " early_data" : "";

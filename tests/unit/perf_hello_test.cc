@@ -48,7 +48,7 @@ TEST(LoadHello, IsAValidClientHelloInOneRecordOfTheLengthWanted) {
     EXPECT_EQ(record.size(), row.bytes);
     const ClientHello hello = Parsed(record);
     EXPECT_EQ(hello.server_name(), row.shape.server_name);
-    EXPECT_TRUE(hello.OffersAlpn("h2"));
+    EXPECT_TRUE(hello.OffersAlpn(record, "h2"));
     EXPECT_TRUE(hello.offers_tls13);
     EXPECT_EQ(hello.session_id.full_length, 32);
     EXPECT_EQ(hello.has_psk, row.shape.offers_psk);
