@@ -3,9 +3,15 @@
 import pathlib
 import re
 import subprocess
+import sys
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(ROOT / "tests"))
+
+import layering_test  # noqa: E402
+
 FOLDERS = sorted(path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".") and path.name != "build")
 PAGES = sorted(path for path in [*ROOT.glob("*.md"), *(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.md"))])
 SOURCES = (".h", ".cc", ".py", ".css", ".yaml", ".cfg", ".conf", ".service", ".txt")
@@ -60,6 +66,14 @@ class Pages(unittest.TestCase):
         wrong = [f"{page.relative_to(ROOT)}: {name}" for page in PAGES for name in NAME.findall(text_of(page))
                  if not set(name.split("::")) <= words]
         self.assertEqual(wrong, [])
+
+    def test_the_table_of_folders_is_what_is_enforced(self):
+        rows = re.findall(r"^\| ((?:`[a-z/]+/`(?:, )?)+) \|.*\| (.+) \|$", text_of(ROOT / "ARCHITECTURE.md"), re.M)
+        told = {folder.rstrip("/"): set(re.findall(r"`(.+?)`", may)) for folders, may in rows if may not in ("all", "–")
+                for folder in re.findall(r"`(.+?)`", folders)}
+        enforced = {folder: may - {folder} for folder, may in layering_test.MAY_INCLUDE.items() if folder not in ("tests", "perf", "core")}
+        # `control` includes its own sub-folder without a word.
+        self.assertEqual(told, {**enforced, "control": enforced["control"] - {"control/yaml"}})
 
     def test_invariants_are_cited_by_the_names_that_they_have(self):
         """*Name* in the table of ARCHITECTURE.md: no page cites another one, and the code cites each."""
