@@ -1,5 +1,5 @@
 // What a server's tickets say about where their issuer can be read from. Pure: tickets come in, a verdict comes out.
-// The rules are those of the prefix table (FACTS 1): servers built on OpenSSL, BoringSSL, GnuTLS, rustls and old Go
+// The rules are those of the prefix table: servers built on OpenSSL, BoringSSL, GnuTLS, rustls and old Go
 // begin a ticket with the 16-byte name of its key; s2n puts a version byte before it; JSSE a 4-byte key number; a stateful
 // server hands out 32 random bytes, of which only an exact feed can tell the owner.
 #pragma once

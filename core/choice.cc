@@ -75,7 +75,7 @@ class Chooser {
 
   // ---- By token -----------------------------------------------------------------------------------------------------
 
-  // Tokens in the order of FACTS 1; the first that has an owner that can take it wins. Says in `choice` why, and what was
+  // Tokens in their order (core/token_lookup.h); the first that has an owner that can take it wins. Says in `choice` why, and what was
   // offered; remembers why a known owner could not be used.
   NodeRef FindOwner(const ClientHello& hello, NodeChoice& choice) {
     const TokenCandidates candidates = CandidatesOf(hello);

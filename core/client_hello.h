@@ -19,7 +19,7 @@ enum class HelloVerdict : uint8_t {
   kTooLarge,   // longer than the cap
 };
 
-// Why it was not TLS, for counting (FACTS 2).
+// Why it was not TLS, for counting.
 enum class NotTlsKind : uint8_t { kNone, kSslv2, kHttp, kAlert, kChangeCipherSpec, kProxyHeader, kOther };
 
 // The first rule that a hello breaks. What its server name says does not depend on these: it routes all the same, as with

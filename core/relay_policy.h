@@ -11,7 +11,7 @@ namespace hud {
 class RelayPolicy {
  public:
   // One full buffer happens to any message of that size; two in a row mean that more is waiting than one turn can
-  // move. Four small transfers in a row: the pipe costs more than it saves (FACTS 4: below 16 KB copying is cheaper).
+  // move. Four small transfers in a row: the pipe costs more than it saves (below 16 KB copying is cheaper).
   static constexpr int kFullBuffersToEnterBulk = 2;
   static constexpr int kSmallTransfersToLeaveBulk = 4;
   static constexpr size_t kSmallTransfer = 16 * 1024;

@@ -1,4 +1,4 @@
-// The order in which what a client offers is looked up (FACTS 1, "Lookup order"; SNI and load come later).
+// The order in which what a client offers is looked up; server name and load come later.
 #pragma once
 
 #include <array>

@@ -12,7 +12,7 @@ namespace hud {
 struct KernelRingOptions {
   unsigned submission_entries = 1024;
   unsigned completion_entries = 16384;
-  unsigned buffers = 256;              // power of two. 256 × 16 KiB = 4 MiB: larger no longer fits the cache (FACTS 4)
+  unsigned buffers = 256;              // power of two. 256 × 16 KiB = 4 MiB: larger no longer fits the cache
   size_t buffer_bytes = 16 * 1024;
   KernelFeatures features;
 };

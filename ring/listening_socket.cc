@@ -53,7 +53,7 @@ absl::StatusOr<Fd> Listen(const SocketAddress& address, const ListenerConfig& li
   if (!fd) return absl::ResourceExhaustedError(absl::StrCat("cannot open a socket: ", std::strerror(errno)));
   SetOption(fd.get(), SOL_SOCKET, SO_REUSEADDR, 1);
   SetOption(fd.get(), SOL_SOCKET, SO_REUSEPORT, 1);
-  // Inherited by accepted sockets (tcp(7), FACTS 4): no system call a connection for them.
+  // Inherited by accepted sockets (tcp(7)): no system call a connection for them.
   SetOption(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
   if (!listener.quick_ack) SetOption(fd.get(), IPPROTO_TCP, TCP_QUICKACK, 0);
   if (listener.defer_accept) SetOption(fd.get(), IPPROTO_TCP, TCP_DEFER_ACCEPT, kDeferSeconds);

@@ -8,7 +8,7 @@
 namespace hud {
 namespace {
 
-// A pipe smaller than this makes splice dearer than a copy (FACTS 4: 64 KiB pipes reach 3.2 times the cost at 256
+// A pipe smaller than this makes splice dearer than a copy (64 KiB pipes reach 3.2 times the cost at 256
 // connections); unprivileged users are given 8 KiB ones once fs.pipe-user-pages-soft is used up.
 constexpr uint32_t kSmallestUsefulPipe = 64 * 1024;
 

@@ -75,7 +75,7 @@ def ech():
 
 MESSAGE = client_hello()
 LARGE = client_hello(pad_to=20 * 1024)
-# What comes in (FACTS 2), and which pool gets it: by its name, or the default one.
+# What comes in, and which pool gets it: by its name, or the default one.
 TABLE = [
     ("a plain hello", in_records(MESSAGE), "named"),
     ("an upper-case name", hello(sni="WWW.Example.COM"), "named"),

@@ -1,4 +1,4 @@
-// The prefix table of FACTS 1, as rows: what a server hands out, and what the agent makes of it.
+// The table of prefixes, as rows: what a server hands out, and what the agent makes of it.
 #include "agentd/ticket_classifier.h"
 
 #include <gmock/gmock.h>

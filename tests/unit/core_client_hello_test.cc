@@ -108,7 +108,7 @@ TEST(ClientHello, ForgetsTheHelloBefore) {
   EXPECT_EQ(Describe(hello), "name= alpn= version=771 session_id=/0 ticket=/0");
 }
 
-// FACTS 2, the table: what other proxies get wrong.
+// What other proxies get wrong.
 TEST(ClientHello, FindsTheServerWhereverTheBytesAreCut) {
   const Buffer message = Hello({.session_id = Counting(32, 7)}, ServerName("www.example.com") + Padding(300));
   const struct {

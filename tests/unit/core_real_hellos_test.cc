@@ -99,7 +99,7 @@ TEST(RealHellos, AreReadRight) {
   }
 }
 
-// FACTS 1: the identity of a stateful server is 32 bytes; tickets of one OpenSSL key begin with the same 16 bytes.
+// The identity of a stateful server is 32 bytes; tickets of one OpenSSL key begin with the same 16 bytes.
 TEST(RealHellos, OfferWhatTheFactsSay) {
   ClientHello hello;
   ASSERT_EQ(

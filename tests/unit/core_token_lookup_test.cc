@@ -27,8 +27,8 @@ std::string CandidatesOf(const Buffer& session_id, const Buffer& extensions) {
   return out;
 }
 
-// FACTS 1, "Lookup order". The number is the token's first byte.
-TEST(TokenLookup, AsksInTheOrderOfTheFacts) {
+// The number is the token's first byte.
+TEST(TokenLookup, AsksForWhatSaysMostFirst) {
   const Buffer id = Counting(32, 9);
   const Buffer tls13 = SupportedVersions({0x0304});
   const struct {
