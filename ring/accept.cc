@@ -111,7 +111,7 @@ void Worker::Admit(Fd client, ListenerIndex listener) {
   c->fd[Index(Side::kClient)] = std::move(client);
   c->listener = listener;
   c->accepted_at = c->last_activity = now_;
-  BeginHello(*c);
+  Guarded(*c, [&] { BeginHello(*c); });
 }
 
 }  // namespace hud

@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <new>
+#include <utility>
 
 #include "core/check.h"
 #include "ring/worker.h"
@@ -87,13 +89,13 @@ void Worker::PumpSplice(Connection& c, Side source) {
       if (n <= 0) {
         const int error = errno;
         GiveBackPipe(d);
-        if (n == 0) return OnSourceEnd(c, source);
-        if (error == EAGAIN) return Read(c, source);
-        return OnSourceError(c, source);
+        if (n == 0) return OnDirectEnd(c, source);
+        if (error == EAGAIN) return OnNothingToRead(c, source);
+        return OnSourceError(c, source, error);
       }
+      d.said_readable = false;
       held.pipe_bytes = static_cast<uint32_t>(n);
       bytes_in_pipes_ += n;
-      d.bytes += static_cast<uint64_t>(n);
       c.last_activity = now_;
       if (d.policy.SawBulkTransfer(static_cast<size_t>(n))) d.small_again = options_.relay_mode == RelayMode::kAuto;
       source_is_empty = static_cast<size_t>(n) < chunk;
@@ -107,6 +109,8 @@ void Worker::PumpSplice(Connection& c, Side source) {
     }
     held.pipe_bytes -= static_cast<uint32_t>(n);
     bytes_in_pipes_ -= n;
+    d.bytes += static_cast<uint64_t>(n);
+    held.vain_wakes = 0;
     c.last_activity = now_;
     if (held.pipe_bytes == 0 && d.small_again) {
       d.small_again = false;
@@ -116,6 +120,19 @@ void Worker::PumpSplice(Connection& c, Side source) {
   }
   if (held.pipe_bytes == 0) GiveBackPipe(d);
   TakeTurnLater(c, source);
+}
+
+// A direct read said 0. That is the source's FIN, or a reset that was told to a send whose completion we have not seen yet.
+void Worker::OnDirectEnd(Connection& c, Side source) {
+  if (!c.IsPending(source, Op::kSend) && !c.IsPending(source, Op::kZeroCopy)) return OnSourceEnd(c, source);
+  AwaitSend(c, source);
+  TakeTurnLater(c, source);
+}
+
+// Although a poll said that there was something: splice(2) does not go past urgent data, a receive does.
+void Worker::OnNothingToRead(Connection& c, Side source) {
+  if (c.direction[Index(source)].said_readable) LeaveBulk(c, source);
+  Read(c, source);
 }
 
 // The pool is empty, or the kernel grants no pipe: the bytes pass through user space until one is there.
@@ -136,8 +153,10 @@ void Worker::TakeTurnLater(Connection& c, Side source) {
   ready_.push_back({c.slot, c.generation, source});
 }
 
-void Worker::OnPollIn(Connection& c, Side source) {
-  const Direction& d = c.direction[Index(source)];
+void Worker::OnPollIn(Connection& c, Side source, int events) {
+  if (events < 0 && events != -ECANCELED) return Abort(c, CloseReason::kLocalError);
+  Direction& d = c.direction[Index(source)];
+  d.said_readable = events > 0;
   if (d.stream == Stream::kOpen && !d.HoldsBytes()) return d.engine == Engine::kSplice ? TakeTurnLater(c, source) : Advance(c, source);
   if (d.stream == Stream::kDiscard) Read(c, source);
 }
@@ -161,13 +180,17 @@ void Worker::EmptyPipeToMemory(Connection& c, Side source) {
   HeldBytes& held = *d.held;
   PrivateBytes& place = held.rest;
   HUD_CHECK(place.empty());
-  place.data = std::make_unique_for_overwrite<uint8_t[]>(held.pipe_bytes);
+  place.data.reset(new (std::nothrow) uint8_t[held.pipe_bytes]);
+  if (!place.data) {  // then they stay in the pipe
+    held.stalled_since = now_;
+    return;
+  }
   place.capacity = held.pipe_bytes;
   counters_.private_bytes.Add(place.capacity);
   while (place.size < place.capacity) {
     const ssize_t n = read(held.pipe.read_end.get(), place.data.get() + place.size, place.capacity - place.size);
-    // The pipe holds what was counted into it, and nobody else reads it.
-    HUD_CHECK(n > 0);
+    // The pipe holds what was counted into it, and nobody else reads it; but what the kernel refuses is not ours to judge.
+    if (n <= 0) return Abort(c, CloseReason::kLocalError);
     place.size += static_cast<uint32_t>(n);
   }
   bytes_in_pipes_ -= held.pipe_bytes;

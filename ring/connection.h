@@ -55,6 +55,8 @@ struct HeldBytes {
   uint32_t pipe_bytes = 0;
   uint8_t next_number = 0;                // of the next zero-copy buffer
   Instant stalled_since{};                // meaningful while the sink's POLLOUT is pending
+  uint8_t vain_wakes = 0;                 // in a row: the sink said it had room, and took nothing
+  bool wait_by_timer = false;             // after too many of them: the relay's timer tries again
   std::vector<ZeroCopyBuffer> zero_copy;  // oldest first; only the last may have bytes that are not sent
 
   bool AnythingToSend() const {
@@ -68,9 +70,10 @@ enum class Engine : uint8_t { kSmall, kSplice, kZeroCopy };
 
 enum class Stream : uint8_t {
   kOpen,      // the source may send more
-  kEnded,     // its FIN was read; what is held still goes to the sink
+  kEnded,     // its stream was read to the end; what is held still goes to the sink
+  kFlushing,  // it ended with a reset, and the sink has been given all: once that is acknowledged, the sink is reset, too
   kFinished,  // the sink has been given the FIN
-  kDiscard,   // the sink is gone after its own stream ended: read and throw away until the source ends
+  kDiscard,   // the sink is gone: read and throw away until the source ends
 };
 
 // From `Side` s to the other. Held bytes are sent in this order: buffer, rest, behind, pipe.
@@ -81,15 +84,22 @@ struct Direction {
   bool bulk_wanted : 1 = false;        // when all that is held has been sent
   bool in_ready_list : 1 = false;
   bool starved : 1 = false;            // waits for a buffer of the shared ring
-  bool fin_seen : 1 = false;           // a poll saw the source's FIN before it was read
+  bool polls_at_once : 1 = false;      // the source's FIN is there: one-shot polls of it would complete at once
   bool small_again : 1 = false;        // leave the splice engine when the pipe is empty
   bool zero_copy_copied : 1 = false;   // the kernel copied after all: no use here
   bool zero_copy_refused : 1 = false;  // this socket cannot: not even when zero copy is forced
   RelayPolicy policy;
   uint16_t buffer = 0;
+  // A socket tells its error once, to whichever operation asks first, and says 0 and EPIPE from then on. So it is kept here:
+  // the source was reset, and its stream ends with that when all that came before has been read, whatever the read says.
+  bool source_reset : 1 = false;
+  bool heard : 1 = false;           // received since LookForHiddenEnds() last looked
+  bool in_heard_list : 1 = false;
+  bool said_readable : 1 = false;   // a poll did, and nothing has been read since
   uint32_t buffer_length = 0;
-  uint32_t discarded = 0;           // bytes thrown away in kDiscard; it is reset long before they overflow
-  uint64_t bytes = 0;               // read from the source
+  uint32_t discarded = 0;           // bytes thrown away in kDiscard (it is reset long before they overflow); in kFlushing,
+                                    // bytes that the sink owed acknowledgements for when it was last asked
+  uint64_t bytes = 0;               // of the source, that the sink's socket took
   std::unique_ptr<HeldBytes> held;  // null: nothing
 
   bool HoldsBytes() const { return has_buffer || (held && held->AnythingToSend()); }
@@ -109,6 +119,7 @@ struct HelloContext {
   PrivateBytes bytes;                // received and not yet sent to a node
   bool parsed = false;               // `hello` holds a complete ClientHello
   bool proxy_header_taken = false;
+  uint16_t header_bytes = 0;         // of `bytes`, the PROXY header for the node in front of what the client sent
   SocketAddress proxied_client;      // as a PROXY header says; AF_UNSPEC without one
   SocketAddress proxied_local;       // what that client connected to
   SocketAddress node_address;        // the kernel reads it when the connect is submitted; the table may be gone by then
@@ -117,6 +128,10 @@ struct HelloContext {
   Instant attempt_deadline{};        // of this one
   bool attempt_timed_out = false;
   bool local_dial_error = false;
+  bool shortage = false;             // of something that comes back, met in this round of attempts
+  bool waits_to_dial = false;        // for it to pass
+  uint8_t shortages = 0;             // rounds that met one
+  uint8_t dials = 0;                 // connects so far; in the tags of the last one
   std::array<NodeIndex, limits::kMaxDialAttempts> tried{};
   std::vector<uint8_t> server_bytes; // the node's first bytes, while they are too few for a verdict
 };
@@ -163,6 +178,9 @@ struct Connection : TimerEntry {
   bool IsPending(Side side, Op op) const { return (pending[Index(side)] >> static_cast<int>(op)) & 1; }
   bool AnythingPending() const { return pending[0] != 0 || pending[1] != 0 || zero_copy_owed != 0; }
   uint64_t TagOf(Op op, Side side) const { return Tag{slot, generation, op, side}.Pack(); }
+  // Of a connect and the hello's send behind it. Never 0, so that neither is taken for another send.
+  uint8_t DialNumber() const { return static_cast<uint8_t>(context->dials % 255 + 1); }
+  uint64_t DialTagOf(Op op) const { return Tag{slot, generation, op, Side::kNode, DialNumber()}.Pack(); }
 };
 
 // The memory of an idle relay is this and its server's name, and nothing else of ours.

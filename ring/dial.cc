@@ -8,6 +8,7 @@
 
 #include "core/check.h"
 #include "core/dial_budget.h"
+#include "core/local_error.h"
 #include "core/proxy_protocol.h"
 #include "ring/socket_names.h"
 #include "ring/worker.h"
@@ -20,20 +21,14 @@ constexpr Duration kWatchClientAfter = std::chrono::milliseconds(100);
 
 void SetOption(int fd, int level, int name, int value) { (void)setsockopt(fd, level, name, &value, sizeof value); }
 
-// Ours: no port, no memory, no descriptor, a full backlog of a unix socket, a local rule. Never the node's fault.
-bool IsLocalError(int error) {
-  switch (error) {
-    case EADDRNOTAVAIL:
-    case EADDRINUSE:
-    case EAGAIN:
-    case ENOBUFS:
-    case ENOMEM:
-    case EMFILE:
-    case ENFILE:
-    case EPERM:
-    case EACCES: return true;
-    default: return false;
-  }
+// Between two rounds of attempts while something of ours is short: longer each time, up to the second of these.
+constexpr Duration kShortagePause = std::chrono::milliseconds(10);
+constexpr Duration kLongestShortagePause = std::chrono::milliseconds(160);
+
+bool IsConnected(int fd) {
+  sockaddr_storage address;
+  socklen_t size = sizeof address;
+  return getpeername(fd, reinterpret_cast<sockaddr*>(&address), &size) == 0;
 }
 
 // Consistent for all workers, processes and proxies, so that Maglev sends a client to the same node everywhere.
@@ -68,21 +63,50 @@ void Worker::DialNext(Connection& c) {
   NameNode(choice.node.index, node.name);
   dial.tried[c.attempts++] = choice.node.index;
   if (!OpenNodeSocket(c, node.address)) {
-    dial.local_dial_error = true;
+    dial.shortage = dial.local_dial_error = true;
     return NoMoreNodes(c);
   }
   shared_.nodes->node(choice.node.index).active.fetch_add(1, std::memory_order_relaxed);
   c.counted_active = true;
   dial.attempt_timed_out = false;
-  const SocketAddress& address = dial.node_address = node.address;
-  ring_->ConnectAndSend(c.fd[Index(Side::kNode)].get(), address.data(), address.size(), c.TagOf(Op::kConnect, Side::kNode),
-                        dial.bytes.rest(), c.TagOf(Op::kSend, Side::kNode));
-  Owe(c, Op::kConnect, Side::kNode);
-  Owe(c, Op::kSend, Side::kNode);
   const auto members = static_cast<uint32_t>(pool.members.size());
   const uint32_t attempts_left = std::min(allowed, std::max<uint32_t>(members, c.attempts)) - c.attempts + 1;
   dial.attempt_deadline = now_ + DialAttemptLimit(dial.dial_deadline - now_, attempts_left);
   SetTimer(c, std::min(dial.attempt_deadline, now_ + kWatchClientAfter));
+  dial.node_address = node.address;
+  ConnectAndSendHello(c);
+}
+
+void Worker::ConnectAndSendHello(Connection& c) {
+  HelloContext& dial = *c.context;
+  const int fd = c.fd[Index(Side::kNode)].get();
+  const SocketAddress& address = dial.node_address;
+  ++dial.dials;
+  if (address.IsUnix()) {  // at once or not at all; the ring would have a thread of the kernel wait for room in the backlog
+    if (connect(fd, address.data(), address.size()) != 0) return DialFailed(c, errno);
+    ring_->Send(fd, dial.bytes.rest(), c.DialTagOf(Op::kSend));
+  } else {
+    ring_->ConnectAndSend(fd, address.data(), address.size(), c.DialTagOf(Op::kConnect), dial.bytes.rest(), c.DialTagOf(Op::kSend));
+  }
+  Owe(c, Op::kConnect, Side::kNode);
+  Owe(c, Op::kSend, Side::kNode);
+  if (address.IsUnix()) AwaitSend(c, Side::kNode);
+}
+
+// One of the two completed, and the other will not; or it does so later, because the kernel could not even begin, and is then
+// nobody's any more.
+void Worker::OnDialed(Connection& c, Tag tag, const Completion& completion) {
+  const bool awaited = c.IsPending(Side::kNode, Op::kConnect) && tag.number == c.DialNumber();
+  if (!awaited || (tag.op == Op::kConnect && completion.result >= 0)) return;
+  ++arrivals_;
+  Paid(c, Op::kConnect, Side::kNode);
+  Paid(c, Op::kSend, Side::kNode);
+  if (c.state == ConnectionState::kTerminating) return JoinIfDone(c);
+  const int result = completion.result;
+  if (tag.op == Op::kConnect) return OnConnectFailed(c, -result);
+  const bool never_began = IsLocalError(-result) || result == -ECANCELED;
+  if (never_began && result != -EAGAIN && !IsConnected(c.fd[Index(Side::kNode)].get())) return OnConnectFailed(c, ENOMEM);
+  OnHelloSent(c, result);
 }
 
 // For the log. A slot of the table is given to no other node while a connection to it is open, so the name stays right.
@@ -106,15 +130,30 @@ void Worker::PrependProxyHeader(Connection& c) {
   counters_.private_bytes.Add(both.capacity);
   FreePrivate(hello);
   hello = std::move(both);
+  c.context->header_bytes = static_cast<uint16_t>(header.size);
 }
 
 void Worker::NoMoreNodes(Connection& c) {
+  if (c.context->shortage && WaitForShortage(c)) return;
   if (c.context->local_dial_error) return Terminate(c, CloseReason::kLocalError);
   if (c.attempts == 0) {
     shared_.nodes->pool(c.route.pool).no_usable_node.fetch_add(1, std::memory_order_relaxed);
     return Terminate(c, CloseReason::kNoUsableNode);
   }
   Terminate(c, c.context->attempt_timed_out ? CloseReason::kConnectTimeout : CloseReason::kConnectFailed);
+}
+
+// A shortage of ours passes: within the time to connect all nodes are tried anew. False: there is no time left.
+bool Worker::WaitForShortage(Connection& c) {
+  HelloContext& dial = *c.context;
+  const Duration pause = std::min(kShortagePause * (1 << std::min<int>(dial.shortages++, 4)), kLongestShortagePause);
+  if (now_ + pause >= dial.dial_deadline) return false;
+  dial.shortage = false;
+  dial.waits_to_dial = true;
+  c.attempts = 0;
+  WatchErrors(c, Side::kClient);
+  SetTimer(c, now_ + pause);
+  return true;
 }
 
 bool Worker::OpenNodeSocket(Connection& c, const SocketAddress& address) {
@@ -133,6 +172,7 @@ void Worker::OnConnectFailed(Connection& c, int error) { DialFailed(c, c.context
 
 // The connect succeeded, and this is what became of the hello.
 void Worker::OnHelloSent(Connection& c, int result) {
+  if (result > c.context->header_bytes) c.direction[Index(Side::kClient)].bytes = static_cast<uint32_t>(result) - c.context->header_bytes;
   shared_.nodes->node(c.choice.node.index).connect_failures.store(0, std::memory_order_relaxed);
   held_hello_bytes_ -= c.context->bytes.size;
   PrivateBytes hello = std::exchange(c.context->bytes, PrivateBytes());
@@ -154,10 +194,10 @@ void Worker::DialFailed(Connection& c, int error) {
   ReleaseNode(c);
   c.fd[Index(Side::kNode)].Reset();
   counters_.connect_failures.Add();
-  if (IsLocalError(error)) {
-    c.context->local_dial_error = true;
+  c.context->local_dial_error = IsLocalError(error);
+  if (c.context->local_dial_error) {
+    c.context->shortage |= IsPassingShortage(error);
   } else {
-    c.context->local_dial_error = false;
     NodeCounters& node = shared_.nodes->node(c.choice.node.index);
     node.connect_failures.fetch_add(1, std::memory_order_relaxed);
     node.failed_connects.fetch_add(1, std::memory_order_relaxed);
@@ -166,13 +206,14 @@ void Worker::DialFailed(Connection& c, int error) {
 }
 
 void Worker::OnDialTimer(Connection& c) {
+  if (std::exchange(c.context->waits_to_dial, false)) return DialNext(c);
   if (now_ < c.context->attempt_deadline) {
     WatchErrors(c, Side::kClient);
     return SetTimer(c, c.context->attempt_deadline);
   }
   // The attempt's time is over; its completion comes as -ECANCELED, or as a success that was on its way.
   c.context->attempt_timed_out = true;
-  ring_->Cancel(c.TagOf(Op::kConnect, Side::kNode));
+  ring_->Cancel(c.DialTagOf(Op::kConnect));
 }
 
 void Worker::Joined(Connection& c) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 
 #include "core/check.h"
 #include "core/proxy_protocol.h"
@@ -43,14 +44,13 @@ SocketAddress Worker::ClientAddress(Connection& c) {
 // Appends to what is held of the client's first bytes; false when this worker's budget for them is used up.
 bool Worker::Hold(Connection& c, Bytes bytes) {
   if (held_hello_bytes_ + bytes.size() > options_.hello_budget_bytes) return false;
-  Append(c.context->bytes, bytes);
+  if (!Append(c.context->bytes, bytes)) throw std::bad_alloc();
   held_hello_bytes_ += bytes.size();
   return true;
 }
 
 void Worker::OnHelloBytes(Connection& c, Bytes bytes) {
   c.last_activity = now_;
-  c.direction[Index(Side::kClient)].bytes += bytes.size();
   if (!Hold(c, bytes)) {
     counters_.over_limit.Add();
     return Terminate(c, CloseReason::kOverLimit);
@@ -76,7 +76,6 @@ bool Worker::TakeProxyHeader(Connection& c) {
   held.size -= static_cast<uint32_t>(header.bytes_used);
   held_hello_bytes_ -= header.bytes_used;
   std::memmove(held.data.get(), held.data.get() + header.bytes_used, held.size);
-  c.direction[Index(Side::kClient)].bytes = held.size;
   c.context->proxy_header_taken = true;
   return true;
 }

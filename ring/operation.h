@@ -1,5 +1,5 @@
 // What a completion belongs to, packed into the 64 bits of user_data: connection slot, its generation, operation, side,
-// and for zero-copy sends the number of the buffer.
+// and a number: of the buffer for zero-copy sends, of the attempt for a connect and the hello's send behind it.
 // Generations catch a completion that would outlive its connection, which InFlightPinsMemory forbids.
 #pragma once
 
@@ -18,7 +18,7 @@ enum class Op : uint8_t {
   kRecv,        // into a buffer of the shared ring
   kSend,        // never waits
   kZeroCopy,    // SEND_ZC; two completions: result, then notification
-  kConnect,     // with the kSend of the hello linked behind it: one of the two completes
+  kConnect,     // with the kSend of the hello linked behind it: one of the two completes, seldom both (ring.h)
   kPollIn,      // readable, for a side that is read with splice or into a zero-copy buffer
   kPollOut,     // writable, for a sink that did not take all
   kPollError,   // a paused or waiting side: reset or end of the peer

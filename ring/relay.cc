@@ -11,9 +11,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <new>
 #include <utility>
 
 #include "core/check.h"
+#include "core/local_error.h"
 #include "ring/worker.h"
 
 namespace hud {
@@ -27,6 +29,14 @@ constexpr Duration kPipeStall = std::chrono::milliseconds(100);
 // A source whose sink is gone may send this much more before it is reset; a late close_notify is 24 bytes.
 constexpr uint64_t kDiscardAllowance = 256 * 1024;
 constexpr Duration kDiscardCheck = std::chrono::milliseconds(20);
+// How soon a sink whose source was reset is asked again whether it has acknowledged all.
+constexpr Duration kAcknowledgedCheck = std::chrono::milliseconds(10);
+// A side that has ended its stream is no longer read. If it does not go altogether within this time, it is watched.
+constexpr Duration kHalfClosedWatch = std::chrono::milliseconds(30);
+// A socket can say that it has room and take nothing, while the machine is short of socket memory: it is asked again by the
+// clock then, for such a poll would complete at once, again and again.
+constexpr uint8_t kVainWakes = 3;
+constexpr Duration kVainPause = std::chrono::milliseconds(10);
 
 // A node that loses its power says nothing. An idle relay to it is found out by keep-alive after 10 + 3 × 5 s (tcp(7)),
 // one with unacknowledged bytes by IsSilent(). Only relays that last are worth the four system calls.
@@ -42,12 +52,28 @@ void KeepAlive(int fd) {  // a unix socket refuses, and does not need it
   set(SOL_SOCKET, SO_KEEPALIVE, 1);
 }
 
+// A buffer of the shared ring that goes back at the end of the scope, unless it is to be sent.
+class LentBuffer {
+ public:
+  LentBuffer(Ring& ring, uint16_t buffer) : ring_(&ring), buffer_(buffer) {}
+  LentBuffer(const LentBuffer&) = delete;
+  LentBuffer& operator=(const LentBuffer&) = delete;
+  ~LentBuffer() {
+    if (ring_ != nullptr) ring_->ReturnBuffer(buffer_);
+  }
+  void Keep() { ring_ = nullptr; }
+
+ private:
+  Ring* ring_;
+  const uint16_t buffer_;
+};
+
 CloseReason ResetReason(Side side) { return side == Side::kClient ? CloseReason::kClientReset : CloseReason::kNodeReset; }
 
-// Nothing that we sent, the FIN included, is still unacknowledged: a reset can no longer destroy it.
-bool AllAcknowledged(int fd) {
+// Bytes that we sent, the FIN included, and that a reset could still destroy.
+uint32_t Unacknowledged(int fd) {
   int queued = 0;
-  return ioctl(fd, SIOCOUTQ, &queued) != 0 || queued == 0;
+  return ioctl(fd, SIOCOUTQ, &queued) == 0 ? static_cast<uint32_t>(queued) : 0;
 }
 
 // Nothing was heard of that peer for so long, though it was asked several times over: its power is gone, or its network.
@@ -75,7 +101,11 @@ void Worker::Read(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
   if (c.IsPending(source, Op::kRecv) || d.starved) return;
   FreeHeldIfUnused(d);
-  if (d.engine == Engine::kSmall || d.stream == Stream::kDiscard) return RequestRelayRecv(c, source, Expected::kLater);
+  if (d.engine == Engine::kSmall || d.stream == Stream::kDiscard) {
+    const Expected expected = d.said_readable ? Expected::kNow : Expected::kLater;
+    d.said_readable = false;
+    return RequestRelayRecv(c, source, expected);
+  }
   RequestPoll(c, source, Op::kPollIn, POLLIN | POLLRDHUP);
 }
 
@@ -83,13 +113,13 @@ void Worker::OnRecv(Connection& c, Side source, const Completion& completion) {
   Direction& d = c.direction[Index(source)];
   if (completion.result > 0) {
     const auto length = static_cast<uint32_t>(completion.result);
-    const Bytes bytes = ring_->BufferBytes(completion.buffer).first(length);
     switch (c.state) {
       case ConnectionState::kRelaying:
         return OnRelayBytes(c, source, completion.buffer, length, completion.more_to_read ? Expected::kNow : Expected::kLater);
-      case ConnectionState::kHello:
-        OnHelloBytes(c, bytes);
-        return ring_->ReturnBuffer(completion.buffer);
+      case ConnectionState::kHello: {
+        const LentBuffer lent(*ring_, completion.buffer);
+        return OnHelloBytes(c, ring_->BufferBytes(completion.buffer).first(length));
+      }
       default:  // kRejecting: thrown away
         ring_->ReturnBuffer(completion.buffer);
         return RequestRecv(c, source, Expected::kLater);
@@ -103,12 +133,14 @@ void Worker::OnRecv(Connection& c, Side source, const Completion& completion) {
     return;
   }
   if (completion.result == -ECANCELED && c.state == ConnectionState::kRelaying) {
-    return RequestPoll(c, source, Op::kPollIn, POLLIN | POLLRDHUP);  // GoQuiet()
+    return RequestPoll(c, source, Op::kPollIn, POLLIN | POLLRDHUP);  // GoQuiet(), LookAgain()
   }
-  if (c.state == ConnectionState::kHello) return Terminate(c, CloseReason::kClientGoneInHello);
   if (c.state == ConnectionState::kRejecting) return Terminate(c, CloseReason::kUnrecognizedName);
+  if (c.state == ConnectionState::kHello) {
+    return Terminate(c, IsLocalError(-completion.result) ? CloseReason::kLocalError : CloseReason::kClientGoneInHello);
+  }
   if (completion.result == 0) return OnSourceEnd(c, source);
-  OnSourceError(c, source);
+  OnSourceError(c, source, -completion.result);
 }
 
 // `next`: whether more bytes are likely to be in the socket already.
@@ -116,24 +148,24 @@ void Worker::OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t 
   Direction& d = c.direction[Index(source)];
   const Side sink = Other(source);
   const Bytes bytes = ring_->BufferBytes(buffer).first(length);
-  c.last_activity = now_;
+  LentBuffer lent(*ring_, buffer);
   if (d.stream == Stream::kDiscard) {
     d.discarded += length;
-    ring_->ReturnBuffer(buffer);
     if (!ResetDiscardedSource(c, source)) Read(c, source);
     return;
   }
-  d.bytes += length;
+  c.last_activity = now_;
+  NoteHeard(c, d, source);
   if (source == Side::kNode && c.verdict_pending) ReadVerdict(c, bytes);
   const bool full_run = d.policy.SawReceive(length, ring_->buffer_size(), next == Expected::kNow);
   if (d.HoldsBytes() || c.IsPending(sink, Op::kSend)) {
-    KeepBehind(d, bytes);
+    if (!KeepBehind(d, bytes)) return Abort(c, CloseReason::kLocalError);
     AwaitSend(c, sink);
-    ring_->ReturnBuffer(buffer);
     if (!c.IsPending(sink, Op::kSend) && !c.IsPending(source, Op::kRecv)) WatchErrors(c, source);
     return;
   }
   moved_messages_ = true;
+  lent.Keep();
   d.has_buffer = true;
   d.buffer = buffer;
   d.buffer_length = length;
@@ -171,6 +203,7 @@ void Worker::OnSent(Connection& c, Side sink, int result) {
     return OnSinkError(c, sink, -result);
   }
   const auto sent = static_cast<uint32_t>(std::max(result, 0));
+  d.bytes += sent;
   // What was just received has been counted as activity; its send may be heard of much later.
   if (sent > 0 && !d.has_buffer) c.last_activity = now_;
   if (d.stream == Stream::kDiscard) {  // the sink was given up while this was on its way
@@ -182,8 +215,9 @@ void Worker::OnSent(Connection& c, Side sink, int result) {
   if (d.has_buffer) {
     const Bytes rest = ring_->BufferBytes(d.buffer).first(d.buffer_length).subspan(sent);
     took_all = rest.empty();
-    if (!took_all) KeepRest(d, rest);
+    const bool kept = took_all || KeepRest(d, rest);
     DropBuffer(d);
+    if (!kept) return Abort(c, CloseReason::kLocalError);
   } else {
     PrivateBytes& rest = d.Held().rest;
     rest.offset += sent;
@@ -191,6 +225,7 @@ void Worker::OnSent(Connection& c, Side sink, int result) {
     if (took_all) FreePrivate(rest);
   }
   if (!d.HoldsBytes()) return Advance(c, source);
+  if (sent > 0 && d.held) d.held->vain_wakes = 0;
   if (!took_all) return Stall(c, source);
   SendHeld(c, source);
 }
@@ -228,31 +263,52 @@ void Worker::Advance(Connection& c, Side source) {
 // The sink takes no more: wait until it does, and meanwhile watch the source, which is not being read.
 void Worker::Stall(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
-  RequestPoll(c, Other(source), Op::kPollOut, POLLOUT);
-  d.Held().stalled_since = now_;
+  HeldBytes& held = d.Held();
+  held.stalled_since = now_;
+  if (held.vain_wakes < kVainWakes) {
+    WaitForRoom(c, Other(source));
+  } else {
+    held.wait_by_timer = true;
+    SetTimerAtMost(c, now_ + kVainPause);
+  }
   if (!c.IsPending(source, Op::kRecv)) WatchErrors(c, source);
   if (d.pipe_bytes() > 0) SetTimerAtMost(c, now_ + kPipeStall);
 }
 
-void Worker::OnPollOut(Connection& c, Side sink) {
-  const Side source = Other(sink);
-  if (c.direction[Index(source)].HoldsBytes()) SendHeld(c, source);
+void Worker::WaitForRoom(Connection& c, Side sink) {
+  RequestPoll(c, sink, Op::kPollOut, POLLOUT, c.direction[Index(sink)].polls_at_once);
 }
 
-// What the sink did not take of a shared buffer or of a zero-copy one.
-void Worker::KeepRest(Direction& d, Bytes bytes) {
+void Worker::OnPollOut(Connection& c, Side sink, const Completion& completion) {
+  const Side source = Other(sink);
+  Direction& d = c.direction[Index(source)];
+  const int events = completion.result;
+  if (events < 0 && events != -ECANCELED) return Abort(c, CloseReason::kLocalError);
+  if (events > 0) {
+    if ((events & (POLLRDHUP | POLLHUP)) != 0) c.direction[Index(sink)].polls_at_once = true;
+    if ((events & (POLLOUT | POLLERR | POLLHUP)) == 0) return WaitForRoom(c, sink);
+    if (completion.more) ring_->Cancel(c.TagOf(Op::kPollOut, sink));
+  }
+  if (!d.HoldsBytes()) return;
+  if (d.held) ++d.held->vain_wakes;  // unless something is sent
+  SendHeld(c, source);
+}
+
+// What the sink did not take of a shared buffer or of a zero-copy one. False: no memory, here and below.
+bool Worker::KeepRest(Direction& d, Bytes bytes) {
   HUD_CHECK(d.Held().rest.empty());
-  Append(d.Held().rest, bytes);
+  return Append(d.Held().rest, bytes);
 }
 
 // What arrives while something is being sent. At most kReceiveLimit: no more is received until all of it is sent.
-void Worker::KeepBehind(Direction& d, Bytes bytes) { Append(d.Held().behind, bytes); }
+bool Worker::KeepBehind(Direction& d, Bytes bytes) { return Append(d.Held().behind, bytes); }
 
-void Worker::Append(PrivateBytes& place, Bytes bytes) {
+bool Worker::Append(PrivateBytes& place, Bytes bytes) {
   const size_t needed = place.size + bytes.size();
   if (needed > place.capacity) {
     const auto capacity = static_cast<uint32_t>(std::max<size_t>(needed, size_t{place.capacity} * 2));
-    auto grown = std::make_unique_for_overwrite<uint8_t[]>(capacity);
+    std::unique_ptr<uint8_t[]> grown(new (std::nothrow) uint8_t[capacity]);
+    if (!grown) return false;
     if (place.size > 0) std::memcpy(grown.get(), place.data.get(), place.size);
     counters_.private_bytes.Add(capacity - place.capacity);
     place.data = std::move(grown);
@@ -260,6 +316,7 @@ void Worker::Append(PrivateBytes& place, Bytes bytes) {
   }
   std::memcpy(place.data.get() + place.size, bytes.data(), bytes.size());
   place.size = static_cast<uint32_t>(needed);
+  return true;
 }
 
 void Worker::FreePrivate(PrivateBytes& place) {
@@ -297,19 +354,29 @@ void Worker::OnSourceEnd(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
   c.last_activity = now_;
   if (d.stream == Stream::kDiscard) {
+    if (d.source_reset) return Abort(c, ResetReason(source));  // both are gone
     d.stream = Stream::kFinished;
     if (c.direction[Index(Other(source))].stream == Stream::kFinished) Terminate(c, CloseReason::kDone);
     return;
   }
+  if (d.source_reset && c.direction[Index(Other(source))].source_reset) return Abort(c, ResetReason(source));
   d.stream = Stream::kEnded;
-  SetTimerAtMost(c, now_ + table_->timeouts.half_closed);
+  d.polls_at_once = true;
+  SetTimerAtMost(c, now_ + std::min(table_->timeouts.half_closed, kHalfClosedWatch));
   AwaitSend(c, Other(source));
+  if (d.source_reset) DropDirection(c, Other(source));  // who was reset takes no more either
   if (!d.HoldsBytes() && !c.IsPending(Other(source), Op::kSend)) FinishDirection(c, source);
 }
 
 // The sink has been given all bytes: now the FIN. shutdown(2), because IORING_OP_SHUTDOWN costs a kernel thread.
 void Worker::FinishDirection(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
+  if (d.source_reset) {
+    d.stream = Stream::kFlushing;
+    d.discarded = 0;
+    if (!ResetFlushedSink(c, source)) SetTimerAtMost(c, now_ + kAcknowledgedCheck);
+    return;
+  }
   shutdown(c.fd[Index(Other(source))].get(), SHUT_WR);
   d.stream = Stream::kFinished;
   const Direction& other = c.direction[Index(Other(source))];
@@ -317,19 +384,31 @@ void Worker::FinishDirection(Connection& c, Side source) {
   if (other.stream == Stream::kDiscard) SetTimerAtMost(c, now_ + kDiscardCheck);
 }
 
-void Worker::OnSourceError(Connection& c, Side source) { Abort(c, ResetReason(source)); }
+// A reset takes nothing back of what came before it: that is delivered first.
+void Worker::OnSourceError(Connection& c, Side source, int error) {
+  if (IsLocalError(error)) return Abort(c, CloseReason::kLocalError);
+  c.direction[Index(source)].source_reset = true;
+  OnSourceEnd(c, source);
+}
 
-// EPIPE: the sink's FIN had come before its reset (tcp_reset() in the kernel tells the two apart by the state), so its
-// own stream is whole in our receive queue; only the direction towards it is over. An ordinary TLS server does this:
-// it closes, and answers the client's close_notify with a reset.
+// The direction towards that side is over; what it said itself may still lie in our receive queue, and is read to its end.
+// EPIPE says that its FIN had come before its reset (tcp_reset() in the kernel tells the two apart by the state), or that
+// somebody else was told of the reset: the read will know. An ordinary TLS server does the first: it closes, and answers the
+// client's close_notify with a reset.
 void Worker::OnSinkError(Connection& c, Side sink, int error) {
-  const Direction& from_sink = c.direction[Index(sink)];
-  if (error == EPIPE || from_sink.stream != Stream::kOpen || from_sink.fin_seen) return DropDirection(c, Other(sink));
-  Abort(c, ResetReason(sink));
+  if (IsLocalError(error)) return Abort(c, CloseReason::kLocalError);
+  const Side source = Other(sink);
+  Direction& from_sink = c.direction[Index(sink)];
+  if (error != EPIPE && from_sink.stream == Stream::kOpen) from_sink.source_reset = true;
+  const bool nobody_is_left = c.direction[Index(source)].source_reset || from_sink.stream == Stream::kDiscard;
+  if (nobody_is_left) return Abort(c, ResetReason(c.direction[Index(source)].source_reset ? source : sink));
+  DropDirection(c, source);
+  if (c.state == ConnectionState::kRelaying) LookAgain(c, sink);
 }
 
 void Worker::DropDirection(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
+  HUD_CHECK(d.stream != Stream::kFlushing);
   const bool source_had_ended = d.stream == Stream::kEnded || d.stream == Stream::kFinished;
   d.stream = source_had_ended ? Stream::kFinished : Stream::kDiscard;
   d.bulk_wanted = false;
@@ -352,32 +431,49 @@ bool Worker::ResetDiscardedSource(Connection& c, Side source) {
   const Direction& d = c.direction[Index(source)];
   if (d.stream != Stream::kDiscard || c.direction[Index(Other(source))].stream != Stream::kFinished) return false;
   if (source == Side::kClient && d.discarded < kDiscardAllowance) return false;
-  if (!AllAcknowledged(c.fd[Index(source)].get())) return false;
+  if (Unacknowledged(c.fd[Index(source)].get()) > 0) return false;
   Abort(c, ResetReason(Other(source)));
+  return true;
+}
+
+// The source was reset and the sink has all that came before, but may not have acknowledged it: a reset now would destroy
+// that. True: it was time. A sink that takes bytes, however slowly, is not idle.
+bool Worker::ResetFlushedSink(Connection& c, Side source) {
+  Direction& d = c.direction[Index(source)];
+  if (d.stream != Stream::kFlushing) return false;
+  const uint32_t owed = Unacknowledged(c.fd[Index(Other(source))].get());
+  if (owed > 0) {
+    if (owed != std::exchange(d.discarded, owed)) c.last_activity = now_;
+    return false;
+  }
+  Abort(c, ResetReason(source));
   return true;
 }
 
 // Errors and FINs of a side that is not being read.
 void Worker::WatchErrors(Connection& c, Side side) {
-  RequestPoll(c, side, Op::kPollError, c.direction[Index(side)].fin_seen ? 0 : POLLRDHUP);
+  RequestPoll(c, side, Op::kPollError, POLLRDHUP, c.direction[Index(side)].polls_at_once);
 }
 
-void Worker::OnPollError(Connection& c, Side side, int events) {
+void Worker::OnPollError(Connection& c, Side side, const Completion& completion) {
+  const int events = completion.result;
   if (events < 0) return;
   Direction& d = c.direction[Index(side)];
-  if ((events & POLLERR) == 0) {
-    d.fin_seen = true;
-    if ((events & POLLHUP) == 0) WatchErrors(c, side);
+  if ((events & (POLLRDHUP | POLLHUP)) != 0) d.polls_at_once = true;
+  const bool is_read = c.IsPending(side, Op::kRecv) || c.IsPending(side, Op::kPollIn);
+  if ((events & (POLLERR | POLLHUP)) == 0) {  // only its FIN, which will be read in its place
+    if (!is_read) WatchErrors(c, side);
     return;
   }
-  // A read that is under way will be given the error, in its place behind the bytes; asking here would take it away.
-  if (c.IsPending(side, Op::kRecv) || c.IsPending(side, Op::kPollIn)) return;
+  if (c.state != ConnectionState::kRelaying) return Terminate(c, CloseReason::kClientGoneInDial);
+  if (completion.more) ring_->Cancel(c.TagOf(Op::kPollError, side));
+  // The read is given the error, in its place behind the bytes; asking here would take it away.
+  if (is_read) return LookAgain(c, side);
   int error = 0;
   socklen_t size = sizeof error;
   getsockopt(c.fd[Index(side)].get(), SOL_SOCKET, SO_ERROR, &error, &size);
-  if (error == 0) return;
-  if (c.state != ConnectionState::kRelaying) return Terminate(c, CloseReason::kClientGoneInDial);
-  OnSinkError(c, side, error);
+  // Without one both of its ways are shut, or somebody else was told: then that was a reset, and is known or will be.
+  OnSinkError(c, side, error == 0 ? EPIPE : error);
 }
 
 void Worker::ReadVerdict(Connection& c, Bytes bytes) {
@@ -401,8 +497,14 @@ void Worker::OnRelayTimer(Connection& c) {
   Instant next = Instant::max();
   for (Side source : {Side::kClient, Side::kNode}) {
     Direction& d = c.direction[Index(source)];
-    if (ResetDiscardedSource(c, source)) return;
+    if (ResetDiscardedSource(c, source) || ResetFlushedSink(c, source)) return;
     if (d.stream == Stream::kDiscard && source == Side::kNode) next = std::min(next, now_ + kDiscardCheck);
+    if (d.stream == Stream::kFlushing) next = std::min(next, now_ + kAcknowledgedCheck);
+    if (d.stream == Stream::kFinished && c.direction[Index(Other(source))].stream == Stream::kOpen) WatchErrors(c, source);
+    if (d.held && std::exchange(d.held->wait_by_timer, false)) {
+      SendHeld(c, source);
+      if (c.state != ConnectionState::kRelaying) return;
+    }
     if (d.pipe_bytes() == 0 || !c.IsPending(Other(source), Op::kPollOut)) continue;
     if (now_ - d.held->stalled_since >= kPipeStall) {
       EmptyPipeToMemory(c, source);
@@ -412,13 +514,19 @@ void Worker::OnRelayTimer(Connection& c) {
     }
   }
   if (now_ - c.last_activity >= options_.quiet_after) GoQuiet(c);
-  if (!c.keep_alive) KeepAlive(c.fd[Index(Side::kNode)].get());
-  c.keep_alive = true;
-  if (IsSilent(c.fd[Index(Side::kNode)].get(), options_.node_silence)) return Abort(c, ResetReason(Side::kNode));
+  const bool lasts = now_ - c.accepted_at >= options_.quiet_after;
+  if (lasts && !c.keep_alive) {
+    KeepAlive(c.fd[Index(Side::kNode)].get());
+    c.keep_alive = true;
+  }
+  if (lasts && IsSilent(c.fd[Index(Side::kNode)].get(), options_.node_silence)) return Abort(c, ResetReason(Side::kNode));
   next = std::min(next, now_ + options_.node_silence / 2);
   const bool half_closed = c.direction[0].stream != Stream::kOpen || c.direction[1].stream != Stream::kOpen;
-  const Duration limit = half_closed ? table_->timeouts.half_closed : table_->timeouts.idle;
+  Duration limit = half_closed ? table_->timeouts.half_closed : table_->timeouts.idle;
+  const bool reset = c.direction[0].source_reset || c.direction[1].source_reset;
+  if (reset) limit = std::min(limit, options_.reset_patience);
   if (now_ - c.last_activity >= limit) {
+    if (reset) return Abort(c, ResetReason(c.direction[0].source_reset ? Side::kClient : Side::kNode));
     return Abort(c, half_closed ? CloseReason::kHalfClosedTimeout : CloseReason::kIdleTimeout);
   }
   SetTimer(c, std::min(next, c.last_activity + limit));

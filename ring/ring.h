@@ -50,12 +50,17 @@ class Ring {
   virtual void Send(int fd, Bytes data, uint64_t user_data) = 0;
   // As Send, without a copy where the device can. Completes twice if the first completion has `more`.
   virtual void SendZeroCopy(int fd, Bytes data, uint64_t user_data) = 0;
-  // Connects and then sends, in one submission. Exactly one of the two completes: with `connect_tag` and the error if the
-  // connect failed or was cancelled (nothing was sent then), else with `send_tag` and the result of Send().
-  // `address` is read at submission, `data` must stay until the completion.
+  // Connects and then sends, in one submission. One of the two completes: with `connect_tag` and the error if the connect
+  // failed or was cancelled (nothing was sent then), else with `send_tag` and the result of Send(). When the kernel cannot
+  // even begin (no memory), both complete, in either order, with errors: the tags must tell such a straggler from what the
+  // caller asked for since. `address` is read at submission, `data` must stay until the first completion.
   virtual void ConnectAndSend(int fd, const sockaddr* address, socklen_t size, uint64_t connect_tag, Bytes data, uint64_t send_tag) = 0;
   // One-shot. Errors and hang-ups are reported whatever `events` says.
   virtual void Poll(int fd, uint32_t events, uint64_t user_data) = 0;
+  // As Poll, but edge-triggered: completes with `more` once for what is true already, and then at each change, until it is
+  // cancelled. For a socket whose peer has sent its FIN: every poll of io_uring also wakes for POLLRDHUP (6.18,
+  // IO_POLL_UNMASK), so that a one-shot poll for anything else would complete at once, again and again.
+  virtual void PollChanges(int fd, uint32_t events, uint64_t user_data) = 0;
   // Ends the request with that user_data: it completes with -ECANCELED, or as it would have.
   virtual void Cancel(uint64_t target_user_data) = 0;
   // Never completes. The descriptor is the ring's from now on, and closed at the next Wait() at the latest.
@@ -72,7 +77,9 @@ class Ring {
   virtual void ReturnBuffer(uint16_t buffer) = 0;
   virtual size_t buffer_size() const = 0;
   virtual size_t buffers_free() const = 0;  // those not with the caller
-  virtual uint64_t overflows() const = 0;   // completions that did not fit the queue; none is lost
+  virtual uint64_t overflows() const = 0;   // completions that did not fit the queue; none is lost but those counted below
+  // Times that the kernel said it had no memory to keep a completion (-EBADR): the requests behind them never complete.
+  virtual uint64_t losses() const = 0;
 };
 
 }  // namespace hud

@@ -4,19 +4,52 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
+#include <utility>
 
 #include "core/check.h"
 #include "ring/worker.h"
 
 namespace hud {
+namespace {
+
+constexpr Duration kAbandonAfter = std::chrono::seconds(10);
+
+}  // namespace
 
 void Worker::Terminate(Connection& c, CloseReason reason) {
   HUD_CHECK(c.state != ConnectionState::kTerminating && c.state != ConnectionState::kFree);
   c.close_reason = reason;
-  if (!c.joined) held_hello_bytes_ -= c.context->bytes.size;
+  if (!c.joined && c.context) held_hello_bytes_ -= c.context->bytes.size;
   Enter(c, ConnectionState::kTerminating);
   timers_.Cancel(c);
   CancelAll(c);
+  if (losses_ > 0) SetTimer(c, now_ + kAbandonAfter);
+  JoinIfDone(c);
+}
+
+// The kernel had no memory to keep some completions: what they would have said is unknown, also that a send did not take all.
+// So every connection visibly ends, and what waits for one of them for ever is asked for again or abandoned.
+void Worker::EndAllAfterALoss() {
+  losses_ = ring_->losses();
+  connections_.ForEach([this](Connection& c) {
+    if (c.state != ConnectionState::kTerminating) return Abort(c, CloseReason::kLocalError);
+    SetTimerAtMost(c, now_ + kAbandonAfter);
+  });
+  for (uint32_t i = 0; i < acceptors_.size(); ++i) {
+    if (std::exchange(acceptors_[i].armed, false)) ring_->Cancel(Tag{.slot = i, .op = Op::kAccept}.Pack());
+  }
+  if (std::exchange(wake_armed_, false)) ring_->Cancel(Tag{.op = Op::kWake}.Pack());
+}
+
+// After a loss: the completion that this connection waits for will not come any more. Memory that a zero-copy send may still
+// read is not given back.
+void Worker::Abandon(Connection& c) {
+  c.pending = {};
+  c.zero_copy_owed = 0;
+  for (Direction& d : c.direction) {
+    if (d.held) d.held->zero_copy.clear();
+  }
   JoinIfDone(c);
 }
 
@@ -29,9 +62,10 @@ void Worker::SetReset(Connection& c, Side side) {
 void Worker::CancelAll(Connection& c) {
   for (Side side : {Side::kClient, Side::kNode}) {
     AwaitSend(c, side);
-    for (Op op : {Op::kRecv, Op::kConnect, Op::kPollIn, Op::kPollOut, Op::kPollError}) {
+    for (Op op : {Op::kRecv, Op::kPollIn, Op::kPollOut, Op::kPollError}) {
       if (c.IsPending(side, op)) ring_->Cancel(c.TagOf(op, side));
     }
+    if (c.IsPending(side, Op::kConnect)) ring_->Cancel(c.DialTagOf(Op::kConnect));
   }
 }
 
@@ -47,6 +81,7 @@ void Worker::JoinIfDone(Connection& c) {
     FreeZeroCopyBuffers(d);
     HUD_CHECK(!d.held->InUse());
   }
+  timers_.Cancel(c);
   connections_.Free(c);
 }
 
@@ -64,7 +99,11 @@ void Worker::CloseDescriptors(Connection& c) {
   for (Fd& fd : c.fd) {
     if (fd) ring_->Close(std::move(fd));
   }
-  Record(c);
+  try {
+    Record(c);
+  } catch (const std::bad_alloc&) {
+    counters_.records_dropped.Add();
+  }
 }
 
 void Worker::Record(const Connection& c) {

@@ -63,10 +63,12 @@ void Worker::RunOnce() {
   // A new route table is taken here, between batches, never inside one.
   table_ = &shared_.routes->Current(options_.index);
   const Instant before = std::exchange(now_, Now());
+  if (ring_->losses() != losses_) [[unlikely]] EndAllAfterALoss();
   for (size_t i = 0; i < n; ++i) Dispatch(completions_[i]);
   AdvanceTimers(now_ > due + kAbsent);
   TakeTurns();
   FeedStarved();
+  LookForHiddenEnds();
   gather_.SawTurn(std::exchange(arrivals_, 0), now_ - before, std::exchange(bulk_bytes_, 0) > 0, std::exchange(moved_messages_, false));
   if (draining_ && (NothingLeft() || now_ >= drain_deadline_)) {
     stopping_ = true;
@@ -87,6 +89,7 @@ Duration Worker::TimeToWait() const {
   // The starved wait for shared buffers, which are free or in sends that are on their way.
   if (!ready_.empty() || !starved_.empty() || sends_awaited_) return Duration::zero();
   Instant next = catching_up_ ? caught_up_at_ : timers_.NextDeadline();
+  if (!heard_.empty()) next = std::min(next, look_at_);
   if (accepting_) {
     for (const Acceptor& a : acceptors_) {
       if (!a.armed && !at_limit_) next = std::min(next, a.retry_at);
@@ -107,31 +110,31 @@ void Worker::Dispatch(const Completion& completion) {
     default: break;
   }
   Connection& c = connections_.At(tag.slot);
-  HUD_CHECK(c.state != ConnectionState::kFree && c.generation == tag.generation);
-  DispatchConnection(c, tag, completion);
+  const bool dialed = tag.op == Op::kConnect || (tag.op == Op::kSend && tag.number != 0);
+  if (c.state == ConnectionState::kFree || c.generation != tag.generation) [[unlikely]] {
+    HUD_CHECK(dialed || losses_ > 0);  // of a connect and its send both can complete: the connection is gone since the first
+    if (completion.has_buffer) ring_->ReturnBuffer(completion.buffer);
+    return;
+  }
+  Guarded(c, [&] { return dialed ? OnDialed(c, tag, completion) : DispatchConnection(c, tag, completion); });
 }
 
 void Worker::DispatchConnection(Connection& c, Tag tag, const Completion& completion) {
   if (tag.op == Op::kZeroCopy) return OnZeroCopy(c, tag, completion);
   HUD_CHECK(c.IsPending(tag.side, tag.op));
-  const bool dialing = c.IsPending(tag.side, Op::kConnect);
-  if (tag.op != Op::kSend || dialing) ++arrivals_;
+  if (tag.op != Op::kSend) ++arrivals_;
   if (!completion.more) Paid(c, tag.op, tag.side);
-  if (dialing) {  // a connect and the hello's send behind it are one: the other of the two will not complete
-    Paid(c, Op::kConnect, tag.side);
-    Paid(c, Op::kSend, tag.side);
-  }
   if (c.state == ConnectionState::kTerminating) {
     if (completion.has_buffer) ring_->ReturnBuffer(completion.buffer);
+    if (tag.op == Op::kSend && completion.result > 0) c.direction[Index(Other(tag.side))].bytes += static_cast<uint32_t>(completion.result);
     return JoinIfDone(c);
   }
   switch (tag.op) {
     case Op::kRecv: return OnRecv(c, tag.side, completion);
-    case Op::kSend: return dialing ? OnHelloSent(c, completion.result) : OnSent(c, tag.side, completion.result);
-    case Op::kConnect: return OnConnectFailed(c, -completion.result);
-    case Op::kPollIn: return OnPollIn(c, tag.side);
-    case Op::kPollOut: return OnPollOut(c, tag.side);
-    case Op::kPollError: return OnPollError(c, tag.side, completion.result);
+    case Op::kSend: return OnSent(c, tag.side, completion.result);
+    case Op::kPollIn: return OnPollIn(c, tag.side, completion.result);
+    case Op::kPollOut: return OnPollOut(c, tag.side, completion);
+    case Op::kPollError: return OnPollError(c, tag.side, completion);
     default: HUD_CHECK(false);
   }
 }
@@ -160,7 +163,10 @@ void Worker::AdvanceTimers(bool was_absent) {
   }
   if (catching_up_ && now_ < caught_up_at_) return;
   catching_up_ = false;
-  timers_.Advance(now_, [this](TimerEntry& entry) { OnTimer(static_cast<Connection&>(entry)); });
+  timers_.Advance(now_, [this](TimerEntry& entry) {
+    auto& c = static_cast<Connection&>(entry);
+    Guarded(c, [&] { OnTimer(c); });
+  });
 }
 
 void Worker::OnTimer(Connection& c) {
@@ -169,7 +175,7 @@ void Worker::OnTimer(Connection& c) {
     case ConnectionState::kDialing: return OnDialTimer(c);
     case ConnectionState::kRelaying: return OnRelayTimer(c);
     case ConnectionState::kRejecting: return Terminate(c, CloseReason::kUnrecognizedName);
-    case ConnectionState::kTerminating:
+    case ConnectionState::kTerminating: return Abandon(c);
     case ConnectionState::kFree: HUD_CHECK(false);
   }
 }
@@ -185,7 +191,7 @@ void Worker::TakeTurns() {
     Connection& c = connections_.At(turn.slot);
     if (c.generation != turn.generation) continue;
     c.direction[Index(turn.source)].in_ready_list = false;
-    if (c.state == ConnectionState::kRelaying) SendHeld(c, turn.source);
+    if (c.state == ConnectionState::kRelaying) Guarded(c, [&] { SendHeld(c, turn.source); });
   }
 }
 
@@ -203,7 +209,7 @@ void Worker::FeedStarved() {
       RequestRecv(c, turn.source, Expected::kNow);
     }
     // A relay may hold bytes by now, even in a pipe: a receive would let others overtake them. It goes on when they are sent.
-    if (c.state == ConnectionState::kRelaying && !d.HoldsBytes()) Advance(c, turn.source);
+    if (c.state == ConnectionState::kRelaying && !d.HoldsBytes()) Guarded(c, [&] { Advance(c, turn.source); });
   }
   taking_.clear();
 }
@@ -253,9 +259,10 @@ void Worker::RequestSend(Connection& c, Side sink, Bytes data) {
   Owe(c, Op::kSend, sink);
 }
 
-void Worker::RequestPoll(Connection& c, Side side, Op op, uint32_t events) {
+void Worker::RequestPoll(Connection& c, Side side, Op op, uint32_t events, bool changes) {
   if (c.IsPending(side, op)) return;
-  ring_->Poll(c.fd[Index(side)].get(), events, c.TagOf(op, side));
+  const int fd = c.fd[Index(side)].get();
+  changes ? ring_->PollChanges(fd, events, c.TagOf(op, side)) : ring_->Poll(fd, events, c.TagOf(op, side));
   Owe(c, op, side);
 }
 

@@ -9,6 +9,7 @@
 //   relay.cc       the small engine: copy through shared buffers; ends, resets, stalls
 //   bulk.cc        the splice engine
 //   zero_copy.cc   the zero-copy engine
+//   hidden_ends.cc ends that a multishot receive does not tell
 //   terminate.cc   terminate → join → close, and the connection's record
 #pragma once
 
@@ -16,6 +17,7 @@
 #include <atomic>
 #include <deque>
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -54,6 +56,7 @@ class Worker {
     bool zero_copy_send = false;    // the kernel has it
     Duration quiet_after = std::chrono::seconds(5);    // of a relay, before it waits with polls and keep-alive
     Duration node_silence = std::chrono::seconds(30);  // of a node that owes acknowledgements, before it counts as gone
+    Duration reset_patience = std::chrono::seconds(10);  // with a side that takes nothing of what came before the other's reset
     SipKey digest_key;
     uint64_t random_seed = 1;
   };
@@ -85,6 +88,16 @@ class Worker {
   bool NothingLeft() const;
   Duration TimeToWait() const;
   void Dispatch(const Completion& completion);
+  // What a connection does may find no memory. That ends the connection, and not the process.
+  template <typename Act>
+  void Guarded(Connection& c, Act&& act) {
+    try {
+      act();
+    } catch (const std::bad_alloc&) {
+      const bool lives = c.state != ConnectionState::kTerminating && c.state != ConnectionState::kFree;
+      if (lives) Abort(c, CloseReason::kLocalError);
+    }
+  }
   void DispatchConnection(Connection& c, Tag tag, const Completion& completion);
   void OnWake();
   void AdvanceTimers(bool was_absent);
@@ -118,6 +131,9 @@ class Worker {
   // dial.cc
   void BeginDial(Connection& c);
   void DialNext(Connection& c);
+  void ConnectAndSendHello(Connection& c);
+  void OnDialed(Connection& c, Tag tag, const Completion& completion);
+  bool WaitForShortage(Connection& c);
   bool OpenNodeSocket(Connection& c, const SocketAddress& address);
   void NameNode(NodeIndex node, std::string_view name);
   void OnConnectFailed(Connection& c, int error);
@@ -139,19 +155,20 @@ class Worker {
   void Read(Connection& c, Side source);
   void Stall(Connection& c, Side source);
   void RequestRelayRecv(Connection& c, Side source, Expected expected);
-  void KeepRest(Direction& d, Bytes bytes);
-  void KeepBehind(Direction& d, Bytes bytes);
-  void Append(PrivateBytes& place, Bytes bytes);
+  void WaitForRoom(Connection& c, Side sink);
+  bool KeepRest(Direction& d, Bytes bytes);
+  bool KeepBehind(Direction& d, Bytes bytes);
+  bool Append(PrivateBytes& place, Bytes bytes);
   void DropHeld(Connection& c, Side source);
   void DropBuffer(Direction& d);
   void FreePrivate(PrivateBytes& place);
   void FreeHeldIfUnused(Direction& d);
   void OnSourceEnd(Connection& c, Side source);
-  void OnSourceError(Connection& c, Side source);
+  void OnSourceError(Connection& c, Side source, int error);
   void OnSinkError(Connection& c, Side sink, int error);
   void DropDirection(Connection& c, Side source);
-  void OnPollOut(Connection& c, Side sink);
-  void OnPollError(Connection& c, Side side, int events);
+  void OnPollOut(Connection& c, Side sink, const Completion& completion);
+  void OnPollError(Connection& c, Side side, const Completion& completion);
   void WatchErrors(Connection& c, Side side);
   void FinishDirection(Connection& c, Side source);
   bool WantsBulk(const Connection& c, Side source, bool full_run) const;
@@ -160,6 +177,12 @@ class Worker {
   void GoQuiet(Connection& c);
   void Abort(Connection& c, CloseReason reason);
   bool ResetDiscardedSource(Connection& c, Side source);
+  bool ResetFlushedSink(Connection& c, Side source);
+
+  // hidden_ends.cc
+  void NoteHeard(const Connection& c, Direction& d, Side source);
+  void LookForHiddenEnds();
+  void LookAgain(Connection& c, Side source);
 
   // bulk.cc
   void EnterBulk(Connection& c, Side source);
@@ -167,7 +190,9 @@ class Worker {
   void PumpSplice(Connection& c, Side source);
   void BulkWithoutPipe(Connection& c, Side source);
   void TakeTurnLater(Connection& c, Side source);
-  void OnPollIn(Connection& c, Side source);
+  void OnPollIn(Connection& c, Side source, int events);
+  void OnDirectEnd(Connection& c, Side source);
+  void OnNothingToRead(Connection& c, Side source);
   void GiveBackPipe(Direction& d);
   size_t SinkChunk(const Connection& c, Side sink, const Pipe& pipe) const;
   void EmptyPipeToMemory(Connection& c, Side source);
@@ -186,6 +211,8 @@ class Worker {
   void JoinIfDone(Connection& c);
   void CloseDescriptors(Connection& c);
   void Record(const Connection& c);
+  void EndAllAfterALoss();
+  void Abandon(Connection& c);
 
   // Requests, and the bits that say what the kernel owes.
   void Owe(Connection& c, Op op, Side side) { c.pending[Index(side)] |= static_cast<uint16_t>(1u << static_cast<int>(op)); }
@@ -195,7 +222,7 @@ class Worker {
   // *WhoAwaitsASendSaysSo*: something is to happen once the sink's send is done. Without this it is heard of when something
   // else happens.
   void AwaitSend(const Connection& c, Side sink) { sends_awaited_ |= c.IsPending(sink, Op::kSend); }
-  void RequestPoll(Connection& c, Side side, Op op, uint32_t events);
+  void RequestPoll(Connection& c, Side side, Op op, uint32_t events, bool changes = false);
   void CancelAll(Connection& c);
   void SetTimer(Connection& c, Instant deadline) { timers_.Set(c, deadline); }
   void SetTimerAtMost(Connection& c, Instant deadline) {
@@ -219,6 +246,8 @@ class Worker {
   std::deque<Turn> ready_;
   std::vector<Turn> starved_;
   std::vector<Turn> taking_;  // reused by FeedStarved
+  std::vector<Turn> heard_;   // multishot receives that may hide an end
+  Instant look_at_{};         // meaningful while there are some
   GatherPolicy gather_;
   size_t bulk_bytes_ = 0;        // spliced in this turn
   bool moved_messages_ = false;  // in this turn
@@ -235,6 +264,7 @@ class Worker {
   bool draining_ = false;
   bool wake_armed_ = false;
   bool stopping_ = false;
+  uint64_t losses_ = 0;  // of completions, by the kernel
   bool catching_up_ = false;  // after an absence, until
   Instant caught_up_at_{};
   Instant drain_deadline_ = Instant::max();

@@ -35,11 +35,11 @@ void Worker::PumpZeroCopy(Connection& c, Side source) {
   if (n <= 0) {
     const int error = errno;
     zero_copy_pool_.Return(memory);
-    if (n == 0) return OnSourceEnd(c, source);
-    if (error == EAGAIN) return Read(c, source);
-    return OnSourceError(c, source);
+    if (n == 0) return OnDirectEnd(c, source);
+    if (error == EAGAIN) return OnNothingToRead(c, source);
+    return OnSourceError(c, source, error);
   }
-  d.bytes += static_cast<uint64_t>(n);
+  d.said_readable = false;
   c.last_activity = now_;
   HeldBytes& held = d.Held();
   held.zero_copy.push_back({.data = memory, .number = held.next_number++, .size = static_cast<uint32_t>(n)});
@@ -69,7 +69,11 @@ void Worker::OnZeroCopy(Connection& c, Tag tag, const Completion& completion) {
       ++buffer->notifications;
       ++c.zero_copy_owed;
     }
-    if (completion.result > 0) buffer->offset += static_cast<uint32_t>(completion.result);
+    if (completion.result > 0) {
+      buffer->offset += static_cast<uint32_t>(completion.result);
+      d.bytes += static_cast<uint32_t>(completion.result);
+      d.held->vain_wakes = 0;
+    }
     if (c.state == ConnectionState::kTerminating) return JoinIfDone(c);
     return OnZeroCopyResult(c, tag.side, completion.result);
   }

@@ -24,6 +24,7 @@ class ForwardingRing : public Ring {
     inner_->ConnectAndSend(fd, a, n, u, data, v);
   }
   void Poll(int fd, uint32_t events, uint64_t u) override { inner_->Poll(fd, events, u); }
+  void PollChanges(int fd, uint32_t events, uint64_t u) override { inner_->PollChanges(fd, events, u); }
   void Cancel(uint64_t target) override { inner_->Cancel(target); }
   void Submit() override { inner_->Submit(); }
   void Close(Fd fd) override { inner_->Close(std::move(fd)); }
@@ -33,6 +34,7 @@ class ForwardingRing : public Ring {
   size_t buffer_size() const override { return inner_->buffer_size(); }
   size_t buffers_free() const override { return inner_->buffers_free(); }
   uint64_t overflows() const override { return inner_->overflows(); }
+  uint64_t losses() const override { return inner_->losses(); }
 
  protected:
   std::unique_ptr<Ring> inner_;

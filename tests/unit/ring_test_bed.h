@@ -132,6 +132,7 @@ struct TestBedOptions {
   int nodes = 1;
   Duration node_silence = 30s;
   Duration quiet_after = 5s;
+  Duration reset_patience = 10s;
   bool plain_features = false;  // as on the oldest kernel that is served
 };
 
@@ -183,7 +184,8 @@ class TestBed {
                      .pipes = options.pipes,
                      .zero_copy_send = features.zero_copy_send,
                      .quiet_after = options.quiet_after,
-                     .node_silence = options.node_silence},
+                     .node_silence = options.node_silence,
+                     .reset_patience = options.reset_patience},
                     {routes_.get(), &affinity_, &nodes_}, std::move(ring), std::move(sockets), Fd(::dup(wake_.get())),
                     orders_, counters_, records_);
       ready = true;
