@@ -75,8 +75,8 @@ class Chooser {
 
   // ---- By token -----------------------------------------------------------------------------------------------------
 
-  // Tokens in their order (core/token_lookup.h); the first that has an owner that can take it wins. Says in `choice` why, and what was
-  // offered; remembers why a known owner could not be used.
+  // Tokens in their order (core/token_lookup.h); the first that has an owner that can take it wins. Says in `choice` why,
+  // and what was offered; remembers why a known owner could not be used.
   NodeRef FindOwner(const ClientHello& hello, NodeChoice& choice) {
     const TokenCandidates candidates = CandidatesOf(hello);
     for (uint8_t i = 0; i < candidates.count; ++i) {
