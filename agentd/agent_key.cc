@@ -55,7 +55,7 @@ absl::StatusOr<AgentKey> ReadAgentKey(const std::string& path, std::string_view 
   const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (!fd) {
     return Bad(path, absl::StrCat("cannot be opened: ", std::strerror(errno),
-                                  errno == ENOENT ? "; make one with 'hud-agentd keygen NAME'" : ""));
+                                  errno == ENOENT ? "; make one with 'hud-agentd keygen NAME --pools POOL --addresses ADDRESS'" : ""));
   }
   if (absl::Status checked = CheckOwnership(fd.get(), path); !checked.ok()) return checked;
   std::array<char, kMaxKeyFileBytes> text;
@@ -72,7 +72,8 @@ absl::StatusOr<AgentKey> ReadAgentKey(const std::string& path, std::string_view 
 
 absl::StatusOr<std::string> MakeAgentKey(const std::string& directory, const std::string& name,
                                          const std::vector<std::string>& pools,
-                                         const std::vector<std::string>& addresses) {
+                                         const std::vector<std::string>& addresses, uint16_t weight,
+                                         const std::string& ticket_group) {
   // The name becomes a file's name: none that is hidden, or that looks like an option.
   if (!IsBeaconName(name) || name[0] == '.' || name[0] == '-') {
     return absl::InvalidArgumentError(
@@ -85,8 +86,8 @@ absl::StatusOr<std::string> MakeAgentKey(const std::string& directory, const std
     return absl::InternalError("OpenSSL has no random bytes");
   }
   // The proxy must be able to read the line, or the key would be made for nothing.
-  std::string line = FormatBeaconKeyLine(key, pools, addresses);
-  if (const auto read_back = ParseBeaconKeys(line, "--pools, --addresses"); !read_back.ok()) return read_back.status();
+  std::string line = FormatBeaconKeyLine(key, pools, addresses, weight, ticket_group);
+  if (const auto read_back = ParseBeaconKeys(line, "keygen"); !read_back.ok()) return read_back.status();
   const Fd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd) {
     return Bad(path, errno == EEXIST ? "exists; it is never overwritten: move it away if the node is to have a new key"

@@ -17,6 +17,7 @@ absl::StatusOr<AgentKey> ReadAgentKey(const std::string& path, std::string_view 
 // Draws a key and writes DIRECTORY/NAME.key, mode 0600; never overwrites. Returns the line for the proxy's keys file.
 absl::StatusOr<std::string> MakeAgentKey(const std::string& directory, const std::string& name,
                                          const std::vector<std::string>& pools,
-                                         const std::vector<std::string>& addresses);
+                                         const std::vector<std::string>& addresses, uint16_t weight = 0,
+                                         const std::string& ticket_group = {});
 
 }  // namespace hud

@@ -66,7 +66,7 @@ class Reader {
     } else if (only_key) {
       only_key.ReadString(path);
     } else if (node) {
-      node.Error("no 'key': the file that 'hud-agentd keygen NAME' wrote");
+      node.Error("no 'key': the file that 'hud-agentd keygen' wrote");
     }
   }
 

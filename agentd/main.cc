@@ -33,9 +33,32 @@ int Complain(const absl::Status& status) {
   return kBadConfiguration;
 }
 
-int Keygen(const std::string& name, const std::vector<std::string>& pools, const std::vector<std::string>& addresses) {
-  const absl::StatusOr<std::string> line = hud::MakeAgentKey(".", name, pools, addresses);
+struct KeygenOptions {
+  std::string name;
+  std::vector<std::string> pools, addresses;
+  uint16_t weight = 0;
+  std::string tickets;
+};
+
+// What a key allows is what somebody who steals it can do, so it is never "anything" unless that is written.
+int Keygen(const KeygenOptions& options) {
+  const std::string& name = options.name;
+  if (options.pools.empty() || options.addresses.empty()) {
+    std::cerr << "hud-agentd: say what the node may do: which pools it may join, and where its TLS server is, like\n"
+              << "  hud-agentd keygen " << name << " --pools web --addresses 10.0.0.11\n"
+              << "Several are written with commas; an address is a host, a range like 10.0.0.0/24, HOST:PORT or unix:PATH\n";
+    return kUsage;
+  }
+  // "*" is how the keys file says "any".
+  const auto unless_any = [](const std::vector<std::string>& list) {
+    return list == std::vector<std::string>{"*"} ? std::vector<std::string>() : list;
+  };
+  const absl::StatusOr<std::string> line = hud::MakeAgentKey(".", name, unless_any(options.pools),
+                                                             unless_any(options.addresses), options.weight, options.tickets);
   if (!line.ok()) return Complain(line.status());
+  if (const auto keys = hud::ParseBeaconKeys(*line, "keygen"); keys.ok()) {
+    for (const std::string& wide : hud::WideBeaconKeys(*keys)) std::cerr << "hud-agentd: warning: " << wide << "\n";
+  }
   std::cerr << "wrote " << name << ".key: copy it to the node, readable by the agent alone.\n"
             << "Add this line to the proxy's keys file (beacons.keys), and reload the proxy:\n";
   std::cout << *line << (line->ends_with('\n') ? "" : "\n") << std::flush;
@@ -86,9 +109,9 @@ int main(int argc, char** argv) {
   spdlog::set_default_logger(std::move(logger));
 
   CLI::App app("The agent of the Hudsucker proxy: runs beside TLS servers and tells proxies about them.");
-  std::string config_path, check_path, key_name;
+  std::string config_path, check_path;
   bool keep = false;
-  std::vector<std::string> pools, addresses;
+  KeygenOptions key;
   auto* config = app.add_option("--config", config_path, "run with this YAML file")->type_name("FILE");
   auto* check =
       app.add_option("--check", check_path, "say all that is wrong with this YAML file, and end")->type_name("FILE");
@@ -97,13 +120,18 @@ int main(int argc, char** argv) {
                "is restarted (SIGUSR1 does the same once)");
   config->excludes(check);
   auto* keygen = app.add_subcommand("keygen", "make a node's key: writes ./NAME.key and prints the proxy's line");
-  keygen->add_option("name", key_name, "the node")->required()->type_name("NAME");
-  keygen->add_option("--pools", pools, "pools the node may join; any unless given")
+  keygen->add_option("name", key.name, "the node")->required()->type_name("NAME");
+  keygen->add_option("--pools,--pool", key.pools, "pools the node may join")->delimiter(',')->type_name("POOL,…");
+  keygen
+      ->add_option("--addresses,--address", key.addresses,
+                   "addresses its TLS server may have: hosts, ranges like 10.0.0.0/24, HOST:PORT, unix:PATH")
       ->delimiter(',')
-      ->type_name("POOL,…");
-  keygen->add_option("--addresses", addresses, "addresses its server may have, like 10.0.0.0/8; any unless given")
-      ->delimiter(',')
-      ->type_name("RANGE,…");
+      ->type_name("ADDRESS,…");
+  keygen->add_option("--weight", key.weight, "the highest weight it may announce; 100 unless given")
+      ->check(CLI::Range(1, 1000))
+      ->type_name("N");
+  keygen->add_option("--tickets", key.tickets, "the group of nodes whose servers share their ticket keys")
+      ->type_name("GROUP");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -112,9 +140,9 @@ int main(int argc, char** argv) {
     return kUsage;
   }
 
-  if (keygen->parsed()) return Keygen(key_name, pools, addresses);
+  if (keygen->parsed()) return Keygen(key);
   if (!check_path.empty()) return Check(check_path);
   if (!config_path.empty()) return Run(config_path, keep);
-  std::cerr << "hud-agentd: nothing to do; give --config FILE, --check FILE, or 'keygen NAME' (--help says more)\n";
+  std::cerr << "hud-agentd: nothing to do; give --config FILE, --check FILE, or 'keygen NAME --pools POOL --addresses ADDRESS' (--help says more)\n";
   return kBadConfiguration;
 }

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "control/own_addresses.h"
 
 namespace hud {
 namespace {
@@ -140,6 +141,7 @@ void ControlThread::PublishRoutes(Instant now, bool bad_news) {
   const Duration every = std::max(kPublishEvery, 4 * publish_took_);
   if (!bad_news && last_publish_ != Instant::min() && now - last_publish_ < every) return;
   parts_.routes->Publish(parts_.cluster->Build(now));
+  for (const std::string& alarm : parts_.cluster->TakeAlarms()) parts_.log->Warning(alarm);
   last_publish_ = now;
   publish_took_ = Now() - now;
   snapshot_due_ = true;
@@ -255,6 +257,8 @@ void ControlThread::OnReloaded(ReloadResult result) {
     for (const std::string& change : result.changes) parts_.log->Info("reload", {{"change", std::string_view(change)}});
     const ClusterConfig& config = result.loaded->configuration.cluster;
     parts_.receiver->SetKeys(result.loaded->keys);
+    parts_.receiver->SetOurAddresses(OwnAddresses(result.loaded->configuration));
+    for (const std::string& wide : WideBeaconKeys(result.loaded->keys)) parts_.log->Warning(wide);
     parts_.receiver->SetDeadAfter(config.beacons.dead_after);
     parts_.intake->SetTokenTtl(config.affinity.token_ttl);
     checker_.SetTimeout(config.timeouts.connect);

@@ -23,6 +23,7 @@
 #include "control/control_thread.h"
 #include "control/descriptor_budget.h"
 #include "control/log.h"
+#include "control/own_addresses.h"
 #include "control/reload.h"
 #include "control/status_report.h"
 #include "control/status_server.h"
@@ -95,6 +96,7 @@ int Check(const std::string& path) {
   const ReloadResult result = LoadConfigurationAndKeys(path, nullptr);
   for (const std::string& error : result.errors) std::fprintf(stderr, "%s\n", error.c_str());
   if (!result.errors.empty()) return kSetUpFailed;
+  for (const std::string& wide : WideBeaconKeys(result.loaded->keys)) std::fprintf(stderr, "warning: %s\n", wide.c_str());
   std::puts("ok");
   return kClean;
 }
@@ -175,6 +177,7 @@ void LogStart(const Log& log, const LoadedConfiguration& loaded, const DataPlane
     log.Info("beacons", {{"address", std::string_view(text)}, {"receive_buffer", int64_t{socket->receive_buffer_bytes()}}});
   }
   if (loaded.keys.empty()) log.Warning("there are no beacon keys: no beacons are accepted (beacons.keys)");
+  for (const std::string& wide : WideBeaconKeys(loaded.keys)) log.Warning(wide);
   if (!configuration.command_socket.empty()) {
     log.Warning("command_socket is not yet served", {{"path", std::string_view(configuration.command_socket)}});
   }
@@ -201,6 +204,7 @@ int Serve(std::shared_ptr<const LoadedConfiguration> loaded, Sockets sockets, co
 
   BeaconReceiver receiver(Random<uint64_t>());
   receiver.SetKeys(loaded->keys);
+  receiver.SetOurAddresses(OwnAddresses(loaded->configuration));
   receiver.SetDeadAfter(config.beacons.dead_after);
   BeaconIntake intake(std::move(sockets.beacons), &receiver, &cluster, &affinity, &log);
   intake.SetTokenTtl(config.affinity.token_ttl);

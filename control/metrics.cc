@@ -239,7 +239,7 @@ void AddAffinity(Exposition& out, const AffinityMap::Stats& stats, size_t prefix
   MetricFamily& changes = out.Counter("hudsucker_affinity_changes_total", "What became of tokens.");
   Sample(changes, {{"result", "inserted"}}, stats.inserted);
   Sample(changes, {{"result", "refreshed"}}, stats.refreshed);
-  Sample(changes, {{"result", "replaced"}}, stats.replaced);
+  Sample(changes, {{"result", "held_by_another"}}, stats.held_by_another);
   Sample(changes, {{"result", "evicted_expired"}}, stats.evicted_expired);
   Sample(changes, {{"result", "evicted_over_share"}}, stats.evicted_over_share);
   Sample(changes, {{"result", "rejected"}}, stats.rejected);

@@ -50,8 +50,9 @@ bool SameTimeouts(const Timeouts& a, const Timeouts& b) {
 
 bool SameKey(const BeaconKey& a, const BeaconKey& b) {
   const auto text = [](const BeaconKey& key) {
-    std::string ranges = absl::StrJoin(key.pools, ",");
+    std::string ranges = absl::StrCat(absl::StrJoin(key.pools, ","), " ", key.most_weight, " ", key.ticket_group);
     for (const AddressRange& range : key.addresses) absl::StrAppend(&ranges, " ", range.ToString());
+    for (const SocketAddress& endpoint : key.endpoints) absl::StrAppend(&ranges, " ", endpoint.ToString());
     return ranges;
   };
   return a.secret == b.secret && text(a) == text(b);
@@ -86,14 +87,18 @@ void DescribePool(const PoolConfig& from, const PoolConfig& to, std::vector<std:
 }
 
 void DescribeKeys(const std::vector<BeaconKey>& from, const std::vector<BeaconKey>& to, std::vector<std::string>* changes) {
-  std::map<std::string, std::pair<const BeaconKey*, const BeaconKey*>> pairs;
-  for (const BeaconKey& key : from) pairs[key.node].first = &key;
-  for (const BeaconKey& key : to) pairs[key.node].second = &key;
+  using Keys = std::vector<const BeaconKey*>;
+  std::map<std::string, std::pair<Keys, Keys>> pairs;
+  for (const BeaconKey& key : from) pairs[key.node].first.push_back(&key);
+  for (const BeaconKey& key : to) pairs[key.node].second.push_back(&key);
   for (const auto& [node, keys] : pairs) {
     const auto& [was, is] = keys;
-    if (was != nullptr && is != nullptr && SameKey(*was, *is)) continue;
-    const char* what = was == nullptr ? " added" : is == nullptr ? " removed" : " changed";
-    changes->push_back(absl::StrCat("beacon key of node ", node, what));
+    if (std::equal(was.begin(), was.end(), is.begin(), is.end(),
+                   [](const BeaconKey* a, const BeaconKey* b) { return SameKey(*a, *b); })) {
+      continue;
+    }
+    const char* what = was.empty() ? " added" : is.empty() ? " removed" : " changed";
+    changes->push_back(absl::StrCat("beacon key of node ", node, what, is.size() > 1 ? ", now two" : ""));
   }
 }
 

@@ -65,7 +65,7 @@ Json AffinityJson(const AffinityMap& map, size_t prefixes) {
               {"prefixes", prefixes},
               {"inserted", stats.inserted},
               {"refreshed", stats.refreshed},
-              {"replaced", stats.replaced},
+              {"held_by_another", stats.held_by_another},
               {"evicted_expired", stats.evicted_expired},
               {"evicted_over_share", stats.evicted_over_share},
               {"rejected", stats.rejected},

@@ -317,6 +317,10 @@ bool AddressRange::Contains(const SocketAddress& address) const {
   return plain.family() == AF_INET6 && !ipv4_ && SharePrefix(bytes_, host.data(), prefix_bits_);
 }
 
+bool AddressRange::Contains(const AddressRange& other) const {
+  return ipv4_ == other.ipv4_ && prefix_bits_ <= other.prefix_bits_ && SharePrefix(bytes_, other.bytes_, prefix_bits_);
+}
+
 std::string AddressRange::ToString() const {
   if (!ipv4_) return absl::StrCat(FormatHost(AF_INET6, bytes_), "/", prefix_bits_);
   return absl::StrCat(FormatHost(AF_INET, bytes_ + sizeof(kIpv4MappedPrefix)), "/", prefix_bits_ - kIpv4MappedBits);

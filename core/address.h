@@ -70,6 +70,7 @@ class AddressRange {
  public:
   static absl::StatusOr<AddressRange> Parse(std::string_view text);
   bool Contains(const SocketAddress& address) const;
+  bool Contains(const AddressRange& other) const;  // all of it
   std::string ToString() const;
 
  private:

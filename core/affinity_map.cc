@@ -259,7 +259,7 @@ struct AffinityMap::Impl {
   const size_t last_neighbour;
   AffinityOwners owners;
   size_t sweep_next = 0;
-  Tally size, inserted, refreshed, replaced, evicted_expired, evicted_over_share, rejected, withdrawn, expired;
+  Tally size, inserted, refreshed, held_by_another, evicted_expired, evicted_over_share, rejected, withdrawn, expired;
 };
 
 AffinityMap::AffinityMap(const Options& options) : impl_(std::make_unique<Impl>(options)) {}
@@ -290,8 +290,9 @@ AffinityMap::InsertResult AffinityMap::Impl::Insert(Bytes token, NodeRef node, u
       ExpiryOf(there) = expiry;
       return InsertResult::kRefreshed;
     }
+    if (!IsDead(there, now)) return InsertResult::kHeldByAnother;
     Put(there, place, owner, expiry);
-    return InsertResult::kReplaced;
+    return InsertResult::kEvictedExpired;
   }
   InsertResult result = InsertResult::kInserted;
   Slot at = FindFree(place);
@@ -308,7 +309,7 @@ AffinityMap::InsertResult AffinityMap::Insert(Bytes token, NodeRef owner, Instan
   switch (result) {
     case InsertResult::kInserted: impl_->inserted.Add(); break;
     case InsertResult::kRefreshed: impl_->refreshed.Add(); break;
-    case InsertResult::kReplaced: impl_->replaced.Add(); break;
+    case InsertResult::kHeldByAnother: impl_->held_by_another.Add(); break;
     case InsertResult::kEvictedExpired: impl_->evicted_expired.Add(); break;
     case InsertResult::kEvictedOverShare: impl_->evicted_over_share.Add(); break;
     case InsertResult::kRejected: impl_->rejected.Add(); break;
@@ -350,7 +351,7 @@ AffinityMap::Stats AffinityMap::stats() const {
           .bytes = impl_->buckets.Bytes() + impl_->records.Bytes(),
           .inserted = impl_->inserted.Get(),
           .refreshed = impl_->refreshed.Get(),
-          .replaced = impl_->replaced.Get(),
+          .held_by_another = impl_->held_by_another.Get(),
           .evicted_expired = impl_->evicted_expired.Get(),
           .evicted_over_share = impl_->evicted_over_share.Get(),
           .rejected = impl_->rejected.Get(),

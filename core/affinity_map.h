@@ -18,7 +18,7 @@ class AffinityMap {
     size_t capacity = 1'000'000;  // tokens; memory is reserved for it at once
     SipKey key;                   // random
   };
-  enum class InsertResult : uint8_t { kInserted, kRefreshed, kReplaced /* owner changed */, kEvictedExpired, kEvictedOverShare, kRejected };
+  enum class InsertResult : uint8_t { kInserted, kRefreshed, kHeldByAnother, kEvictedExpired, kEvictedOverShare, kRejected };
 
   explicit AffinityMap(const Options& options);
   ~AffinityMap();
@@ -33,6 +33,8 @@ class AffinityMap {
   NodeRef Find(Bytes token) const;
 
   // The writer only. `owner` is the node that its slot belongs to now: with it, entries of the slot's node before are nobody's.
+  // A token that another node holds stays that node's until it expires, is withdrawn, or its node is gone: the holder of one
+  // node's key must not take others' clients.
   InsertResult Insert(Bytes token, NodeRef owner, Instant expiry, Instant now);
   bool Withdraw(Bytes token, NodeRef owner);  // true if it was there and was this owner's
   size_t WithdrawAll(NodeRef owner);          // O(capacity): for a node that is gone
@@ -40,7 +42,7 @@ class AffinityMap {
 
   struct Stats {
     size_t capacity, size, bytes;
-    uint64_t inserted, refreshed, replaced, evicted_expired, evicted_over_share, rejected, withdrawn, expired;
+    uint64_t inserted, refreshed, held_by_another, evicted_expired, evicted_over_share, rejected, withdrawn, expired;
   };
   Stats stats() const;  // any thread; relaxed
   size_t CountOf(NodeRef owner) const;  // the writer only

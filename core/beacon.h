@@ -29,20 +29,41 @@ struct BeaconSecret {
 // Names of nodes and pools: 1 to 31 of A-Z a-z 0-9 . _ -
 bool IsBeaconName(std::string_view name);
 
-// A line of the proxy's keys file: who may say what.
-//   node=NAME key=HEX64 pools=POOL[,POOL…] addresses=RANGE[,RANGE…]
-// Empty lines and lines that begin with # are skipped. `pools=*` and `addresses=*` allow any.
-struct BeaconKey {
-  std::string node;
-  BeaconSecret secret;
-  std::vector<std::string> pools;         // empty: any
-  std::vector<AddressRange> addresses;    // of the node's TLS server; empty: any. unix: addresses need `any`
-  bool AllowsPool(std::string_view pool) const;
-  bool AllowsAddress(const SocketAddress& address) const;
+// May a key's holder name this address?
+enum class AddressVerdict : uint8_t {
+  kAllowed,
+  kNotInLine,  // none of the line's ranges has it
+  kSpecial,    // a unix socket, loopback, link-local, …: only if the line names just that
+  kOurs,       // where this proxy itself listens: only if the line names address and port
 };
 
-// The whole text of a keys file; each error names `path`:line and what to do. A node may have one key only.
+// A line of the proxy's keys file: who may say what.
+//   node=NAME key=HEX64 pools=POOL[,POOL…] addresses=ADDRESS[,ADDRESS…] [weight=N] [tickets=GROUP]
+//   ADDRESS = RANGE | HOST:PORT | unix:PATH
+// Empty lines and lines that begin with # are skipped. `pools=*` allows any pool, `addresses=*` any address that is not
+// special: a proxy connects where it is told to, and would otherwise open what only this machine can reach.
+struct BeaconKey {
+  static constexpr uint16_t kUsualMostWeight = 100;
+
+  std::string node;
+  BeaconSecret secret;
+  std::vector<std::string> pools;             // empty: any
+  std::vector<AddressRange> addresses;        // of the node's TLS server; empty, and no endpoints: any
+  std::vector<SocketAddress> endpoints;       // exact ones: with a port, or a unix socket
+  uint16_t most_weight = kUsualMostWeight;    // a higher one counts as this
+  std::string ticket_group;                   // nodes of a group share their servers' ticket keys; empty: in none
+
+  bool AllowsAnyAddress() const { return addresses.empty() && endpoints.empty(); }
+  bool AllowsPool(std::string_view pool) const;
+  // `is_ours`: this proxy listens there.
+  AddressVerdict JudgeAddress(const SocketAddress& address, bool is_ours) const;
+};
+
+// The whole text of a keys file; each error names `path`:line and what to do. A node may have two lines: while its key is
+// being changed both are believed.
 absl::StatusOr<std::vector<BeaconKey>> ParseBeaconKeys(std::string_view text, std::string_view path);
+// What is allowed more widely than it need be: a sentence for each kind, that names the nodes. For start and --check.
+std::vector<std::string> WideBeaconKeys(const std::vector<BeaconKey>& keys);
 
 // The file that `hud-agentd keygen NAME` writes: one line "NAME HEX64".
 struct AgentKey {
@@ -51,9 +72,10 @@ struct AgentKey {
 };
 absl::StatusOr<AgentKey> ParseAgentKey(std::string_view text, std::string_view path);
 std::string FormatAgentKey(const AgentKey& key);
-// The line to add to the proxy's keys file.
+// The line to add to the proxy's keys file. `weight`: 0 leaves it out; `ticket_group` is left out when empty.
 std::string FormatBeaconKeyLine(const AgentKey& key, const std::vector<std::string>& pools,
-                                const std::vector<std::string>& addresses);
+                                const std::vector<std::string>& addresses, uint16_t weight = 0,
+                                const std::string& ticket_group = {});
 
 // ---- Messages -------------------------------------------------------------------------------------------------------
 

@@ -33,8 +33,8 @@ constexpr Duration kAlarmEach = 250ms;
 constexpr int64_t kAlarmBurst = 8;
 constexpr Duration kSameAlarmAgain = 10s;
 
-enum class Alarm : uint8_t { kSecondEpoch, kLowerEpoch, kPool, kAddress, kMalformed, kQuota };
-constexpr size_t kAlarmKinds = 6;
+enum class Alarm : uint8_t { kSecondEpoch, kLowerEpoch, kPool, kAddress, kMalformed, kQuota, kWeight, kKey };
+constexpr size_t kAlarmKinds = 8;
 
 // Names are hashed before they are authenticated, but only looked up: a sender cannot add one.
 struct NameHash {
@@ -103,11 +103,19 @@ struct Epoch {
   }
 };
 
-struct Peer {
-  explicit Peer(BeaconKey k) : key(std::move(k)), mac(key.secret) { last_alarm.fill(Instant::min()); }
-
+// A key of a node, and what its line allows.
+struct Credential {
+  explicit Credential(BeaconKey k) : key(std::move(k)), mac(key.secret) {}
   BeaconKey key;
   BeaconMac mac;
+};
+
+// A node: all that is known of it, whichever of its keys is used.
+struct Peer {
+  Peer() { last_alarm.fill(Instant::min()); }
+
+  std::string node;
+  std::vector<Credential> credentials;  // one; two while the key is being changed
   uint64_t nonce = 0;
   uint64_t least_epoch = 0;  // a lower epoch never takes over
   Epoch epoch;
@@ -138,6 +146,7 @@ struct BeaconReceiver::Impl {
     const SocketAddress& from;
     Instant now;
     Peer& peer;
+    const Credential& credential;
   };
 
   // A nonce for each node, and a new one whenever its state begins anew: a key that was removed and comes back must not
@@ -149,7 +158,7 @@ struct BeaconReceiver::Impl {
       seed[i] = static_cast<uint8_t>(process_nonce >> (8 * i));
       seed[8 + i] = static_cast<uint8_t>(nonces_drawn >> (8 * i));
     }
-    const auto mac = peer.mac.Compute(seed);
+    const auto mac = peer.credentials.front().mac.Compute(seed);
     uint64_t nonce = 0;
     for (size_t i = 0; i < 8; ++i) nonce = nonce << 8 | mac[i];
     return nonce == 0 ? 1 : nonce;  // 0 says "none known"
@@ -160,7 +169,7 @@ struct BeaconReceiver::Impl {
     if (last != Instant::min() && now - last < kSameAlarmAgain) return;
     if (alarms.size() >= static_cast<size_t>(kAlarmBurst) || !alarm_rate.Take(now)) return;
     last = now;
-    alarms.push_back(absl::StrCat("node ", peer.key.node, ": ", what));
+    alarms.push_back(absl::StrCat("node ", peer.node, ": ", what));
   }
 
   bool IsAlive(const Peer& peer, Instant now) const {
@@ -171,12 +180,12 @@ struct BeaconReceiver::Impl {
     BeaconEnvelope envelope;
     envelope.direction = BeaconDirection::kToAgent;
     envelope.type = type;
-    envelope.node = q.peer.key.node;
+    envelope.node = q.peer.node;
     envelope.epoch = q.envelope.epoch;
     envelope.nonce = q.peer.nonce;
     envelope.sequence = ++answers_sent;
     envelope.sent_micros = q.envelope.sent_micros;
-    answer->datagram = SealBeacon(q.peer.mac, envelope, body);
+    answer->datagram = SealBeacon(q.credential.mac, envelope, body);
     HUD_CHECK(answer->datagram.size() <= q.datagram.size());
   }
 
@@ -251,18 +260,53 @@ struct BeaconReceiver::Impl {
 
   bool KeyAllows(const Question& q, const NodeReport& report) {
     for (const std::string& pool : report.pools) {
-      if (q.peer.key.AllowsPool(pool)) continue;
+      if (q.credential.key.AllowsPool(pool)) continue;
       ++stats.refused_pool;
       RaiseAlarm(q.peer, Alarm::kPool, q.now,
                  absl::StrCat("its agent names pool '", pool, "', which the keys file does not allow it (pools=)"));
       return false;
     }
-    if (q.peer.key.AllowsAddress(report.address)) return true;
+    const AddressVerdict verdict = q.credential.key.JudgeAddress(report.address, IsOurs(report.address));
+    if (verdict == AddressVerdict::kAllowed) return true;
     ++stats.refused_address;
+    const std::string address = report.address.ToString();
+    const char* why = verdict == AddressVerdict::kOurs      ? ", where this proxy itself listens; if it is meant, the keys file has to name it (addresses="
+                      : verdict == AddressVerdict::kSpecial ? ", which only this machine reaches; if it is meant, the keys file has to name it (addresses="
+                                                            : ", which the keys file does not allow it (addresses=";
     RaiseAlarm(q.peer, Alarm::kAddress, q.now,
-               absl::StrCat("its agent names address ", report.address.ToString(),
-                            ", which the keys file does not allow it (addresses=)"));
+               absl::StrCat("its agent names address ", address, why,
+                            verdict == AddressVerdict::kNotInLine ? "" : address, ")"));
     return false;
+  }
+
+  // Behind a wildcard all of loopback is ours, whatever its interface lists.
+  bool IsOurs(const SocketAddress& address) const {
+    const SocketAddress plain = address.UnmappedIpv4().value_or(address);
+    const bool is_loopback = !plain.IsUnix() && IsLoopback(plain);
+    return std::any_of(our_addresses.begin(), our_addresses.end(), [&](const SocketAddress& ours) {
+      return ours == plain || (is_loopback && ours.port() == plain.port() && IsWildcard(ours));
+    });
+  }
+
+  static bool IsLoopback(const SocketAddress& address) {
+    const Bytes host = address.host_bytes();
+    if (host.size() == 4) return host[0] == 127;
+    return host.size() == 16 && host[15] == 1 && std::all_of(host.begin(), host.end() - 1, [](uint8_t b) { return b == 0; });
+  }
+
+  static bool IsWildcard(const SocketAddress& address) {
+    const Bytes host = address.host_bytes();
+    return !address.IsUnix() && std::all_of(host.begin(), host.end(), [](uint8_t byte) { return byte == 0; });
+  }
+
+  // A key's holder decides what it announces, and its share of the clients must not be what it wishes.
+  void LimitWeight(const Question& q, NodeReport& report) {
+    const uint16_t most = q.credential.key.most_weight;
+    if (report.weight <= most) return;
+    RaiseAlarm(q.peer, Alarm::kWeight, q.now,
+               absl::StrCat("its agent announces a weight of ", report.weight, ", and its key allows ", most,
+                            ", which is used; if more is meant, write weight=", report.weight, " into its line"));
+    report.weight = most;
   }
 
   // A node that was silent for `dead_after` may have been declared dead, and its tokens withdrawn: ask for all of them.
@@ -277,6 +321,7 @@ struct BeaconReceiver::Impl {
     std::optional<NodeReportPart> part = ReadReportBody(BeaconBody(q.datagram));
     if (!part) return Malformed(q);
     if (!KeyAllows(q, part->report)) return false;
+    LimitWeight(q, part->report);
     Epoch& epoch = q.peer.epoch;
     const bool overtaken = q.envelope.sequence < epoch.newest_report;
     const bool was_complete = epoch.assembly.IsComplete();
@@ -369,7 +414,8 @@ struct BeaconReceiver::Impl {
       return false;
     }
     q.peer.epoch.last_valid = q.now;
-    event->node = q.peer.key.node;
+    event->node = q.peer.node;
+    event->ticket_group = q.credential.key.ticket_group;
     event->epoch = q.envelope.epoch;
     switch (q.envelope.type) {
       case BeaconType::kAlive:
@@ -396,28 +442,42 @@ struct BeaconReceiver::Impl {
       return false;
     }
     // The key id is no secret and no proof; comparing it first spares the hash for an agent that has an old key.
-    if (envelope->key_id != peer->second->mac.key_id() || !peer->second->mac.Verify(datagram)) {
+    const std::vector<Credential>& credentials = peer->second->credentials;
+    const auto credential = std::find_if(credentials.begin(), credentials.end(), [&](const Credential& one) {
+      return envelope->key_id == one.mac.key_id() && one.mac.Verify(datagram);
+    });
+    if (credential == credentials.end()) {
       ++stats.bad_mac;
       return false;
     }
-    return HandleAuthentic({datagram, *envelope, from, now, *peer->second}, event, answer);
+    return HandleAuthentic({datagram, *envelope, from, now, *peer->second, *credential}, event, answer);
   }
 
   void SetKeys(std::vector<BeaconKey> keys) {
-    Peers next;
+    std::map<std::string, std::vector<Credential>> by_node;
     for (BeaconKey& key : keys) {
-      const auto known = peers.find(key.node);
       const std::string node = key.node;
-      if (known != peers.end() && known->second != nullptr && known->second->key.secret == key.secret) {
-        known->second->key = std::move(key);
-        next[node] = std::move(known->second);
-        continue;
-      }
-      auto peer = std::make_unique<Peer>(std::move(key));
-      peer->BeginAnew(DrawNonce(*peer));
+      by_node[node].emplace_back(std::move(key));
+    }
+    Peers next;
+    for (auto& [node, credentials] : by_node) {
+      const auto known = peers.find(node);
+      std::unique_ptr<Peer> peer;
+      if (known != peers.end() && HaveACommonKey(known->second->credentials, credentials)) peer = std::move(known->second);
+      const bool is_new = peer == nullptr;
+      if (is_new) peer = std::make_unique<Peer>();
+      peer->node = node;
+      peer->credentials = std::move(credentials);
+      if (is_new) peer->BeginAnew(DrawNonce(*peer));
       next[node] = std::move(peer);
     }
     peers = std::move(next);
+  }
+
+  static bool HaveACommonKey(const std::vector<Credential>& a, const std::vector<Credential>& b) {
+    return std::any_of(a.begin(), a.end(), [&](const Credential& one) {
+      return std::any_of(b.begin(), b.end(), [&](const Credential& other) { return one.key.secret == other.key.secret; });
+    });
   }
 
   void OnPause(Duration paused) {
@@ -432,6 +492,7 @@ struct BeaconReceiver::Impl {
   uint64_t answers_sent = 0;  // of this process, so that it grows for every agent
   Duration dead_after = 3s;
   Peers peers;
+  std::vector<SocketAddress> our_addresses;
   BeaconStats stats;
   std::vector<std::string> alarms;
   RateLimit alarm_rate{kAlarmEach, kAlarmBurst};
@@ -442,6 +503,10 @@ BeaconReceiver::~BeaconReceiver() = default;
 
 void BeaconReceiver::SetKeys(std::vector<BeaconKey> keys) { impl_->SetKeys(std::move(keys)); }
 void BeaconReceiver::SetDeadAfter(Duration dead_after) { impl_->dead_after = dead_after; }
+void BeaconReceiver::SetOurAddresses(std::vector<SocketAddress> addresses) {
+  for (SocketAddress& address : addresses) address = address.UnmappedIpv4().value_or(address);
+  impl_->our_addresses = std::move(addresses);
+}
 void BeaconReceiver::OnPause(Duration paused) { impl_->OnPause(paused); }
 
 void BeaconReceiver::ForgetTokens(std::string_view node) {

@@ -20,7 +20,8 @@ struct BeaconEvent {
   enum class Kind : uint8_t { kAlive, kStillHere, kDying, kTokens } kind = Kind::kAlive;
   std::string node;      // by its key
   uint64_t epoch = 0;    // of the agent's boot
-  NodeReport report;     // kAlive, kStillHere; checked against the key (pools, addresses)
+  std::string ticket_group;  // that its key is in, or empty
+  NodeReport report;     // kAlive, kStillHere; checked against the key (pools, addresses), its weight limited
   std::vector<TokenItem> tokens;  // kTokens: never empty, none of length 0, in the order in which the agent learned them
 };
 
@@ -45,8 +46,10 @@ class BeaconReceiver {
   explicit BeaconReceiver(uint64_t nonce);
   ~BeaconReceiver();
 
-  // Reload: keys that stay keep their state; a key that goes takes its node's state along.
+  // Reload: a node that keeps a key keeps its state; one that keeps none begins anew.
   void SetKeys(std::vector<BeaconKey> keys);
+  // Where this proxy listens itself; a wildcard is followed by each address of the machine.
+  void SetOurAddresses(std::vector<SocketAddress> addresses);
   // How long an epoch is held to be alive after its last valid beacon (second epochs are refused meanwhile).
   void SetDeadAfter(Duration dead_after);
   // This process itself was stopped for so long: counted as time in which every live agent was heard.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bitset>
 #include <tuple>
 #include <unordered_map>
 
@@ -29,6 +30,64 @@ bool Less(const TicketPrefix& a, const TicketPrefix& b) {
   return std::tie(a.length, a.bytes) < std::tie(b.length, b.bytes);
 }
 
+constexpr Duration kSameRivalryAgain = std::chrono::minutes(10);
+
+// A node says that tickets with this prefix are its own.
+struct PrefixClaim {
+  TicketPrefix prefix;
+  uint64_t order = 0;  // of all claims ever made: the lower came first
+};
+
+// Whose a prefix is when several nodes claim it. Everybody who ever got a ticket of a node knows its prefixes, so the holder of
+// another node's key could claim them too, and get the node's returning clients. Hence who claimed first has a prefix, and all
+// that begins with it, to itself for as long as it lives; but nodes whose keys are in one group share it.
+class PrefixClaims {
+ public:
+  using Party = size_t;  // a group, or a node that is in none
+
+  void Add(const TicketPrefix& prefix, Party party, NodeIndex node, uint64_t order) {
+    lengths_.set(prefix.length);
+    Holders& holders = holders_[prefix];
+    const Holder holder{party, node, order};
+    if (holder.order < holders.first.order) {
+      if (holders.first.party != party) holders.other = holders.first;
+      holders.first = holder;
+    } else if (party != holders.first.party && order < holders.other.order) {
+      holders.other = holder;
+    }
+  }
+
+  // The node of another party that has the claimed prefix, or one that it begins with; kNone: the claimant may have it.
+  NodeIndex RivalOf(const TicketPrefix& prefix, Party party, uint64_t order) const {
+    for (uint8_t length = kMinPrefixBytes; length <= prefix.length; ++length) {
+      if (!lengths_[length]) continue;
+      const auto found = holders_.find(TicketPrefix::Of(prefix.span().first(length)));
+      if (found == holders_.end()) continue;
+      const Holder& rival = found->second.first.party != party ? found->second.first : found->second.other;
+      if (rival.order < order) return rival.node;
+    }
+    return NodeIndex::kNone;
+  }
+
+ private:
+  struct Holder {
+    Party party = 0;
+    NodeIndex node = NodeIndex::kNone;
+    uint64_t order = UINT64_MAX;
+  };
+  struct Holders {
+    Holder first;
+    Holder other;  // the first of another party than `first`
+  };
+  struct Hash {
+    size_t operator()(const TicketPrefix& prefix) const {
+      return std::hash<std::string_view>()({reinterpret_cast<const char*>(prefix.bytes.data()), prefix.length});
+    }
+  };
+  std::unordered_map<TicketPrefix, Holders, Hash> holders_;
+  std::bitset<limits::kMaxTokenBytes + 1> lengths_;
+};
+
 // A node's slot. Free, in use, or leaving: in no pool any more, waiting for its last connection to end.
 struct NodeSlot {
   std::string name;  // empty: free
@@ -46,7 +105,9 @@ struct NodeSlot {
   SocketAddress announced_address;
   std::vector<std::string> announced_pools;
   uint16_t announced_weight = 0;
-  std::vector<TicketPrefix> prefixes;  // in order, each once; kept while the node exists
+  std::vector<PrefixClaim> prefixes;  // in the order of the prefix, each once; kept while the node exists
+  std::string ticket_group;           // of its key
+  std::optional<Instant> rivalry_told;
   NodeHealth health;
 };
 
@@ -86,6 +147,8 @@ struct Cluster::Impl {
   std::unordered_map<std::string, NodeIndex> by_name;       // in use or leaving
   std::unordered_map<std::string, PoolIndex> pool_by_name;  // removed ones, too
   std::vector<NodeRef> gone;
+  uint64_t claims_made = 0;
+  std::vector<std::string> alarms;
   Instant last_tick = Instant::min();
   uint64_t version = 0;
   bool changed = true;
@@ -378,6 +441,7 @@ struct Cluster::Impl {
     slot.announced_weight = report.weight;
     slot.health = report.health;
     SetPrefixes(slot, report.prefixes);
+    changed |= std::exchange(slot.ticket_group, event.ticket_group) != event.ticket_group;
     const SocketAddress static_address = slot.address;
     Settle(index, slot.is_static ? &static_address : nullptr, now);
     ChangeLife(index, [&](NodeLife& life) { life.OnReport(event.epoch, report.health.ready, now); });
@@ -414,8 +478,16 @@ struct Cluster::Impl {
   void SetPrefixes(NodeSlot& slot, std::vector<TicketPrefix> prefixes) {
     std::sort(prefixes.begin(), prefixes.end(), Less);
     prefixes.erase(std::unique(prefixes.begin(), prefixes.end()), prefixes.end());
-    if (prefixes == slot.prefixes) return;
-    slot.prefixes = std::move(prefixes);
+    const bool same = std::equal(prefixes.begin(), prefixes.end(), slot.prefixes.begin(), slot.prefixes.end(),
+                                 [](const TicketPrefix& prefix, const PrefixClaim& claim) { return prefix == claim.prefix; });
+    if (same) return;
+    std::vector<PrefixClaim> claims;
+    for (const TicketPrefix& prefix : prefixes) {
+      const auto before = std::find_if(slot.prefixes.begin(), slot.prefixes.end(),
+                                       [&](const PrefixClaim& claim) { return claim.prefix == prefix; });
+      claims.push_back({prefix, before != slot.prefixes.end() ? before->order : ++claims_made});
+    }
+    slot.prefixes = std::move(claims);
     changed = true;
   }
 
@@ -489,7 +561,6 @@ struct Cluster::Impl {
     table->timeouts = config.timeouts;
     table->fall = config.fall;
     table->dial_attempts = config.dial_attempts;
-    std::vector<PrefixStore::Entry> prefixes;
     for (size_t i = 0; i < nodes.size(); ++i) {
       NodeSlot& slot = nodes[i];
       NodeView& view = table->nodes.emplace_back();
@@ -500,16 +571,48 @@ struct Cluster::Impl {
       view.verdicts = slot.life->verdicts();
       view.up_since = slot.life->up_since();
       if (slot.leaving && !slot.excluded_at) slot.excluded_at = now;
-      if (slot.leaving) continue;
-      for (const TicketPrefix& prefix : slot.prefixes) prefixes.push_back({prefix, static_cast<NodeIndex>(i)});
     }
-    table->prefixes = PrefixStore(prefixes);
+    table->prefixes = PrefixStore(OwnedPrefixes(now));
     for (PoolSlot& pool : pools) table->pools.push_back(ViewOf(pool));
     for (const ListenerSlot& listener : listeners) {
       table->listeners.push_back(listener.present ? listener.view : ListenerView());
     }
     changed = false;
     return table;
+  }
+
+  std::vector<PrefixStore::Entry> OwnedPrefixes(Instant now) {
+    PrefixClaims claims;
+    std::unordered_map<std::string, PrefixClaims::Party> parties;
+    std::vector<PrefixClaims::Party> party_of(nodes.size());
+    for (size_t i = 0; i < nodes.size(); ++i) {
+      const NodeSlot& slot = nodes[i];
+      if (slot.name.empty() || slot.leaving) continue;
+      const std::string party = slot.ticket_group.empty() ? slot.name : absl::StrCat("=", slot.ticket_group);
+      party_of[i] = parties.try_emplace(party, parties.size()).first->second;
+      const AgentVerdict agent = slot.life->verdicts().agent;
+      if (agent == AgentVerdict::kDead || agent == AgentVerdict::kDying) continue;  // keeps nobody from anything
+      for (const PrefixClaim& claim : slot.prefixes) claims.Add(claim.prefix, party_of[i], NodeIndex(i), claim.order);
+    }
+    std::vector<PrefixStore::Entry> owned;
+    for (size_t i = 0; i < nodes.size(); ++i) {
+      NodeSlot& slot = nodes[i];
+      if (slot.name.empty() || slot.leaving) continue;
+      for (const PrefixClaim& claim : slot.prefixes) {
+        const NodeIndex rival = claims.RivalOf(claim.prefix, party_of[i], claim.order);
+        if (rival == NodeIndex::kNone) owned.push_back({claim.prefix, NodeIndex(i)});
+        if (rival != NodeIndex::kNone) TellRivalry(slot, SlotOf(rival), now);
+      }
+    }
+    return owned;
+  }
+
+  void TellRivalry(NodeSlot& slot, const NodeSlot& first, Instant now) {
+    if (slot.rivalry_told && now - *slot.rivalry_told < kSameRivalryAgain) return;
+    slot.rivalry_told = now;
+    alarms.push_back(absl::StrCat("node ", slot.name, ": its agent announces ticket prefixes that node ", first.name,
+                                  " announced first, and gets no clients by them while that one lives. If their servers share ",
+                                  "ticket keys, write the same tickets=GROUP into both lines of the keys file"));
   }
 
   PoolView ViewOf(PoolSlot& pool) {
@@ -640,6 +743,8 @@ Instant Cluster::NextDeadline() const {
   }
   return next;
 }
+
+std::vector<std::string> Cluster::TakeAlarms() { return std::exchange(impl_->alarms, {}); }
 
 std::vector<NodeRef> Cluster::TakeGone() { return std::exchange(impl_->gone, {}); }
 

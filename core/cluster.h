@@ -54,6 +54,9 @@ class Cluster {
   // the configuration, or was dead for long, is gone once its last connection has ended and no worker can know it any more.
   std::vector<NodeRef> TakeGone();
 
+  // What the operator should know of what agents claimed, since the last call; of a node once in ten minutes at most.
+  std::vector<std::string> TakeAlarms();
+
   // True if a new RouteTable would differ from the last one built.
   bool changed() const;
   std::unique_ptr<const RouteTable> Build(Instant now);

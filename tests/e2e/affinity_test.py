@@ -133,9 +133,10 @@ def an_agent_restarted_keeps_its_nodes_clients(stage):
 
 @case
 def two_nodes_that_share_a_ticket_key_file_both_resume_its_tickets(stage):
+    # Their lines say that they share it.
     shared, own = stage.write("shared.key", random_bytes(80), 0o600), stage.write("own.key", random_bytes(80), 0o600)
     names = ["n1", "n2", "n3"]
-    keys = {n: make_key(stage, n) for n in names}
+    keys = {n: make_key(stage, n, options=[] if n == "n3" else ["--tickets", "shared"]) for n in names}
     hudsucker = Hudsucker(stage, [{"name": "web"}], keys=[line for _, line in keys.values()])
     for n in names:
         node = Nginx(stage, n, ticket_keys=[own if n == "n3" else shared])

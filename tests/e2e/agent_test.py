@@ -16,6 +16,10 @@ from runner import case, main
 from servers.nginx import Nginx
 
 
+# What keygen wants to know of a key.
+SCOPE = ("--pools", "web", "--addresses", "10.0.0.11")
+
+
 class SServer(Process):
     """`openssl s_server`: new random ticket keys at each start."""
 
@@ -325,14 +329,17 @@ def keygen_never_overwrites_and_open_key_files_are_refused(stage):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.read_text().split() == ["n1", re.search("key=([0-9a-f]{64})", line).group(1)]
     before = path.read_bytes()
-    again = subprocess.run([PROGRAMS / "hud-agentd", "keygen", "n1"], cwd=stage.folder, capture_output=True, text=True)
+    again = subprocess.run([PROGRAMS / "hud-agentd", "keygen", "n1", *SCOPE], cwd=stage.folder, capture_output=True, text=True)
     assert again.returncode != 0 and "never overwritten" in again.stderr and path.read_bytes() == before
     for bad in ("../n1", "", "a b", "-x", "x" * 40):
-        refused = subprocess.run([PROGRAMS / "hud-agentd", "keygen", "--", bad], cwd=stage.folder, capture_output=True, text=True)
+        refused = subprocess.run([PROGRAMS / "hud-agentd", "keygen", *SCOPE, "--", bad], cwd=stage.folder, capture_output=True, text=True)
         assert refused.returncode != 0 and "cannot name a node" in refused.stderr, (bad, refused)
     scoped = subprocess.run([PROGRAMS / "hud-agentd", "keygen", "n2", "--pools", "web,api", "--addresses", "10.0.0.0/8"],
                             cwd=stage.folder, capture_output=True, text=True, check=True).stdout
     assert "pools=web,api" in scoped and "addresses=10.0.0.0/8" in scoped
+    wide = subprocess.run([PROGRAMS / "hud-agentd", "keygen", "n3", "--pools", "*", "--addresses", "*", "--weight", "200"],
+                          cwd=stage.folder, capture_output=True, text=True, check=True)
+    assert "pools=* addresses=* weight=200" in wide.stdout and wide.stderr.count("warning:") == 2, wide
 
     def check(key):
         path = stage.write("agent.yaml", to_yaml({"node": {"name": "n1", "address": "127.0.0.1:1", "pool": "web"},

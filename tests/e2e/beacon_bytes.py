@@ -163,6 +163,6 @@ def random_key():
     return os.urandom(32)
 
 
-def key_line(name, key, pools="web", addresses="*"):
+def key_line(name, key, pools="web", addresses="127.0.0.0/8", more=""):
     """The line of the proxy's keys file."""
-    return f"node={name} key={key.hex()} pools={pools} addresses={addresses}\n"
+    return f"node={name} key={key.hex()} pools={pools} addresses={addresses}{more and ' '}{more}\n"

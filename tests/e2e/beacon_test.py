@@ -42,7 +42,7 @@ def ends_with_name(connection, node):
 def announced(stage, names, *, script=ends_with_name, config=(), prefixes=None, **agent):
     """Scripted nodes that announce themselves. Returns proxy, agents by name, keys by name, nodes by name."""
     keys = {n: random_key() for n in names}
-    hudsucker = Hudsucker(stage, [{"name": "web"}], keys=[key_line(n, k) for n, k in keys.items()], **dict(config))
+    hudsucker = Hudsucker(stage, [{"name": "web"}], keys=[key_line(n, k, more="weight=1000") for n, k in keys.items()], **dict(config))
     nodes = {n: ScriptedNode(stage, script, name=n) for n in names}
     agents = {n: PyAgent(stage, n, keys[n], hudsucker.beacon_address, nodes[n].address, prefixes=[prefixes[n]] if prefixes else [], **agent)
               for n in names}
@@ -477,6 +477,80 @@ time.sleep(1000)
     finally:
         run(ip, "link", "del", outer, check=False)
         run(ip, "netns", "del", space, check=False)
+
+
+# ---- What the holder of one node's key can do ------------------------------------------------------------------------
+
+@case
+def a_key_opens_nothing_but_its_own_server(stage):
+    secret = ScriptedNode(stage, ends_with_name, name="secret", address="unix:" + str(stage.path("secret.sock")))
+    keys = {n: random_key() for n in ("thief", "wide")}
+    hudsucker = Hudsucker(stage, [{"name": "web"}],
+                          keys=[key_line("thief", keys["thief"]), key_line("wide", keys["wide"], addresses="*")])
+    own = {n: ScriptedNode(stage, ends_with_name, name=n) for n in keys}
+    thief = PyAgent(stage, "thief", keys["thief"], hudsucker.beacon_address, own["thief"].address)
+    hudsucker.wait_states({"thief": "up"})
+    wide = PyAgent(stage, "wide", keys["wide"], hudsucker.beacon_address, own["wide"].address)
+    for agent, address, words in (
+            (thief, secret.address, "which only this machine reaches"),
+            (thief, hudsucker.status_address, "where this proxy itself listens"),
+            (thief, hudsucker.address, "where this proxy itself listens"),
+            (thief, hudsucker.beacon_address, "where this proxy itself listens"),
+            (wide, own["wide"].address, "which only this machine reaches"),
+            (wide, "169.254.169.254:80", "which only this machine reaches"),
+            (wide, secret.address, "which only this machine reaches")):
+        had = hudsucker.status()["beacons"]["refused_address"]
+        agent.say(address=address)
+        wait_until(lambda had=had: hudsucker.status()["beacons"]["refused_address"] > had, 5, f"{address} being refused")
+        assert hudsucker.node("wide") is None and hudsucker.node("thief")["address"] == own["thief"].address
+        assert words in hudsucker.log(), (address, hudsucker.log())
+    assert "addresses=* in the keys file: who holds the key of wide" in hudsucker.log()
+    assert not secret.connections
+
+
+@case
+def the_holder_of_one_key_takes_neither_clients_by_weight_nor_others_returning_clients(stage):
+    names = ("n1", "n2", "n3", "n4")
+    keys = {n: random_key() for n in names}
+    prefixes = {n: os.urandom(16) for n in names}
+    hudsucker = Hudsucker(stage, [{"name": "web"}], keys=[key_line(n, k) for n, k in keys.items()])
+    nodes = {n: ScriptedNode(stage, echo, name=n) for n in names}
+    agents = {n: PyAgent(stage, n, keys[n], hudsucker.beacon_address, nodes[n].address, prefixes=[prefixes[n]]) for n in names[:3]}
+    tokens = [os.urandom(32) for _ in range(60)]
+    agents["n1"].add_tokens(tokens)
+    hudsucker.wait_states({n: "up" for n in names[:3]})
+    wait_until(lambda: hudsucker.status()["affinity"]["size"] >= 60, 5, "the tokens of n1")
+    # Every client of a node knows its prefixes and some of its tokens; longer ones are another way to claim the same.
+    stolen = [prefixes[n] for n in names] + [prefixes["n1"] + bytes([i]) for i in range(32)] + [prefixes["n2"][:8]]
+    thief = PyAgent(stage, "n4", keys["n4"], hudsucker.beacon_address, nodes["n4"].address, prefixes=stolen, weight=1000)
+    thief.add_tokens(tokens)
+    hudsucker.wait_states({"n4": "up"})
+    wait_until(lambda: hudsucker.status()["affinity"]["held_by_another"] >= 60, 5, "the thief's tokens being refused")
+    wait_until(lambda: "announces ticket prefixes that node" in hudsucker.log(), 5, "the log saying so")
+    assert hudsucker.node("n4")["weight"] == 100 and "write weight=1000" in hudsucker.log()
+
+    def taken(hellos):
+        """The part of these clients that the thief gets, with connections that stay open."""
+        before, clients = nodes["n4"].connections, []
+        for hello in hellos:
+            client = connect(hudsucker.address)
+            client.sendall(hello)
+            assert read_exactly(client, len(hello)) == hello
+            clients.append(client)
+        for client in clients:
+            client.close()
+        wait_until(lambda: all(n["active"] == 0 for n in hudsucker.pool()["nodes"]), 5, "the clients being gone")
+        return (nodes["n4"].connections - before) / len(hellos)
+
+    def returning(prefix):
+        return in_records(client_hello(psk=[prefix + os.urandom(150)]))
+    # Within their load bound others' clients go to their own node; 16 are within any.
+    shares = {n: taken([returning(prefixes[n]) for _ in range(15)]) for n in ("n1", "n2", "n3")}
+    shares["token"] = taken([in_records(client_hello(session_id=t, tls13=False)) for t in tokens[:15]])
+    shares["new"] = taken([in_records(client_hello()) for _ in range(120)])
+    stage.note(f"the thief gets {shares}")
+    assert shares["n1"] == shares["n2"] == shares["n3"] == shares["token"] == 0, shares
+    assert shares["new"] < 0.4, shares
 
 
 # ---- Abuse of tokens -------------------------------------------------------------------------------------------------

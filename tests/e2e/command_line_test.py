@@ -13,6 +13,10 @@ from servers.nginx import Nginx
 from servers.scripted import ScriptedNode, answer_name, read_to_end
 
 
+# What keygen wants to know of a key.
+SCOPE = ("--pools", "web", "--addresses", "10.0.0.11")
+
+
 def run(program, *arguments, cwd=None, seconds=15):
     return subprocess.run([PROGRAMS / program, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=seconds)
 
@@ -121,7 +125,10 @@ def unknown_options_and_missing_ones_are_named(stage):
     complains(run("hudsucker", "--listen", "127.0.0.1:1"), "--node")
     complains(run("hudsucker", "--listen", "localhost:1", "--node", "127.0.0.1:2"), "localhost")
     complains(run("hud-agentd", "keygen"), "name")
-    complains(run("hud-agentd", "keygen", "two words", cwd=stage.folder), "two words")
+    complains(run("hud-agentd", "keygen", "two words", *SCOPE, cwd=stage.folder), "two words")
+    complains(run("hud-agentd", "keygen", "n1", cwd=stage.folder), "hud-agentd keygen n1 --pools web --addresses 10.0.0.11")
+    complains(run("hud-agentd", "keygen", "n1", "--pools", "web", cwd=stage.folder), "--addresses")
+    assert not stage.path("n1.key").exists()
 
 
 @case
@@ -163,8 +170,8 @@ def each_bad_line_of_a_keys_file_is_named(stage):
         ("a short key", "node=n2 key=abcd pools=web addresses=*", ["key"]),
         ("not hex", f"node=n2 key={'x' * 64} pools=web addresses=*", ["key"]),
         ("an unknown field", key_line("n2", random_key()).strip() + " colour=red", ["word 5"]),
-        ("a bad range", key_line("n2", random_key(), addresses="10.0.0.0/99").strip(), ["range 1 of addresses="]),
-        ("a node twice", good.strip(), ["n1"]),
+        ("a bad range", key_line("n2", random_key(), addresses="10.0.0.0/99").strip(), ["address 1 of addresses="]),
+        ("the same line twice", good.strip(), ["the same key as in line 2"]),
     ]:
         keys = stage.write("some.keys", "# a comment\n" + good + line + "\n", 0o600)
         config["beacons"] = {"bind": stage.address(socket.SOCK_DGRAM), "keys": str(keys)}
@@ -173,16 +180,16 @@ def each_bad_line_of_a_keys_file_is_named(stage):
 
 @case
 def keygen_writes_a_private_key_once_and_prints_the_line_for_the_proxy(stage):
-    done = run("hud-agentd", "keygen", "web-1", cwd=stage.folder)
+    done = run("hud-agentd", "keygen", "web-1", *SCOPE, cwd=stage.folder)
     assert done.returncode == 0, done.stderr
     path = stage.path("web-1.key")
     assert path.stat().st_mode & 0o777 == 0o600, oct(path.stat().st_mode)
-    assert "node=web-1 key=" in done.stdout, done.stdout
+    assert "node=web-1 key=" in done.stdout and "pools=web addresses=10.0.0.11" in done.stdout, done.stdout
     text = path.read_text()
-    complains(run("hud-agentd", "keygen", "web-1", cwd=stage.folder), "web-1.key")
+    complains(run("hud-agentd", "keygen", "web-1", *SCOPE, cwd=stage.folder), "web-1.key")
     assert path.read_text() == text, "the key was overwritten"
     with open("/dev/full", "w") as full:
-        lost = subprocess.run([PROGRAMS / "hud-agentd", "keygen", "web-2"], cwd=stage.folder, stdout=full,
+        lost = subprocess.run([PROGRAMS / "hud-agentd", "keygen", "web-2", *SCOPE], cwd=stage.folder, stdout=full,
                               stderr=subprocess.PIPE, text=True, timeout=15)
     assert lost.returncode == 1 and "could not be written" in lost.stderr, lost
 

@@ -342,15 +342,14 @@ class Agent(Process):
         super().__init__(stage, name, [PROGRAMS / "hud-agentd", "--config", path, *options], fatal=True)
 
 
-def make_key(stage, node_name, pools=("web",), addresses=("*",)):
+def make_key(stage, node_name, pools=("web",), addresses=("127.0.0.0/8",), options=()):
     """A key for a node, made by the agent's own keygen. Returns the agent's key path and the proxy's line."""
-    made = subprocess.run([PROGRAMS / "hud-agentd", "keygen", node_name], cwd=stage.folder, capture_output=True, text=True,
-                          check=True)
+    made = subprocess.run([PROGRAMS / "hud-agentd", "keygen", node_name, "--pools", ",".join(pools), "--addresses",
+                           ",".join(addresses), *options], cwd=stage.folder, capture_output=True, text=True, check=True)
     path = stage.path(f"{node_name}.key")
     lines = [line for line in made.stdout.splitlines() if line.startswith("node=")]
     assert lines, f"keygen printed no line for the keys file: {made.stdout!r}"
-    fields = dict(field.split("=", 1) for field in lines[0].split())
-    return path, f"node={node_name} key={fields['key']} pools={','.join(pools)} addresses={','.join(addresses)}\n"
+    return path, lines[0] + "\n"
 
 
 def tls_client(address, mode, *, clients=20, rounds=4, wait_ms=0, threads=4, sni="www.example.com", extra=()):

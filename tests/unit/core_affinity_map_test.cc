@@ -59,9 +59,11 @@ TEST(AffinityMap, SaysWhatAnInsertDid) {
   EXPECT_EQ(map.Insert(token, Node(1), At(90s), At(10s)), Result::kRefreshed);
   EXPECT_EQ(map.SweepExpired(At(80s), SIZE_MAX), 0U);
   EXPECT_EQ(map.Find(token), Node(1));
-  EXPECT_EQ(map.Insert(token, Node(2), At(90s), At(10s)), Result::kReplaced);
+  EXPECT_EQ(map.Insert(token, Node(2), At(200s), At(10s)), Result::kHeldByAnother);
+  EXPECT_EQ(map.Find(token), Node(1)) << "what a node holds no other takes";
+  EXPECT_EQ(map.Insert(token, Node(2), At(200s), At(91s)), Result::kEvictedExpired);
   EXPECT_EQ(map.Find(token), Node(2));
-  EXPECT_EQ(map.Insert(token, Node(2, 2), At(90s), At(10s)), Result::kReplaced) << "another generation is another node";
+  EXPECT_EQ(map.Insert(token, Node(2, 2), At(200s), At(91s)), Result::kEvictedExpired) << "another generation is another node";
   EXPECT_EQ(map.Insert(Token(2), Node(1), At(10s), At(10s)), Result::kRejected) << "expired before it came";
   EXPECT_EQ(map.CountOf(Node(1)), 0U);
   EXPECT_EQ(map.CountOf(Node(2, 1)), 0U);
@@ -70,7 +72,8 @@ TEST(AffinityMap, SaysWhatAnInsertDid) {
   EXPECT_EQ(stats.size, 1U);
   EXPECT_EQ(stats.inserted, 1U);
   EXPECT_EQ(stats.refreshed, 1U);
-  EXPECT_EQ(stats.replaced, 2U);
+  EXPECT_EQ(stats.held_by_another, 1U);
+  EXPECT_EQ(stats.evicted_expired, 2U);
   EXPECT_EQ(stats.rejected, 1U);
 }
 

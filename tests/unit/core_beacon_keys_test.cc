@@ -13,6 +13,92 @@ using ::testing::Not;
 const std::string kHex1(64, 'a');
 const std::string kHex2 = "00112233445566778899AABBCCDDEEFF00112233445566778899aabbccddeeff";
 
+bool Allows(const BeaconKey& key, std::string_view address, bool is_ours = false) {
+  return key.JudgeAddress(*SocketAddress::Parse(address), is_ours) == AddressVerdict::kAllowed;
+}
+
+BeaconKey KeyWith(const std::string& addresses) {
+  return ParseBeaconKeys("node=n1 key=" + kHex1 + " pools=web addresses=" + addresses, "k").value().front();
+}
+
+TEST(BeaconKeys, WhatOnlyThisMachineReachesHasToBeNamed) {
+  struct Row {
+    const char* line;
+    const char* address;
+    bool is_allowed;
+  };
+  const Row rows[] = {
+      {"*", "192.0.2.1:443", true},
+      {"*", "[2001:db8::1]:443", true},
+      {"*", "127.0.0.1:443", false},
+      {"*", "[::1]:443", false},
+      {"*", "[::ffff:127.0.0.1]:443", false},
+      {"*", "0.0.0.0:443", false},
+      {"*", "[::]:443", false},
+      {"*", "169.254.169.254:80", false},
+      {"*", "[fe80::1]:443", false},
+      {"*", "224.0.0.1:443", false},
+      {"*", "255.255.255.255:443", false},
+      {"*", "unix:/run/x", false},
+      {"*", "unix:@x", false},
+      {"0.0.0.0/0", "192.0.2.1:443", true},
+      {"0.0.0.0/0", "127.0.0.1:443", false},
+      {"0.0.0.0/0,::/0", "[::1]:443", false},
+      {"127.0.0.0/8", "127.1.2.3:443", true},
+      {"127.0.0.1", "127.0.0.1:443", true},
+      {"127.0.0.1", "[::ffff:127.0.0.1]:443", true},
+      {"127.0.0.1", "127.0.0.2:443", false},
+      {"::1", "[::1]:443", true},
+      {"fe80::/10", "[fe80::1]:443", true},
+      {"169.254.0.0/16", "169.254.1.1:443", true},
+      {"unix:/run/x", "unix:/run/x", true},
+      {"unix:/run/x", "unix:/run/y", false},
+      {"127.0.0.1:443", "127.0.0.1:443", true},
+      {"127.0.0.1:443", "127.0.0.1:444", false},
+      {"10.0.0.7:443", "10.0.0.7:443", true},
+      {"10.0.0.7:443", "10.0.0.7:80", false},
+      {"[::ffff:10.0.0.7]:443", "10.0.0.7:443", true},
+      {"10.0.0.7:443", "192.0.2.1:443", false},
+  };
+  for (const Row& row : rows) {
+    EXPECT_EQ(Allows(KeyWith(row.line), row.address), row.is_allowed) << row.line << " and " << row.address;
+  }
+}
+
+TEST(BeaconKeys, WhereTheProxyListensIsNamedByAddressAndPort) {
+  for (const char* line : {"*", "10.0.0.0/8", "10.0.0.1", "10.0.0.1:444"}) {
+    EXPECT_EQ(KeyWith(line).JudgeAddress(*SocketAddress::Parse("10.0.0.1:443"), true), AddressVerdict::kOurs) << line;
+  }
+  EXPECT_TRUE(Allows(KeyWith("10.0.0.1:443"), "10.0.0.1:443", true));
+}
+
+TEST(BeaconKeys, AWeightLimitAndATicketGroup) {
+  EXPECT_EQ(KeyWith("*").most_weight, 100);
+  EXPECT_EQ(KeyWith("*").ticket_group, "");
+  const BeaconKey key = KeyWith("* weight=300 tickets=web");
+  EXPECT_EQ(key.most_weight, 300);
+  EXPECT_EQ(key.ticket_group, "web");
+}
+
+TEST(BeaconKeys, ANodeMayHaveTwoKeys) {
+  const std::string rest = " pools=web addresses=*\n";
+  const auto keys = ParseBeaconKeys("node=n1 key=" + kHex1 + rest + "node=n1 key=" + kHex2 + rest, "k");
+  ASSERT_TRUE(keys.ok()) << keys.status();
+  EXPECT_EQ(keys->size(), 2u);
+}
+
+TEST(BeaconKeys, WhatIsAllowedTooWidelyIsSaidWithTheNodes) {
+  EXPECT_TRUE(WideBeaconKeys({KeyWith("10.0.0.0/8")}).empty());
+  const std::vector<std::string> addresses = WideBeaconKeys({KeyWith("10.0.0.0/8"), KeyWith("*")});
+  ASSERT_EQ(addresses.size(), 1u);
+  EXPECT_THAT(addresses[0], HasSubstr("addresses=*"));
+  EXPECT_THAT(addresses[0], HasSubstr("n1"));
+  BeaconKey any = KeyWith("10.0.0.0/8");
+  any.pools.clear();
+  EXPECT_THAT(WideBeaconKeys({any})[0], HasSubstr("pools=*"));
+  EXPECT_THAT(WideBeaconKeys(std::vector<BeaconKey>(30, any))[0], HasSubstr("and 22 more"));
+}
+
 TEST(BeaconKeys, GoodLinesOfAnyOrderAndSpacing) {
   const std::string text = "# who may say what\n\n  node=n1 key=" + kHex1 +
                            " pools=web,api addresses=10.0.0.0/8,2001:db8::/32\r\n\taddresses=* pools=* key=" + kHex2 +
@@ -23,14 +109,15 @@ TEST(BeaconKeys, GoodLinesOfAnyOrderAndSpacing) {
   EXPECT_EQ((*keys)[0].node, "n1");
   EXPECT_TRUE((*keys)[0].AllowsPool("api"));
   EXPECT_FALSE((*keys)[0].AllowsPool("ap"));
-  EXPECT_TRUE((*keys)[0].AllowsAddress(*SocketAddress::Parse("10.9.9.9:443")));
-  EXPECT_TRUE((*keys)[0].AllowsAddress(*SocketAddress::Parse("[2001:db8::5]:443")));
-  EXPECT_FALSE((*keys)[0].AllowsAddress(*SocketAddress::Parse("11.0.0.1:443")));
-  EXPECT_FALSE((*keys)[0].AllowsAddress(*SocketAddress::Parse("unix:/run/x")));
+  EXPECT_TRUE(Allows((*keys)[0], "10.9.9.9:443"));
+  EXPECT_TRUE(Allows((*keys)[0], "[2001:db8::5]:443"));
+  EXPECT_FALSE(Allows((*keys)[0], "11.0.0.1:443"));
+  EXPECT_FALSE(Allows((*keys)[0], "unix:/run/x"));
   EXPECT_EQ((*keys)[1].node, "n-2.x_y");
   EXPECT_EQ((*keys)[1].secret.bytes[15], 0xff);
   EXPECT_TRUE((*keys)[1].AllowsPool("anything"));
-  EXPECT_TRUE((*keys)[1].AllowsAddress(*SocketAddress::Parse("unix:/run/x")));
+  EXPECT_TRUE(Allows((*keys)[1], "192.0.2.1:443"));
+  EXPECT_FALSE(Allows((*keys)[1], "unix:/run/x"));
 }
 
 TEST(BeaconKeys, AnEmptyFileHasNoKeys) {
@@ -65,9 +152,16 @@ TEST(BeaconKeys, EachBadLineIsNamedWithWhatToDo) {
        "node= wants a name of 1 to 31"},
       {"an empty pool", "node=n1 key=" + kHex2 + " pools=web, addresses=*", "pool 2 of pools="},
       {"the secret among the pools", "node=n1 key=" + kHex1 + " pools=" + kHex2 + " addresses=*", "pool 1 of pools="},
-      {"a bad range", "node=n1 key=" + kHex2 + " pools=* addresses=10.0.0.0/8,10.0.0.0/99", "range 2 of addresses="},
-      {"the secret among the ranges", "node=n1 key=" + kHex1 + " pools=* addresses=" + kHex2, "range 1 of addresses="},
-      {"two keys for a node", good + "node=n1 key=" + kHex2 + " pools=* addresses=*", "k:2: node 'n1' has a key in line 1"},
+      {"a bad range", "node=n1 key=" + kHex2 + " pools=* addresses=10.0.0.0/8,10.0.0.0/99", "address 2 of addresses="},
+      {"the secret among the ranges", "node=n1 key=" + kHex1 + " pools=* addresses=" + kHex2, "address 1 of addresses="},
+      {"three keys for a node",
+       good + "node=n1 key=" + kHex2 + " pools=* addresses=*\nnode=n1 key=" + std::string(64, 'b') + " pools=* addresses=*",
+       "k:3: node 'n1' has keys in lines 1 and 2 already"},
+      {"an endpoint without a port", "node=n1 key=" + kHex2 + " pools=* addresses=10.0.0.1:0", "address 1 of addresses="},
+      {"a host name", "node=n1 key=" + kHex2 + " pools=* addresses=www.example.com:443", "address 1 of addresses="},
+      {"a weight too high", "node=n1 key=" + kHex2 + " pools=* addresses=* weight=1001", "weight= wants"},
+      {"a weight that is none", "node=n1 key=" + kHex2 + " pools=* addresses=* weight=-1", "weight= wants"},
+      {"a group without a name", "node=n1 key=" + kHex2 + " pools=* addresses=* tickets=", "tickets= wants"},
       {"one key for two nodes", good + "node=n2 key=" + kHex1 + " pools=* addresses=*", "k:2: the same key as in line 1"},
   };
   for (const BadLine& row : rows) {

@@ -96,6 +96,44 @@ TEST(BeaconReceiver, AnAgentIsChallengedOnceAndThenBelieved) {
   EXPECT_EQ(proxy.events[1].kind, Kind::kStillHere);
 }
 
+TEST(BeaconReceiver, AWeightAboveTheKeysIsTheKeys) {
+  Proxy proxy(7);
+  Draft draft = Believed(proxy, kStart);
+  draft.report.weight = 1000;
+  proxy.Handle(draft.Seal(), kStart);
+  ASSERT_EQ(proxy.events.size(), 1u);
+  EXPECT_EQ(proxy.events[0].report.weight, 100);
+  EXPECT_THAT(proxy.receiver.TakeAlarms(), ElementsAre(HasSubstr("weight=1000")));
+  BeaconKey heavier = KeyOf("n1", 1);
+  heavier.most_weight = 1000;
+  heavier.ticket_group = "web";
+  proxy.receiver.SetKeys({heavier});
+  draft.sequence = 2;
+  proxy.Handle(draft.Seal(), kStart);
+  ASSERT_EQ(proxy.events.size(), 2u);
+  EXPECT_EQ(proxy.events[1].report.weight, 1000);
+  EXPECT_EQ(proxy.events[1].ticket_group, "web");
+}
+
+TEST(BeaconReceiver, WhileAKeyIsChangedBothAreBelievedAndTheNodeIsTheSame) {
+  Proxy proxy(7);
+  Draft draft = Believed(proxy, kStart);
+  proxy.Handle(draft.Seal(), kStart);
+  proxy.receiver.SetKeys({KeyOf("n1", 1), KeyOf("n1", 9)});
+  draft.sequence = 2;
+  EXPECT_FALSE(proxy.Handle(draft.Seal(), kStart).empty()) << "the old key";
+  draft.sequence = 3, draft.secret = 9;
+  EXPECT_FALSE(proxy.Handle(draft.Seal(), kStart).empty()) << "the new key, under the same nonce";
+  EXPECT_EQ(proxy.events.size(), 3u);
+  proxy.receiver.SetKeys({KeyOf("n1", 9)});
+  draft.sequence = 4;
+  EXPECT_FALSE(proxy.Handle(draft.Seal(), kStart).empty());
+  draft.sequence = 5, draft.secret = 1;
+  EXPECT_THAT(proxy.Handle(draft.Seal(), kStart), IsEmpty()) << "the old key is gone";
+  EXPECT_EQ(proxy.receiver.stats().bad_mac, 1u);
+  EXPECT_EQ(proxy.events.size(), 4u);
+}
+
 TEST(BeaconReceiver, WhatFailsIsCountedAndAnsweredWithSilence) {
   struct Row {
     const char* name;
@@ -116,6 +154,10 @@ TEST(BeaconReceiver, WhatFailsIsCountedAndAnsweredWithSilence) {
        [](Draft d) { d.report.address = Address("192.0.2.1:443"); return d.Seal(); }, &BeaconStats::refused_address},
       {"a unix socket, where ranges are named",
        [](Draft d) { d.report.address = Address("unix:/run/x"); return d.Seal(); }, &BeaconStats::refused_address},
+      {"loopback, which its range does not name",
+       [](Draft d) { d.report.address = Address("127.0.0.1:443"); return d.Seal(); }, &BeaconStats::refused_address},
+      {"where the proxy listens itself",
+       [](Draft d) { d.report.address = Address("10.0.0.99:443"); return d.Seal(); }, &BeaconStats::refused_address},
       {"the same again", [](Draft d) { d.sequence = 1; return d.Seal(); }, &BeaconStats::replayed},
       {"sequence zero", [](Draft d) { d.sequence = 0; return d.Seal(); }, &BeaconStats::replayed},
       {"a lower epoch", [](Draft d) { d.epoch = 99; return d.Seal(); }, &BeaconStats::second_epoch},
@@ -130,6 +172,7 @@ TEST(BeaconReceiver, WhatFailsIsCountedAndAnsweredWithSilence) {
   for (const Row& row : rows) {
     SCOPED_TRACE(row.name);
     Proxy proxy(7);
+    proxy.receiver.SetOurAddresses({Address("0.0.0.0:443"), Address("10.0.0.99:443")});
     Draft draft = Believed(proxy, kStart);
     ASSERT_FALSE(proxy.Handle(draft.Seal(), kStart).empty());
     proxy.events.clear();

@@ -466,6 +466,60 @@ TEST(ClusterBeacons, ReportsThatSayNothingNewPublishNothing) {
   EXPECT_TRUE(world.cluster.changed());
 }
 
+// ---- Whose a prefix is
+
+BeaconEvent Claim(const std::string& name, std::vector<TicketPrefix> prefixes, const std::string& group = {},
+                  uint64_t epoch = 1) {
+  BeaconEvent event = World::ReportOf(name, "10.0.0." + name.substr(1) + ":1", {"web"}, epoch);
+  event.report.prefixes = std::move(prefixes);
+  event.ticket_group = group;
+  return event;
+}
+
+std::vector<std::string> OwnersOf(World& world, const TicketPrefix& prefix) {
+  std::vector<uint8_t> head(prefix.span().begin(), prefix.span().end());
+  head.resize(limits::kMaxTokenBytes, 0x77);
+  std::vector<std::string> names;
+  const RouteTable& table = world.Publish();
+  for (const NodeIndex node : table.prefixes.Find(head)) names.push_back(table.nodes[Raw(node)].name);
+  return names;
+}
+
+TEST(ClusterPrefixes, WhoAnnouncedFirstHasThePrefixWhileItLives) {
+  World world(OnePool({}));
+  ASSERT_TRUE(world.Hear(Claim("n2", {Prefix(1)})).ok());
+  ASSERT_TRUE(world.Hear(Claim("n1", {Prefix(1), Prefix(2)})).ok());
+  EXPECT_THAT(OwnersOf(world, Prefix(1)), ElementsAre("n2"));
+  EXPECT_THAT(OwnersOf(world, Prefix(2)), ElementsAre("n1"));
+  EXPECT_THAT(world.cluster.TakeAlarms(), ElementsAre(HasSubstr("node n1")));
+  // Once more, in another order and with another beside them: the first stays the first, and no word more.
+  ASSERT_TRUE(world.Hear(Claim("n2", {Prefix(3), Prefix(1)})).ok());
+  EXPECT_THAT(OwnersOf(world, Prefix(1)), ElementsAre("n2"));
+  EXPECT_THAT(world.cluster.TakeAlarms(), IsEmpty());
+  world.Pass(5s);  // n2 is silent and has no connection: dead
+  ASSERT_TRUE(world.Hear(Claim("n1", {Prefix(1)})).ok());
+  EXPECT_THAT(OwnersOf(world, Prefix(1)), ::testing::Contains("n1"));
+  ASSERT_TRUE(world.Hear(Claim("n2", {Prefix(1)}, {}, 2)).ok());
+  EXPECT_THAT(OwnersOf(world, Prefix(1)), ElementsAre("n2")) << "and back again it is still the first";
+}
+
+TEST(ClusterPrefixes, NodesOfAGroupShareAndOthersDoNot) {
+  World world(OnePool({}));
+  ASSERT_TRUE(world.Hear(Claim("n1", {Prefix(1)}, "web")).ok());
+  ASSERT_TRUE(world.Hear(Claim("n2", {Prefix(1)}, "web")).ok());
+  ASSERT_TRUE(world.Hear(Claim("n3", {Prefix(1)})).ok());
+  ASSERT_TRUE(world.Hear(Claim("n4", {Prefix(1)}, "other")).ok());
+  ASSERT_TRUE(world.Hear(Claim("n5", {Prefix(1)}, "web")).ok());
+  EXPECT_THAT(OwnersOf(world, Prefix(1)), ElementsAre("n1", "n2", "n5"));
+}
+
+TEST(ClusterPrefixes, ALongerPrefixTakesNothingFromTheOneThatItBeginsWith) {
+  World world(OnePool({}));
+  ASSERT_TRUE(world.Hear(Claim("n1", {Prefix(1)})).ok());
+  ASSERT_TRUE(world.Hear(Claim("n2", {TicketPrefix::Of(std::vector<uint8_t>(20, 1))})).ok());
+  EXPECT_THAT(OwnersOf(world, TicketPrefix::Of(std::vector<uint8_t>(20, 1))), ElementsAre("n1"));
+}
+
 TEST(ClusterBeacons, ANodeThatIsNotReadyGetsNothingAndItsLoadIsForgotten) {
   World world(OnePool({}));
   BeaconEvent event = World::ReportOf("n1", "10.0.0.1:1");

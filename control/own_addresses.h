@@ -1,0 +1,14 @@
+// Where this proxy listens, as a list of addresses that others could connect to.
+#pragma once
+
+#include <vector>
+
+#include "control/configuration.h"
+#include "core/address.h"
+
+namespace hud {
+
+// Of listeners, status and beacons. A wildcard is followed by every address that the machine has now.
+std::vector<SocketAddress> OwnAddresses(const Configuration& configuration);
+
+}  // namespace hud
