@@ -121,11 +121,15 @@ int main(int argc, char** argv) {
   config->excludes(check);
   auto* keygen = app.add_subcommand("keygen", "make a node's key: writes ./NAME.key and prints the proxy's line");
   keygen->add_option("name", key.name, "the node")->required()->type_name("NAME");
-  keygen->add_option("--pools,--pool", key.pools, "pools the node may join")->delimiter(',')->type_name("POOL,…");
+  keygen->add_option("--pools,--pool", key.pools, "pools the node may join")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->type_name("POOL,…");
   keygen
       ->add_option("--addresses,--address", key.addresses,
                    "addresses its TLS server may have: hosts, ranges like 10.0.0.0/24, HOST:PORT, unix:PATH")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->type_name("ADDRESS,…");
   keygen->add_option("--weight", key.weight, "the highest weight it may announce; 100 unless given")
       ->check(CLI::Range(1, 1000))

@@ -103,6 +103,7 @@ void NodeAgent::ApplyFinding(size_t probe, const ProbeFinding& finding, Instant 
       said = "switched off in the server";
       break;
     case SessionEnd::kWantsCertificate:
+    case SessionEnd::kAlert:
       said = absl::StrCat("no ticket seen: ", finding.detail);
       warning = true;
       break;

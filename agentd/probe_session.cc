@@ -166,8 +166,20 @@ bool IsAboutCertificates(int reason) {
 
 bool IsNotTls(int reason) { return reason == SSL_R_WRONG_VERSION_NUMBER || reason == SSL_R_HTTP_REQUEST; }
 
+// A server that answers with an alert is there, and refuses this client only: for a name that it does not serve, for a
+// protocol, for a version that it has not.
+std::string ExplainAlert(int reason, const std::string& why, const std::string& server_name) {
+  const std::string said = absl::StrCat("the server answers the probe with an alert (", why, "), so it is alive, but nothing is learnt");
+  // What some servers (GnuTLS) say of a version that is switched off.
+  const char* version = reason == SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE ? "; or is this version switched off?" : "";
+  if (server_name.empty()) return absl::StrCat(said, ": set probe.sni to a name that it serves", version);
+  if (reason == SSL_R_TLSV1_ALERT_NO_APPLICATION_PROTOCOL) return absl::StrCat(said, ": set probe.alpn to what it speaks");
+  return absl::StrCat(said, ": does it serve the name ", server_name, " (probe.sni)", *version != 0 ? version : "?");
+}
+
 // Why SSL_do_handshake or SSL_read gave up.
-SessionResult Diagnose(int ssl_error, int system_error, bool asked, const ProbeConfig& config) {
+SessionResult Diagnose(int ssl_error, int system_error, bool asked, const ProbeConfig& config,
+                       const std::string& server_name) {
   const unsigned long error = ERR_peek_error();
   const int reason = ERR_GET_REASON(error);
   const char* text = ERR_reason_error_string(error);
@@ -196,10 +208,8 @@ SessionResult Diagnose(int ssl_error, int system_error, bool asked, const ProbeC
                                                    "); if the server expects a PROXY "
                                                    "header, set probe.proxy_protocol"));
   }
-  // What some servers (GnuTLS) say of a version that is switched off.
-  const bool nothing_in_common = tls_said_so && reason == SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE;
-  return Ended(SessionEnd::kFailed, absl::StrCat("the handshake failed (", why, ")",
-                                                 nothing_in_common ? "; is this version switched off?" : ""));
+  if (tls_said_so && reason > SSL_AD_REASON_OFFSET) return Ended(SessionEnd::kAlert, ExplainAlert(reason, why, server_name));
+  return Ended(SessionEnd::kFailed, absl::StrCat("the handshake failed (", why, ")"));
 }
 
 // Runs `step` until it is done, fails, or the deadline passes. Returns true when done.
@@ -219,7 +229,8 @@ bool Drive(SSL* ssl, const Step& step, int wake_fd, Instant deadline, Wait& wait
 }
 
 // Reads until the tickets have come. An end or an alert here may still be the refusal of a client without certificate.
-SessionResult AwaitTokens(SSL* ssl, const Observed& observed, int wake_fd, const ProbeConfig& config) {
+SessionResult AwaitTokens(SSL* ssl, const Observed& observed, int wake_fd, const ProbeConfig& config,
+                          const std::string& server_name) {
   std::array<char, 4096> ignored;
   Instant deadline = Clock::now() + kFirstTicketWait;
   for (int reads = 0; reads < kMaxReads; ++reads) {
@@ -234,7 +245,7 @@ SessionResult AwaitTokens(SSL* ssl, const Observed& observed, int wake_fd, const
     if (!Drive(ssl, read, wake_fd, deadline, wait, ssl_error, system_error)) {
       if (wait == Wait::kStopped) return Ended(SessionEnd::kStopped, "stopped");
       if (wait == Wait::kTimedOut || ssl_error == SSL_ERROR_ZERO_RETURN || !observed.tokens.empty()) break;
-      SessionResult why = Diagnose(ssl_error, system_error, observed.asked_for_certificate, config);
+      SessionResult why = Diagnose(ssl_error, system_error, observed.asked_for_certificate, config, server_name);
       if (why.end == SessionEnd::kWantsCertificate) return why;
       break;
     }
@@ -335,13 +346,13 @@ SessionResult ProbeClient::Run(const std::string& server_name, VersionRange vers
   const Duration handshake = Clock::now() - start;
   if (!done) {
     result = wait != Wait::kReady ? EndedWaiting(wait, "shaking hands", config_.timeout)
-                                  : Diagnose(ssl_error, system_error, observed.asked_for_certificate, config_);
+                                  : Diagnose(ssl_error, system_error, observed.asked_for_certificate, config_, server_name);
   } else {
     const TlsVersion version = SSL_version(ssl.get()) == TLS1_3_VERSION ? TlsVersion::kTls13 : TlsVersion::kTls12;
     result = Ended(SessionEnd::kHandshakeDone, {});
     // TLS 1.2 has told all it will tell. Where a certificate was asked for, TLS 1.3 refuses behind the handshake.
     if (version == TlsVersion::kTls13 && (want_tokens || observed.asked_for_certificate)) {
-      result = AwaitTokens(ssl.get(), observed, wake_fd_, config_);
+      result = AwaitTokens(ssl.get(), observed, wake_fd_, config_, server_name);
     }
     result.version = version;
     if (result.end == SessionEnd::kHandshakeDone) SSL_shutdown(ssl.get());  // a server's log stays free of broken ends

@@ -19,9 +19,10 @@ enum class SessionEnd : uint8_t {
   kHandshakeDone,
   kWantsCertificate,  // refused for want of a client certificate, or because of the one it was given: it does serve
   kVersionRefused,    // alert protocol_version: that version is switched off
+  kAlert,             // any other alert: it does serve, but not this client
   kRefused,           // no listener
   kTimedOut,
-  kFailed,            // any other alert, reset, end, or bytes that are not TLS
+  kFailed,            // reset, end, or bytes that are not TLS
   kLocalError,        // ours (no descriptor, no memory, no port): says nothing about the server
   kStopped,           // the agent is leaving
 };

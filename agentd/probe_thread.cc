@@ -115,7 +115,8 @@ ProbeReport ProbeThread::Turn(TicketProbe& probe, Readiness& readiness, Instant&
   report.end = look.end;
   report.detail = std::move(look.detail);
   report.probe_micros = static_cast<uint32_t>(std::clamp<int64_t>(look.handshake.count() / 1000, 0, UINT32_MAX));
-  const bool serves = look.end == SessionEnd::kHandshakeDone || look.end == SessionEnd::kWantsCertificate;
+  const bool serves = look.end == SessionEnd::kHandshakeDone || look.end == SessionEnd::kWantsCertificate ||
+                      look.end == SessionEnd::kVersionRefused || look.end == SessionEnd::kAlert;
   if (!serves) return report;
 
   const Duration since = Clock::now() - last_look_at_tickets;

@@ -20,6 +20,8 @@ void Readiness::Note(SessionEnd end) {
   switch (end) {
     case SessionEnd::kHandshakeDone:
     case SessionEnd::kWantsCertificate:
+    case SessionEnd::kVersionRefused:
+    case SessionEnd::kAlert:
       ready_ = true;
       failures_ = 0;
       return;
@@ -29,7 +31,6 @@ void Readiness::Note(SessionEnd end) {
     case SessionEnd::kRefused:
       failures_ = kFailuresInARow;
       break;
-    case SessionEnd::kVersionRefused:
     case SessionEnd::kTimedOut:
     case SessionEnd::kFailed:
       failures_ = std::min(failures_ + 1, kFailuresInARow);

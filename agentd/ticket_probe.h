@@ -30,7 +30,7 @@ struct ReadinessLook {
   bool unknown_name = false;  // a ticket began with a name that no look at the tickets has seen: the server reloaded
 };
 
-// Ready after a success; not ready at once where nobody listens, and after two failures in a row where it may be
+// Ready after any answer in TLS, be it an alert: a server that serves must not be taken out by its own agent. Not ready at once where nobody listens, and after two failures in a row where it may be
 // chance.
 class Readiness {
  public:

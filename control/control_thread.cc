@@ -74,7 +74,7 @@ Duration ControlThread::SleepTime(Instant now) const {
   if (more_beacons_) return Duration(0);
   Instant next = now + kLongestSleep;
   next = std::min({next, parts_.cluster->NextDeadline(), checker_.NextDeadline(), next_watchdog_});
-  if (parts_.cluster->changed()) next = std::min(next, last_publish_ + std::max(kPublishEvery, 4 * publish_took_));
+  if (parts_.cluster->changed()) next = std::min(next, last_publish_ + PublishPause());
   if (snapshot_due_ || snapshot_of_beacons_ != parts_.receiver->stats().received) {
     next = std::min(next, last_snapshot_ + kSnapshotEvery);
   }
@@ -107,14 +107,14 @@ void ControlThread::JudgeSilence(Instant now, Duration paused) {
   const Instant until = std::min(now, parts_.intake->drained_at());
   if (parts_.intake->TookDrops() && judged_at_ != Instant::min()) {
     // What the kernel dropped may have been beacons: a flood must not silence nodes that speak.
-    const Duration in_doubt = std::max(Duration(0), Duration(now - judged_at_) - unjudged_pause_ - paused);
-    parts_.receiver->OnPause(in_doubt);
-    paused += in_doubt;
+    const Duration doubt = std::max(Duration(0), Duration(now - judged_at_) - unjudged_pause_ - unjudged_doubt_ - paused);
+    parts_.receiver->OnDoubt(doubt);
+    unjudged_doubt_ += doubt;
   }
   unjudged_pause_ += paused;
   if (until <= judged_at_) return;
   judged_at_ = until;
-  parts_.cluster->Tick(until, std::exchange(unjudged_pause_, Duration(0)));
+  parts_.cluster->Tick(until, std::exchange(unjudged_pause_, Duration(0)), std::exchange(unjudged_doubt_, Duration(0)));
 }
 
 void ControlThread::Withdraw() {
@@ -137,13 +137,15 @@ void ControlThread::Probe(Instant now) {
 
 void ControlThread::PublishRoutes(Instant now, bool bad_news) {
   if (!parts_.cluster->changed()) return;
-  // A table that takes long to build (many nodes, Maglev) is built less often, so that building never fills the thread.
-  const Duration every = std::max(kPublishEvery, 4 * publish_took_);
-  if (!bad_news && last_publish_ != Instant::min() && now - last_publish_ < every) return;
+  // A table that takes long to build (many nodes, Maglev) is built less often, so that building never fills the thread. Bad news
+  // do not wait, but an agent that has them all the time is one of many.
+  const bool waits = last_publish_ != Instant::min() && now - last_publish_ < PublishPause();
+  if (waits && !(bad_news && urgent_.Take(now))) return;
+  const Instant begin = Now();
   parts_.routes->Publish(parts_.cluster->Build(now));
   for (const std::string& alarm : parts_.cluster->TakeAlarms()) parts_.log->Warning(alarm);
   last_publish_ = now;
-  publish_took_ = Now() - now;
+  publish_took_ = Now() - begin;
   snapshot_due_ = true;
   last_snapshot_ = Instant::min();  // show it at once
 }
@@ -152,9 +154,11 @@ void ControlThread::PublishSnapshot(Instant now) {
   const uint64_t received = parts_.receiver->stats().received;
   if (!snapshot_due_ && received == snapshot_of_beacons_) return;
   if (last_snapshot_ != Instant::min() && now - last_snapshot_ < kSnapshotEvery) return;
+  const Instant begin = Now();
   std::shared_ptr<StatusSnapshot> snapshot = TakeSnapshot(now);
   LogNodeStates(*snapshot);
   parts_.board->Publish(std::move(snapshot));
+  if (last_snapshot_ == Instant::min()) publish_took_ += Now() - begin;  // each table brings one
   last_snapshot_ = now;
   snapshot_due_ = false;
   snapshot_of_beacons_ = received;

@@ -16,6 +16,7 @@
 #include "control/reload.h"
 #include "control/status_snapshot.h"
 #include "core/fd.h"
+#include "core/rate_limit.h"
 #include "ring/data_plane.h"
 
 namespace hud {
@@ -24,6 +25,11 @@ class ControlThread {
  public:
   // Route tables are published at most this often, except for bad news.
   static constexpr Duration kPublishEvery = std::chrono::milliseconds(10);
+  // After a table the thread does other things for so many times as long as the table took.
+  static constexpr int kPublishShare = 10;
+  // So many tables for bad news do not wait for that.
+  static constexpr Duration kUrgentEach = std::chrono::milliseconds(250);
+  static constexpr int64_t kUrgentBurst = 4;
   // /status is at most this old.
   static constexpr Duration kSnapshotEvery = std::chrono::milliseconds(100);
   static constexpr Duration kLongestSleep = std::chrono::milliseconds(500);
@@ -63,6 +69,7 @@ class ControlThread {
   void JudgeSilence(Instant now, Duration paused);
   void Withdraw();
   void Probe(Instant now);
+  Duration PublishPause() const { return std::max(kPublishEvery, kPublishShare * publish_took_); }
   void PublishRoutes(Instant now, bool bad_news);
   void PublishSnapshot(Instant now);
   std::shared_ptr<StatusSnapshot> TakeSnapshot(Instant now) const;
@@ -86,8 +93,10 @@ class ControlThread {
   bool bad_news_ = false;
   Instant judged_at_ = Instant::min();
   Duration unjudged_pause_{0};
+  Duration unjudged_doubt_{0};
   Instant last_publish_ = Instant::min();
   Duration publish_took_{0};
+  RateLimit urgent_{kUrgentEach, kUrgentBurst};  // tables for bad news that did not wait
   Instant last_snapshot_ = Instant::min();
   uint64_t snapshot_of_beacons_ = 0;  // receiver's count when the last snapshot was taken
   bool snapshot_due_ = true;

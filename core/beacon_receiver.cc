@@ -487,6 +487,10 @@ struct BeaconReceiver::Impl {
     }
   }
 
+  void OnDoubt(Duration doubt) {
+    for (auto& [name, peer] : peers) peer->epoch.last_report += doubt;
+  }
+
   const uint64_t process_nonce;
   uint64_t nonces_drawn = 0;
   uint64_t answers_sent = 0;  // of this process, so that it grows for every agent
@@ -508,6 +512,7 @@ void BeaconReceiver::SetOurAddresses(std::vector<SocketAddress> addresses) {
   impl_->our_addresses = std::move(addresses);
 }
 void BeaconReceiver::OnPause(Duration paused) { impl_->OnPause(paused); }
+void BeaconReceiver::OnDoubt(Duration doubt) { impl_->OnDoubt(doubt); }
 
 void BeaconReceiver::ForgetTokens(std::string_view node) {
   if (const auto peer = impl_->peers.find(node); peer != impl_->peers.end()) peer->second->epoch.ForgetTokens();

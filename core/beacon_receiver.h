@@ -54,6 +54,9 @@ class BeaconReceiver {
   void SetDeadAfter(Duration dead_after);
   // This process itself was stopped for so long: counted as time in which every live agent was heard.
   void OnPause(Duration paused);
+  // So long the kernel dropped datagrams: nobody's tokens are asked for again because of it. But an epoch that is not heard
+  // does not count as alive for it, or a flood would lock out an agent that restarts.
+  void OnDoubt(Duration doubt);
   // The caller no longer has this node's tokens: ask its agent for all of them again. (Done without being asked for a
   // node that was silent for `dead_after`.)
   void ForgetTokens(std::string_view node);

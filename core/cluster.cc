@@ -47,24 +47,17 @@ class PrefixClaims {
 
   void Add(const TicketPrefix& prefix, Party party, NodeIndex node, uint64_t order) {
     lengths_.set(prefix.length);
-    Holders& holders = holders_[prefix];
-    const Holder holder{party, node, order};
-    if (holder.order < holders.first.order) {
-      if (holders.first.party != party) holders.other = holders.first;
-      holders.first = holder;
-    } else if (party != holders.first.party && order < holders.other.order) {
-      holders.other = holder;
-    }
+    Holder& first = first_holders_[prefix];
+    if (order < first.order) first = {party, node, order};
   }
 
   // The node of another party that has the claimed prefix, or one that it begins with; kNone: the claimant may have it.
   NodeIndex RivalOf(const TicketPrefix& prefix, Party party, uint64_t order) const {
     for (uint8_t length = kMinPrefixBytes; length <= prefix.length; ++length) {
       if (!lengths_[length]) continue;
-      const auto found = holders_.find(TicketPrefix::Of(prefix.span().first(length)));
-      if (found == holders_.end()) continue;
-      const Holder& rival = found->second.first.party != party ? found->second.first : found->second.other;
-      if (rival.order < order) return rival.node;
+      const auto first = first_holders_.find(TicketPrefix::Of(prefix.span().first(length)));
+      if (first == first_holders_.end() || first->second.party == party) continue;
+      if (first->second.order < order) return first->second.node;
     }
     return NodeIndex::kNone;
   }
@@ -75,16 +68,12 @@ class PrefixClaims {
     NodeIndex node = NodeIndex::kNone;
     uint64_t order = UINT64_MAX;
   };
-  struct Holders {
-    Holder first;
-    Holder other;  // the first of another party than `first`
-  };
   struct Hash {
     size_t operator()(const TicketPrefix& prefix) const {
       return std::hash<std::string_view>()({reinterpret_cast<const char*>(prefix.bytes.data()), prefix.length});
     }
   };
-  std::unordered_map<TicketPrefix, Holders, Hash> holders_;
+  std::unordered_map<TicketPrefix, Holder, Hash> first_holders_;
   std::bitset<limits::kMaxTokenBytes + 1> lengths_;
 };
 
@@ -494,7 +483,7 @@ struct Cluster::Impl {
   // ---- Time
   // -----------------------------------------------------------------------------------------------------------
 
-  void Tick(Instant now, Duration paused) {
+  void Tick(Instant now, Duration paused, Duration doubt) {
     last_tick = now;
     bool dropped = false;
     for (size_t i = 0; i < nodes.size(); ++i) {
@@ -507,7 +496,7 @@ struct Cluster::Impl {
         continue;
       }
       const NodeLife::Rules rules = RulesOf(slot);
-      ChangeLife(index, [&](NodeLife& life) { life.Tick(rules, now, paused); });
+      ChangeLife(index, [&](NodeLife& life) { life.Tick(rules, now, paused, doubt); });
       if (!slot.is_static && slot.life->IsForgettable(now)) dropped |= Drop(index, now);
     }
     if (dropped) Enroll();
@@ -721,7 +710,7 @@ absl::Status Cluster::SetOperatorVerdict(std::string_view node, OperatorVerdict 
   return absl::OkStatus();
 }
 
-void Cluster::Tick(Instant now, Duration paused) { impl_->Tick(now, paused); }
+void Cluster::Tick(Instant now, Duration paused, Duration doubt) { impl_->Tick(now, paused, doubt); }
 
 std::vector<Cluster::ProbeOrder> Cluster::TakeProbes(Instant now) {
   std::vector<ProbeOrder> orders;

@@ -38,8 +38,9 @@ class Cluster {
   absl::Status SetOperatorVerdict(std::string_view node, OperatorVerdict verdict, Instant now);
 
   // Judges silence and death (silent and no active connection); reads connect_failures from the counters.
-  // `paused`: how long this process itself was stopped since the last call, counted as heard.
-  void Tick(Instant now, Duration paused);
+  // `paused`: how long this process itself was stopped since the last call, counted as heard. `doubt`: how long the kernel
+  // dropped datagrams; see NodeLife::Tick.
+  void Tick(Instant now, Duration paused, Duration doubt = Duration(0));
 
   // Nodes whose reachability should be probed now: static nodes without an agent (health checks), nodes that are down,
   // and static nodes whose agent died (both with back-off). See node_life.h.

@@ -71,6 +71,7 @@ void NodeLife::SetOperatorVerdict(OperatorVerdict verdict, Instant now) {
 
 bool NodeLife::OnReport(uint64_t epoch, bool ready, Instant now) {
   last_heard_ = has_agent_ ? std::max(last_heard_, now) : now;
+  doubted_ = Duration(0);
   if (said_dying_ && epoch == epoch_) return false;
   const bool is_back = !has_agent_ || epoch != epoch_ || verdicts_.agent == AgentVerdict::kDead;
   has_agent_ = true;
@@ -94,13 +95,17 @@ void NodeLife::OnDying(uint64_t epoch, Instant now) {
 void NodeLife::OnHeard(Instant now) {
   if (!has_agent_) return;
   last_heard_ = std::max(last_heard_, now);
+  doubted_ = Duration(0);
   if (verdicts_.agent == AgentVerdict::kSilent) SetAgent(AgentVerdict::kAlive, now);
 }
 
 // ---- Time -----------------------------------------------------------------------------------------------------------
 
-void NodeLife::Tick(const Rules& rules, Instant now, Duration paused) {
-  if (has_agent_) last_heard_ = std::max(last_heard_, std::min(now, last_heard_ + paused));
+void NodeLife::Tick(const Rules& rules, Instant now, Duration paused, Duration doubt) {
+  in_doubt_ = doubt > Duration(0);
+  const Duration believed = std::clamp<Duration>(kMostDoubt * rules.dead_after - doubted_, Duration(0), doubt);
+  doubted_ += believed;
+  if (has_agent_) last_heard_ = std::max(last_heard_, std::min(now, last_heard_ + paused + believed));
   JudgeReachability(rules, now);
   JudgeSilence(rules, now);
 }
@@ -126,6 +131,7 @@ void NodeLife::JudgeSilence(const Rules& rules, Instant now) {
   if (verdicts_.agent == AgentVerdict::kAlive) SetAgent(AgentVerdict::kSilent, now);
   // What was not ready or dying stays so: silence makes nothing usable.
   if (counters_->active.load(std::memory_order_relaxed) > 0) return;
+  if (in_doubt_ && verdicts_.agent == AgentVerdict::kSilent) return;
   SetAgent(AgentVerdict::kDead, now);
   if (rules.is_static) {
     backoff_ = kFirstBackoff;
@@ -144,7 +150,7 @@ bool NodeLife::NeedsProof(const Rules& rules, Instant now) const {
 bool NodeLife::WantsProbe(const Rules& rules, Instant now) const {
   if (NeedsProof(rules, now)) return true;
   if (verdicts_.agent == AgentVerdict::kDead || verdicts_.agent == AgentVerdict::kDying) return false;
-  if (!verdicts_.reachable) return true;
+  if (!verdicts_.reachable || (in_doubt_ && verdicts_.agent == AgentVerdict::kSilent)) return true;
   return rules.is_static && verdicts_.agent == AgentVerdict::kNone && rules.health_interval.has_value();
 }
 

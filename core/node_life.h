@@ -36,6 +36,7 @@ class NodeLife {
   static constexpr Duration kSteadyAfter = std::chrono::minutes(1);  // up this long: the next fall begins anew
   static constexpr Duration kProbeLost = std::chrono::minutes(1);    // a probe without an end is given up
   static constexpr Duration kForgetDeadAfter = std::chrono::minutes(10);
+  static constexpr int kMostDoubt = 3;  // times dead_after
 
   // What the configuration says of it, at this moment.
   struct Rules {
@@ -66,7 +67,10 @@ class NodeLife {
   // Another address: what was known of the reachability of the old one is void.
   void OnNewAddress(Instant now);
   void OnProbe(bool connected, const Rules& rules, Instant now);
-  void Tick(const Rules& rules, Instant now, Duration paused);
+  // `paused`: so long this process stood still; it counts as heard. `doubt`: so long what its agent may have said was lost
+  // among others' datagrams; it counts as heard up to kMostDoubt. A node that is silent for longer is used last, and judged
+  // by connects: neither does a flood keep alive who is dead, nor does it take out who serves.
+  void Tick(const Rules& rules, Instant now, Duration paused, Duration doubt = Duration(0));
 
   // True if a connect is to be tried now; it has then begun, and OnProbe is to end it.
   bool TakeProbe(const Rules& rules, Instant now);
@@ -97,6 +101,8 @@ class NodeLife {
   bool said_dying_ = false;  // this epoch has
   Instant last_heard_{};
   Instant dead_since_{};
+  Duration doubted_{0};     // counted as heard since it was last heard
+  bool in_doubt_ = false;   // at the last Tick
 
   uint32_t failures_seen_ = 0;  // while down; a lower count means that a worker's connect succeeded
   Instant reachable_since_;

@@ -48,6 +48,17 @@ def handshake(address, version=None, keep=None):
         return None
 
 
+def refuses_without_a_name(address):
+    """Does it answer a client that names nobody with an alert?"""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with socket.create_connection(split_address(address), 5) as plain, context.wrap_socket(plain):
+            return False
+    except ssl.SSLError as error:
+        return "ALERT" in str(error) or "UNRECOGNIZED" in str(error)
+
+
 def ticket_name(address, version):
     """The first 16 bytes of a ticket, as `openssl s_client` shows it."""
     client = subprocess.Popen(["openssl", "s_client", "-connect", address, version, "-servername", "www.example.com"],
@@ -160,6 +171,30 @@ def a_refusal_for_want_of_a_client_certificate_is_explained_and_mended_by_one(st
         again = Watched(stage, server.address, name + "c",
                         probe={"client_certificate": str(certificate), "client_key": str(key)})
         wait_until(lambda: len(again.prefixes()) == 1, 10, "a name, with a certificate")
+
+
+@case
+def a_server_that_refuses_the_probes_name_is_alive_and_the_log_names_probe_sni(stage):
+    # Reloaded so that it serves known names only: `more` closes the one server and opens another for what has no name.
+    node = Nginx(stage, "node")
+    unnamed = Watched(stage, node.address, "unnamed", sni=[], probe={"ready_every": "200ms"})
+    named = Watched(stage, node.address, "named", probe={"ready_every": "200ms"})
+    for watched in (unnamed, named):
+        wait_until(lambda w=watched: w.report().get("ready") and w.prefixes(), 10, "ready, and a name")
+    before = unnamed.prefixes()
+    config = stage.path("node.conf").read_text().replace("ssl backlog=4096;", "ssl backlog=4096; server_name www.example.com;")
+    config = config.rstrip().removesuffix("}") + f"  server {{ listen {node.address} ssl default_server; ssl_reject_handshake on; }}\n}}\n"
+    stage.write("node.conf", config)
+    node.signal(signal.SIGHUP)
+    wait_until(lambda: handshake(node.address) is not None and refuses_without_a_name(node.address), 10, "the reload")
+    unnamed.wait_said("set probe.sni to a name that it serves")
+    time.sleep(1)  # five more looks
+    assert unnamed.report()["ready"], "taken out by its own agent while it serves"
+    assert "not ready" not in unnamed.agent.log() and set(before) <= set(unnamed.prefixes())
+    assert named.report()["ready"] and "probe.sni" not in named.agent.log()
+    # And one that never met anything but alerts is announced, too.
+    late = Watched(stage, node.address, "late", sni=[])
+    wait_until(lambda: late.report().get("ready"), 10, "a report")
 
 
 @case

@@ -93,7 +93,7 @@ TEST_F(ANode, WithoutAHintKeepsItForTwoHours) {
 TEST_F(ANode, ForgetsNothingWhenAProbeFails) {
   node_.Apply(Report(3, true, {Found(TicketKind::kKeyName, {P(1)})}), At(0));
   for (const SessionEnd end : {SessionEnd::kFailed, SessionEnd::kTimedOut, SessionEnd::kRefused, SessionEnd::kLocalError,
-                               SessionEnd::kWantsCertificate}) {
+                               SessionEnd::kWantsCertificate, SessionEnd::kAlert}) {
     node_.Apply(Report(3, true, {Failed(end)}), At(1));
   }
   node_.Apply(Report(3, true, {Found(TicketKind::kTooFew, {})}), At(2));
@@ -116,6 +116,8 @@ TEST_F(ANode, TellsEachClassificationOnceAndAgainWhenItChanges) {
   EXPECT_THAT(tell({Found(TicketKind::kKeyName, {P(2)})}), HasSubstr("(02000000…)"));
   EXPECT_THAT(tell({Found(TicketKind::kStateful, {})}), HasSubstr("feeds.syslog"));
   EXPECT_THAT(tell({Failed(SessionEnd::kWantsCertificate)}), HasSubstr("no ticket seen: why"));
+  EXPECT_THAT(tell({Failed(SessionEnd::kFailed)}), HasSubstr("cannot be probed: why"));
+  EXPECT_THAT(tell({Failed(SessionEnd::kAlert)}), HasSubstr("no ticket seen: why"));
 }
 
 TEST_F(ANode, OfSeveralNamesWhichTakeTurnsDoesNotTellEachTurn) {
@@ -144,6 +146,9 @@ TEST(AProbesReadiness, NeedsOneSuccessAndTwoFailuresInARowUnlessNobodyListens) {
       {"nothing yet", {}, false},
       {"a success", {kHandshakeDone}, true},
       {"a server that wants a certificate serves", {kWantsCertificate}, true},
+      {"an alert is an answer", {kAlert}, true},
+      {"and so is the refusal of a version", {kVersionRefused, kVersionRefused, kVersionRefused}, true},
+      {"after failures, too", {kRefused, kTimedOut, kAlert, kTimedOut}, true},
       {"one timeout may be chance", {kHandshakeDone, kTimedOut}, true},
       {"two are not", {kHandshakeDone, kTimedOut, kFailed}, false},
       {"not in a row", {kHandshakeDone, kTimedOut, kHandshakeDone, kTimedOut}, true},

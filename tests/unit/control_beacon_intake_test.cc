@@ -51,6 +51,7 @@ class BeaconIntakeTest : public ::testing::Test {
     BeaconKey key;
     key.node = "n1";
     key.secret.bytes.fill(7);
+    key.addresses = {*AddressRange::Parse("127.0.0.0/8")};
     receiver_.SetKeys({key});
     Configure("web");
   }

@@ -134,6 +134,24 @@ TEST(BeaconReceiver, WhileAKeyIsChangedBothAreBelievedAndTheNodeIsTheSame) {
   EXPECT_EQ(proxy.events.size(), 4u);
 }
 
+TEST(BeaconReceiver, AFloodDoesNotLockOutAnAgentThatRestarts) {
+  Proxy proxy(7);
+  Draft draft = Believed(proxy, kStart);
+  proxy.Handle(draft.Seal(), kStart);
+  Instant now = kStart;
+  for (int turn = 0; turn < 40; ++turn) {  // the kernel drops datagrams all the time
+    now += 100ms;
+    proxy.receiver.OnDoubt(100ms);
+  }
+  Draft again;
+  again.epoch = 200;
+  again.nonce = draft.nonce;
+  const auto answer = proxy.Handle(again.Seal(), now);
+  ASSERT_FALSE(answer.empty());
+  EXPECT_EQ(TypeOf(answer), BeaconType::kChallenge);
+  EXPECT_NE(ReadBeaconEnvelope(answer)->nonce, draft.nonce);
+}
+
 TEST(BeaconReceiver, WhatFailsIsCountedAndAnsweredWithSilence) {
   struct Row {
     const char* name;

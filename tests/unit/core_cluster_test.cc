@@ -466,6 +466,42 @@ TEST(ClusterBeacons, ReportsThatSayNothingNewPublishNothing) {
   EXPECT_TRUE(world.cluster.changed());
 }
 
+// ---- Doubt: the kernel drops datagrams in every turn
+
+TEST(ClusterDoubt, ANodeThatIsNotHeardIsJudgedWithinABoundedTime) {
+  World world(OnePool({}));
+  ASSERT_TRUE(world.Report("n1", "10.0.0.1:1").ok());
+  Duration until_silent{0}, until_down{0};
+  for (Duration passed{0}; passed < 60s && until_down == Duration(0); passed += 100ms) {
+    world.now += 100ms;
+    world.cluster.Tick(world.now, Duration(0), 100ms);
+    for (const auto& order : world.cluster.TakeProbes(world.now)) world.cluster.OnProbe(order.node, false, world.now);
+    world.cluster.check_invariants();
+    if (until_silent == Duration(0) && world.State("n1") == "silent") until_silent = passed;
+    if (world.State("n1") == "down") until_down = passed;
+  }
+  EXPECT_GT(until_silent, 9s) << "a few beacons lost in a flood are no silence";
+  EXPECT_LT(until_silent, 13s);
+  EXPECT_GT(until_down, until_silent);
+  EXPECT_LT(until_down, 20s);
+}
+
+TEST(ClusterDoubt, AFloodTakesOutNobodyWhoCanBeConnectedTo) {
+  World world(OnePool({}));
+  ASSERT_TRUE(world.Report("n1", "10.0.0.1:1").ok());
+  for (int turn = 0; turn < 1000; ++turn) {
+    world.now += 100ms;
+    world.cluster.Tick(world.now, Duration(0), 100ms);
+    for (const auto& order : world.cluster.TakeProbes(world.now)) world.cluster.OnProbe(order.node, true, world.now);
+    ASSERT_NE(world.State("n1"), "down") << turn;
+  }
+  EXPECT_EQ(world.State("n1"), "silent");
+  ASSERT_TRUE(world.Report("n1", "10.0.0.1:1").ok());
+  EXPECT_EQ(world.State("n1"), "up");
+  world.Pass(10s);  // the flood is over, and it is silent now beyond doubt
+  EXPECT_EQ(world.State("n1"), "down");
+}
+
 // ---- Whose a prefix is
 
 BeaconEvent Claim(const std::string& name, std::vector<TicketPrefix> prefixes, const std::string& group = {},
