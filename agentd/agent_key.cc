@@ -13,6 +13,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/fd.h"
+#include "core/secret_file.h"
+#include "process/privileges.h"
 
 namespace hud {
 namespace {
@@ -27,14 +29,9 @@ absl::Status CheckOwnership(int fd, const std::string& path) {
   struct stat found {};
   if (::fstat(fd, &found) != 0) return Bad(path, std::strerror(errno));
   if (!S_ISREG(found.st_mode)) return Bad(path, "is not a file");
-  if ((found.st_mode & 077) != 0) {
-    return Bad(path, absl::StrCat("others can read or change it (mode 0", absl::Hex(found.st_mode >> 6 & 7),
-                                  absl::Hex(found.st_mode >> 3 & 7), absl::Hex(found.st_mode & 7), "); run 'chmod 600 ",
-                                  path, "', and make a new key if it may have been read"));
-  }
-  if (found.st_uid != ::geteuid() && found.st_uid != 0) {
-    return Bad(path, absl::StrCat("belongs to user ", found.st_uid, "; it must belong to the agent's user or to root"));
-  }
+  const std::string others =
+      WhoElseMayUse({found.st_mode & 0777, found.st_uid, found.st_gid}, CurrentIdentity(), path);
+  if (!others.empty()) return Bad(path, others);
   return absl::OkStatus();
 }
 

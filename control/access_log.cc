@@ -139,7 +139,7 @@ size_t AccessLog::Drain(SpscQueue<ConnectionRecord>& queue) {
       owed_ -= 1;
       wanted = true;
     }
-    if (wanted) log_->Write(LogLevel::kInfo, FormatConnection(record, *names, log_->format()));
+    if (wanted) log_->Access(FormatConnection(record, *names, log_->format()));
   }
   return drained;
 }

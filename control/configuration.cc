@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "control/yaml/yaml_reader.h"
+#include "core/address_overlap.h"
 #include "core/beacon.h"
 #include "core/server_name_router.h"
 
@@ -33,19 +34,6 @@ uint64_t MostDescriptors(bool starts_as_root) {
   if (geteuid() != 0 && !starts_as_root && getrlimit(RLIMIT_NOFILE, &limit) == 0)
     most = std::min<uint64_t>(most, limit.rlim_max);
   return most;
-}
-
-// Does a socket on `a` take what one on `b` is for? "[::]:443" serves IPv4, too.
-bool Overlap(const SocketAddress& a, const SocketAddress& b) {
-  if (a.IsUnix() || b.IsUnix()) return a == b;
-  if (a.port() != b.port() || a.port() == 0) return false;
-  const SocketAddress plain[2] = {a.UnmappedIpv4().value_or(a), b.UnmappedIpv4().value_or(b)};
-  for (int i : {0, 1}) {
-    const Bytes host = plain[i].host_bytes();
-    const bool any = std::all_of(host.begin(), host.end(), [](uint8_t byte) { return byte == 0; });
-    if (any && (plain[i].family() == AF_INET6 || plain[1 - i].family() == AF_INET)) return true;
-  }
-  return plain[0] == plain[1];
 }
 
 // From a document to a Configuration. What refers to something else in the file is checked where it stands, so pools
@@ -144,11 +132,8 @@ class Reader {
     BeaconConfig& beacons = config_.cluster.beacons;
     has_beacons_ = static_cast<bool>(section);
     const YamlValue bind = Mark(section.Require("bind", "like '0.0.0.0:9999'"), "beacons.bind");
-    if (bind.ReadAddresses(&beacons.bind)) {
-      for (const SocketAddress& address : beacons.bind) {
-        if (address.IsUnix()) bind.Error("beacons are UDP datagrams; write an address like '0.0.0.0:9999'");
-      }
-    }
+    bind.ReadAddresses(&beacons.bind);
+    CheckBindable(bind, beacons.bind, "beacons are UDP datagrams; write an address like '0.0.0.0:9999'");
     CheckOverlaps(bind, beacons.bind, "beacons.bind", &datagram_binds_);
     section.Get("keys").ReadString(&beacons.keys_path);
     section.Get("dead_after").ReadDuration(&beacons.dead_after, 100ms, 1h);
@@ -190,6 +175,7 @@ class Reader {
   void ReadStatus(const YamlValue& section) {
     const YamlValue bind = Mark(section.Require("bind", "like '127.0.0.1:9180'"), "status.bind");
     bind.ReadAddresses(&config_.status);
+    CheckBindable(bind, config_.status, nullptr);
     CheckOverlaps(bind, config_.status, "status.bind", &stream_binds_);
   }
 
@@ -338,6 +324,7 @@ class Reader {
     const YamlValue bind =
         Mark(item.Require("bind", "like '[::]:443'"), absl::StrCat("listeners.", listener.name, ".bind"));
     bind.ReadAddresses(&listener.bind);
+    CheckBindable(bind, listener.bind, "a listener needs an IP address and a port, like '[::]:443'");
     CheckOverlaps(bind, listener.bind, absl::StrCat("listener '", listener.name, "'"), &stream_binds_);
     const YamlValue hello = item.Get("hello");
     hello.Get("deadline").ReadDuration(&listener.hello_deadline, kShortest, 5min);
@@ -399,6 +386,19 @@ class Reader {
     int line;
   };
 
+  // Port 0 would be another one at each start, and with each worker. `not_unix`: why a unix socket is none, if it is none.
+  static void CheckBindable(const YamlValue& bind, const std::vector<SocketAddress>& addresses, const char* not_unix) {
+    if (addresses.empty()) return;  // absent, or wrong
+    const std::vector<YamlValue> items = bind.ItemsOrSelf();
+    for (size_t i = 0; i < addresses.size(); ++i) {
+      if (addresses[i].IsUnix()) {
+        if (not_unix != nullptr) items[i].Error(absl::StrCat("'", addresses[i].ToString(), "' is a unix socket; ", not_unix));
+      } else if (addresses[i].port() == 0) {
+        items[i].Error(absl::StrCat("'", addresses[i].ToString(), "' names no port; write one from 1 to 65535"));
+      }
+    }
+  }
+
   void CheckOverlaps(const YamlValue& bind, const std::vector<SocketAddress>& addresses, const std::string& what,
                      std::vector<Bound>* bound) {
     if (addresses.empty()) return;  // absent, or wrong
@@ -454,52 +454,6 @@ absl::StatusOr<Configuration> LoadConfiguration(const std::string& path) {
 
 absl::StatusOr<Configuration> ParseConfiguration(std::string_view text, std::string path) {
   return Reader(YamlDocument::Parse(text, std::move(path))).Read();
-}
-
-absl::StatusOr<Configuration> QuickStart(const std::vector<std::string>& listen,
-                                         const std::vector<std::string>& nodes) {
-  std::string errors;
-  const auto complain = [&](const auto&... parts) { absl::StrAppend(&errors, errors.empty() ? "" : "\n", parts...); };
-  if (listen.empty()) complain("--listen is missing; write --listen '[::]:443', or --config FILE");
-  if (nodes.empty()) complain("--node is missing; write --node 10.0.0.11:8443, once for each node, or --config FILE");
-
-  Configuration configuration;
-  ListenerConfig& listener = configuration.cluster.listeners.emplace_back();
-  listener.name = "tls";
-  listener.default_pool = "default";
-  for (const std::string& text : listen) {
-    absl::StatusOr<SocketAddress> address = SocketAddress::Parse(text);
-    if (!address.ok()) {
-      complain("--listen: ", address.status().message());
-      continue;
-    }
-    for (const SocketAddress& other : listener.bind) {
-      if (Overlap(*address, other))
-        complain("--listen: '", text, "' is taken by '", other.ToString(), "'; remove one ('[::]' serves IPv4, too)");
-    }
-    listener.bind.push_back(*address);
-  }
-  PoolConfig& pool = configuration.cluster.pools.emplace_back();
-  pool.name = "default";
-  for (const std::string& text : nodes) {
-    absl::StatusOr<SocketAddress> address = SocketAddress::Parse(text);
-    if (!address.ok()) {
-      complain("--node: ", address.status().message());
-      continue;
-    }
-    if (!address->IsUnix() && address->port() == 0)
-      complain("--node: '", text, "': a node has no port 0; write the port of its TLS server");
-    const bool is_twice =
-        std::any_of(pool.nodes.begin(), pool.nodes.end(), [&](const NodeConfig& n) { return n.address == *address; });
-    if (is_twice) complain("--node: '", text, "' is there twice; remove one");
-    const bool is_loop = std::find(listener.bind.begin(), listener.bind.end(), *address) != listener.bind.end();
-    if (is_loop) complain("--node: '", text, "' is where hudsucker listens: it would connect to itself");
-    pool.nodes.push_back({.name = absl::StrCat("n", pool.nodes.size() + 1), .address = *address});
-  }
-  if (pool.nodes.size() > limits::kMaxNodes)
-    complain("--node: ", pool.nodes.size(), " nodes; at most ", limits::kMaxNodes);
-  if (!errors.empty()) return absl::InvalidArgumentError(errors);
-  return configuration;
 }
 
 }  // namespace hud

@@ -61,9 +61,6 @@ struct Configuration {
 absl::StatusOr<Configuration> LoadConfiguration(const std::string& path);
 absl::StatusOr<Configuration> ParseConfiguration(std::string_view text, std::string path);
 
-// `hudsucker --listen ADDR… --node ADDR…`: one listener, one pool, everything else as it is by default.
-absl::StatusOr<Configuration> QuickStart(const std::vector<std::string>& listen, const std::vector<std::string>& nodes);
-
 // May the running process become `next` by a reload? An error lists every change that needs a restart, a line each,
 // with its place in the new file; the running configuration then stays (ReloadIsAllOrNothing).
 absl::Status CheckReload(const Configuration& running, const Configuration& next);

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "control/own_addresses.h"
+#include "process/signals.h"
 
 namespace hud {
 namespace {
@@ -99,6 +100,7 @@ void ControlThread::Turn(Instant now, Duration paused) {
   PublishRoutes(now, read.bad_news || std::exchange(bad_news_, false));
   PublishSnapshot(now);
   Sweep(now);
+  TellOfReopenedLog();
   FeedWatchdog(now);
   CheckDrain(now);
 }
@@ -220,16 +222,69 @@ void ControlThread::Sweep(Instant now) {
 void ControlThread::OnSignal() {
   signalfd_siginfo info{};
   while (::read(parts_.signals, &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
-    if (info.ssi_signo == SIGHUP) {
-      parts_.log->Reopen();
-      BeginReload();
-    } else if (phase_ == Phase::kServing) {
-      BeginDrain(Now());
-    } else {
-      parts_.log->Warning("a second signal: ending at once");
-      phase_ = Phase::kEnded;
+    const int signal = static_cast<int>(info.ssi_signo);
+    const std::string name = SignalName(signal);
+    parts_.log->Debug("signal", {{"signal", std::string_view(name)}, {"from_pid", int64_t{info.ssi_pid}}});
+    switch (signal) {
+      case SIGHUP:  // what rotates logs by habit sends this one
+        ReopenLog(/*says_if_none=*/false);
+        BeginReload();
+        break;
+      case SIGUSR1:
+        ReopenLog(/*says_if_none=*/true);
+        break;
+      case SIGTERM:
+      case SIGINT:
+        if (phase_ == Phase::kServing) {
+          BeginDrain(Now());
+        } else {
+          parts_.log->Warning("a second signal: ending at once", {{"cut", ActiveConnections()}});
+          phase_ = Phase::kEnded;
+        }
+        break;
+      default:
+        parts_.log->Warning("ignored a signal that has no meaning here: SIGTERM ends, SIGHUP reloads, SIGUSR1 reopens the log",
+                            {{"signal", std::string_view(name)},
+                             {"from_pid", int64_t{info.ssi_pid}},
+                             {"from_uid", int64_t{info.ssi_uid}}});
     }
   }
+}
+
+void ControlThread::ReopenLog(bool says_if_none) {
+  if (!parts_.log->writer().path().empty()) {
+    parts_.log->writer().Reopen();
+  } else if (says_if_none) {
+    parts_.log->Info("SIGUSR1: there is no log.file to reopen, the log goes to standard error");
+  }
+}
+
+// The writer's thread has tried; how it ended is said here, in the log that there is then.
+void ControlThread::TellOfReopenedLog() {
+  const std::optional<absl::Status> reopened = parts_.log->writer().TakeReopened();
+  if (!reopened) return;
+  const std::string file = parts_.log->writer().path();
+  const std::string error(reopened->message());
+  if (reopened->ok()) {
+    parts_.log->Info("log reopened", {{"file", std::string_view(file)}});
+  } else {
+    parts_.log->Error("the log could not be reopened; lines go on into the file that was open; mend it and send SIGUSR1",
+                      {{"file", std::string_view(file)}, {"error", std::string_view(error)}});
+  }
+}
+
+int64_t ControlThread::ActiveConnections() const {
+  int64_t active = 0;
+  for (unsigned i = 0; i < parts_.data_plane->workers(); ++i) active += parts_.data_plane->counters(i).active.Get();
+  return active;
+}
+
+int64_t ControlThread::CutByDrain() const {
+  int64_t cut = 0;
+  for (unsigned i = 0; i < parts_.data_plane->workers(); ++i) {
+    cut += parts_.data_plane->counters(i).closes[static_cast<size_t>(CloseReason::kDrainDeadline)].Get();
+  }
+  return cut;
 }
 
 void ControlThread::BeginReload() {

@@ -48,7 +48,7 @@ class ControlThread {
     BeaconReceiver* receiver;
     BeaconIntake* intake;
     Reloader* reloader;  // null: started without a file
-    int signals;         // a signalfd of SIGTERM, SIGINT and SIGHUP
+    int signals;         // of TakeSignals
   };
 
   ControlThread(const Parts& parts, std::shared_ptr<const LoadedConfiguration> loaded);
@@ -77,6 +77,10 @@ class ControlThread {
   void Sweep(Instant now);
 
   void OnSignal();
+  void ReopenLog(bool says_if_none);
+  void TellOfReopenedLog();
+  int64_t ActiveConnections() const;
+  int64_t CutByDrain() const;
   void BeginReload();
   void BeginDrain(Instant now);
   void CheckDrain(Instant now);

@@ -48,7 +48,7 @@ Log::Log(LogWriter* writer, LogFormat format, LogLevel level)
     : writer_(writer), format_(format), level_(level), impl_(std::make_unique<Impl>(writer)) {
   const char* pattern = format == LogFormat::kJson ? kJsonPattern : kLogfmtPattern;
   impl_->logger.set_formatter(std::make_unique<spdlog::pattern_formatter>(pattern, spdlog::pattern_time_type::utc, "\n"));
-  impl_->logger.set_level(LevelOf(level));
+  impl_->logger.set_level(spdlog::level::trace);  // what is below `level` does not come as far as here
 }
 
 Log::~Log() = default;
@@ -56,6 +56,8 @@ Log::~Log() = default;
 void Log::Write(LogLevel level, const LogLine& line) const {
   impl_->logger.log(LevelOf(level), spdlog::string_view_t(line.text().data(), line.text().size()));
 }
+
+void Log::Access(const LogLine& line) const { Write(LogLevel::kInfo, line); }
 
 void Log::Write(LogLevel level, std::string_view message, std::initializer_list<LogField> fields) const {
   if (level < level_) return;

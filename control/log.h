@@ -31,14 +31,16 @@ class Log {
   void Info(std::string_view message, std::initializer_list<LogField> fields = {}) const;
   void Warning(std::string_view message, std::initializer_list<LogField> fields = {}) const;
   void Error(std::string_view message, std::initializer_list<LogField> fields = {}) const;
-  void Write(LogLevel level, const LogLine& line) const;
+  // A line of the access log: written whatever the level, it has a switch of its own.
+  void Access(const LogLine& line) const;
 
-  void Reopen() const { writer_->Reopen(); }
+  LogWriter& writer() const { return *writer_; }
   LogFormat format() const { return format_; }
   uint64_t dropped() const { return writer_->dropped(); }
 
  private:
   void Write(LogLevel level, std::string_view message, std::initializer_list<LogField> fields) const;
+  void Write(LogLevel level, const LogLine& line) const;
 
   struct Impl;
   LogWriter* writer_;

@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "control/log_file.h"
 
 namespace hud {
 namespace {
@@ -43,14 +44,17 @@ struct LogWriter::State {
   std::string filling;
   bool stopping = false;
   bool reopen = false;
+  std::optional<absl::Status> reopened;
   bool done = false;
   Clock::time_point give_up{};
 
   std::atomic<uint64_t> dropped{0};
+  std::atomic<uint64_t> reopens_failed{0};
   bool torn = false;  // the last thing written was a part of a line
 
   void Run();
   void SetSink(Fd next);
+  absl::Status OpenAgain();
   void WriteAll(const std::string& text);
   bool MayWait();
   ssize_t WriteSome(const char* data, size_t size);
@@ -101,11 +105,11 @@ void LogWriter::State::Run() {
     writing.clear();
     std::swap(writing, filling);
     lock.unlock();
-    if (open_again) {
-      if (absl::StatusOr<Fd> next = OpenFile(path); next.ok()) SetSink(*std::move(next));
-    }
+    std::optional<absl::Status> result;
+    if (open_again) result = OpenAgain();
     WriteAll(writing);
     lock.lock();
+    if (result) reopened = std::move(result);
   }
   done = true;
   changed.notify_all();
@@ -120,10 +124,19 @@ void LogWriter::State::SetSink(Fd next) {
   sink = std::move(next);
 }
 
-absl::StatusOr<Fd> LogWriter::OpenFile(const std::string& path) {
-  Fd fd(::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0640));
-  if (!fd) return absl::PermissionDeniedError(absl::StrCat(path, ": cannot open the log: ", std::strerror(errno)));
-  return fd;
+absl::Status LogWriter::State::OpenAgain() {
+  absl::StatusOr<Fd> next = OpenLogFile(path);
+  if (next.ok()) {
+    SetSink(*std::move(next));
+    return absl::OkStatus();
+  }
+  reopens_failed.fetch_add(1, std::memory_order_relaxed);
+  pollfd ready{STDERR_FILENO, POLLOUT, 0};
+  if (::poll(&ready, 1, 0) == 1) {
+    const std::string line = absl::StrCat("log.file: ", next.status().message(), "; lines go on into the file that was open\n");
+    [[maybe_unused]] const ssize_t n = ::write(STDERR_FILENO, line.data(), std::min(line.size(), kPipeChunk));
+  }
+  return next.status();
 }
 
 LogWriter::LogWriter(Fd sink) : LogWriter(std::move(sink), "") {}
@@ -169,6 +182,15 @@ void LogWriter::Reopen() {
   state_->reopen = true;
   state_->changed.notify_one();
 }
+
+const std::string& LogWriter::path() const { return state_->path; }
+
+std::optional<absl::Status> LogWriter::TakeReopened() {
+  std::lock_guard lock(state_->mutex);
+  return std::exchange(state_->reopened, std::nullopt);
+}
+
+uint64_t LogWriter::reopens_failed() const { return state_->reopens_failed.load(std::memory_order_relaxed); }
 
 uint64_t LogWriter::dropped() const { return state_->dropped.load(std::memory_order_relaxed); }
 

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -19,8 +20,8 @@ class LogWriter {
   static constexpr size_t kBufferBytes = 4 << 20;  // twice that at most: one being filled, one being written
 
   explicit LogWriter(Fd sink);
-  // Appends to a file. After Reopen() (SIGHUP: the old one has been renamed) to the file that has its name then.
-  static absl::StatusOr<Fd> OpenFile(const std::string& path);
+  // `sink` is the file `path`, opened by OpenLogFile. After Reopen() (it has been renamed) lines go to the file that has its
+  // name then.
   LogWriter(Fd sink, std::string path);
   // Waits for what is buffered for at most half a second: a sink that is stuck must not keep the process alive.
   ~LogWriter();
@@ -30,8 +31,14 @@ class LogWriter {
   // Any thread. `line` ends with its newline. False, and counted, if the buffer is full.
   bool Append(std::string_view line);
 
-  // Any thread: does not wait for it. Without a path, or if the file cannot be opened, the sink stays.
+  const std::string& path() const;  // empty: the sink is not a file of ours
+
+  // Any thread: does not wait for it. If the file cannot be opened the sink stays, which is said on standard error at once,
+  // for the sink may be a file that nobody looks at any more.
   void Reopen();
+  // How the last one ended; once.
+  std::optional<absl::Status> TakeReopened();
+  uint64_t reopens_failed() const;
 
   // Lines that found the buffer full, or the sink broken.
   uint64_t dropped() const;

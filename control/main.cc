@@ -1,11 +1,7 @@
 // hudsucker: wires the process together, in the order that safety asks for. What needs rights (limits, ports) comes first;
 // then they are given up; only then come threads, rings and anything that a stranger can talk to.
 #include <fcntl.h>
-#include <sched.h>
-#include <signal.h>
 #include <sys/random.h>
-#include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -21,13 +17,18 @@
 #include "control/beacon_socket.h"
 #include "control/configuration.h"
 #include "control/control_thread.h"
+#include "control/cpu_quota.h"
 #include "control/descriptor_budget.h"
 #include "control/log.h"
+#include "control/log_file.h"
 #include "control/own_addresses.h"
+#include "control/preconditions.h"
+#include "control/quick_start.h"
 #include "control/reload.h"
 #include "control/status_report.h"
 #include "control/status_server.h"
 #include "process/privileges.h"
+#include "process/signals.h"
 #include "ring/data_plane.h"
 
 namespace hud {
@@ -36,6 +37,14 @@ namespace {
 constexpr int kClean = 0;
 constexpr int kSetUpFailed = 1;
 constexpr int kUsage = 2;
+
+constexpr std::string_view kFooter = R"(Signals:
+  SIGTERM, SIGINT   end: no new connections, those there are may go on for timeouts.drain; a second one ends at once
+  SIGHUP            load the configuration again, and reopen log.file
+  SIGUSR1           reopen log.file, after it was renamed
+  others that would end the process (SIGQUIT, SIGUSR2, SIGALRM, …) are ignored, with a word in the log
+
+Ends with 0 when all is well, 1 when something is wrong with the configuration or the machine, 2 with the options.)";
 
 struct Options {
   std::string config;
@@ -66,49 +75,42 @@ T Random() {
   return value;
 }
 
-unsigned CoresToUse() {
-  cpu_set_t cores;
-  CPU_ZERO(&cores);
-  if (::sched_getaffinity(0, sizeof cores, &cores) != 0) return 1;
-  return static_cast<unsigned>(std::clamp(CPU_COUNT(&cores), 1, static_cast<int>(limits::kMaxWorkers)));
+// The texts of what keeps a start from succeeding, a line each.
+absl::Status ErrorsOf(const std::vector<Finding>& findings) {
+  std::string errors;
+  for (const Finding& finding : findings) {
+    if (finding.kind == Finding::Kind::kError) absl::StrAppend(&errors, errors.empty() ? "" : "\n", finding.text);
+  }
+  return errors.empty() ? absl::OkStatus() : absl::FailedPreconditionError(errors);
 }
 
-// Rings and their buffers are locked memory on some kernels.
-void RaiseLockedMemoryLimit() {
-  rlimit limit{};
-  ::getrlimit(RLIMIT_MEMLOCK, &limit);
-  const rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
-  if (::setrlimit(RLIMIT_MEMLOCK, &unlimited) == 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  ::setrlimit(RLIMIT_MEMLOCK, &limit);
-}
-
-// SIGTERM, SIGINT and SIGHUP are read by the control thread; every thread started later inherits that they are blocked.
-Fd TakeSignals() {
-  sigset_t signals;
-  ::sigemptyset(&signals);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&signals, signal);
-  ::sigprocmask(SIG_BLOCK, &signals, nullptr);
-  return Fd(::signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC));
-}
-
+// What Run does until it would take hold of anything, and in the same order.
 int Check(const std::string& path) {
-  const ReloadResult result = LoadConfigurationAndKeys(path, nullptr);
-  for (const std::string& error : result.errors) std::fprintf(stderr, "%s\n", error.c_str());
-  if (!result.errors.empty()) return kSetUpFailed;
-  for (const std::string& wide : WideBeaconKeys(result.loaded->keys)) std::fprintf(stderr, "warning: %s\n", wide.c_str());
+  absl::StatusOr<Configuration> configuration = LoadConfiguration(path);
+  if (!configuration.ok()) {
+    std::fprintf(stderr, "%s\n", std::string(configuration.status().message()).c_str());
+    return kSetUpFailed;
+  }
+  using Stage = Precondition::Stage;
+  std::vector<Finding> findings = Examine(Stage::kAsStarted, *configuration);
+  const std::string& user = configuration->user;
+  const bool is_user = user.empty() || (IsCurrentUser(user).ok() && (::geteuid() == 0 || *IsCurrentUser(user)));
+  absl::Status became = user.empty() || !is_user ? absl::OkStatus() : BecomeUser(user);
+  if (!became.ok()) findings.push_back({Finding::Kind::kError, std::string(became.message())});
+  if (is_user && became.ok()) {
+    for (Finding& finding : Examine(Stage::kAsUser, *configuration)) findings.push_back(std::move(finding));
+  }
+  for (const Finding& finding : findings) {
+    const char* kind = finding.kind == Finding::Kind::kError ? "" : finding.kind == Finding::Kind::kWarning ? "warning: " : "note: ";
+    std::fprintf(stderr, "%s%s\n", kind, finding.text.c_str());
+  }
+  if (!ErrorsOf(findings).ok()) return kSetUpFailed;
   std::puts("ok");
   return kClean;
 }
 
 absl::StatusOr<Configuration> ReadConfiguration(const Options& options) {
-  absl::StatusOr<Configuration> configuration =
-      options.config.empty() ? QuickStart(options.listen, options.nodes) : LoadConfiguration(options.config);
-  if (!configuration.ok() || options.status.empty()) return configuration;
-  absl::StatusOr<SocketAddress> status = SocketAddress::Parse(options.status);
-  if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat("--status: ", status.status().message()));
-  configuration->status = {*status};
-  return configuration;
+  return options.config.empty() ? QuickStart(options.listen, options.nodes, options.status) : LoadConfiguration(options.config);
 }
 
 absl::StatusOr<Sockets> OpenSockets(const Configuration& configuration, unsigned workers) {
@@ -131,7 +133,7 @@ absl::StatusOr<Sockets> OpenSockets(const Configuration& configuration, unsigned
 
 absl::StatusOr<std::unique_ptr<LogWriter>> OpenLog(const LogConfig& config) {
   if (config.file.empty()) return std::make_unique<LogWriter>(Fd(::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3)));
-  absl::StatusOr<Fd> file = LogWriter::OpenFile(config.file);
+  absl::StatusOr<Fd> file = OpenLogFile(config.file);
   if (!file.ok()) return absl::PermissionDeniedError(absl::StrCat("log.file: ", file.status().message()));
   return std::make_unique<LogWriter>(*std::move(file), config.file);
 }
@@ -142,6 +144,8 @@ absl::StatusOr<DataPlaneOptions> PlanDataPlane(const Configuration& configuratio
   if (!budget.ok()) return budget.status();
   DataPlaneOptions options;
   options.workers = workers;
+  // With a share of the cores' time rather than cores of its own it is for the scheduler to find the idle ones.
+  options.pin_workers = CpuQuota("/").value_or(UsableCores()) >= UsableCores();
   options.relay_mode = configuration.relay.mode;
   options.max_connections = budget->max_connections;
   options.pipe_bytes = configuration.relay.pipe_bytes;
@@ -162,10 +166,6 @@ void LogStart(const Log& log, const LoadedConfiguration& loaded, const DataPlane
                       {"max_connections", int64_t{options.max_connections}},
                       {"workers", int64_t{options.workers}},
                       {"pipes_per_worker", int64_t{options.pipes_per_worker}}});
-  if (configuration.max_connections.value_or(0) > options.max_connections) {
-    log.Warning("the descriptor limit has no room for max_connections; raise LimitNOFILE= or ulimit -n",
-                {{"wanted", int64_t{*configuration.max_connections}}, {"have", int64_t{options.max_connections}}});
-  }
   for (const ListenerConfig& listener : configuration.cluster.listeners) {
     for (const SocketAddress& address : listener.bind) {
       const std::string text = address.ToString();
@@ -177,13 +177,8 @@ void LogStart(const Log& log, const LoadedConfiguration& loaded, const DataPlane
     log.Info("beacons", {{"address", std::string_view(text)}, {"receive_buffer", int64_t{socket->receive_buffer_bytes()}}});
   }
   if (loaded.keys.empty()) log.Warning("there are no beacon keys: no beacons are accepted (beacons.keys)");
-  for (const std::string& wide : WideBeaconKeys(loaded.keys)) log.Warning(wide);
   if (!configuration.command_socket.empty()) {
     log.Warning("command_socket is not yet served", {{"path", std::string_view(configuration.command_socket)}});
-  }
-  if (!configuration.source.path.empty() && ::access(configuration.source.path.c_str(), R_OK) != 0) {
-    log.Warning("this user cannot read the configuration: reloads will fail",
-                {{"file", std::string_view(configuration.source.path)}, {"user", std::string_view(user)}});
   }
 }
 
@@ -259,22 +254,25 @@ int Serve(std::shared_ptr<const LoadedConfiguration> loaded, Sockets sockets, co
 }
 
 int Run(const Options& options) {
-  ::signal(SIGPIPE, SIG_IGN);
+  HoldSignals();
   absl::StatusOr<Configuration> configuration = ReadConfiguration(options);
   if (!configuration.ok()) return Fail(configuration.status().message());
-  const unsigned workers = configuration->workers.value_or(CoresToUse());
-  const size_t wanted = DescriptorsFor(configuration->max_connections.value_or(0), workers, 64);
-  const size_t limit = RaiseDescriptorLimit(wanted);
-  RaiseLockedMemoryLimit();
+  using Stage = Precondition::Stage;
+  const unsigned workers = WorkersFor(*configuration);
+  const size_t limit = RaiseLimits(*configuration);
+  std::vector<Finding> findings = Examine(Stage::kAsStarted, *configuration);
+  if (absl::Status status = ErrorsOf(findings); !status.ok()) return Fail(status.message());
   absl::StatusOr<Sockets> sockets = OpenSockets(*configuration, workers);
   if (!sockets.ok()) return Fail(sockets.status().message());
 
   if (!configuration->user.empty()) {
     if (absl::Status status = BecomeUser(configuration->user); !status.ok()) return Fail(status.message());
   }
+  for (Finding& finding : Examine(Stage::kAsUser, *configuration)) findings.push_back(std::move(finding));
+  if (absl::Status status = ErrorsOf(findings); !status.ok()) return Fail(status.message());
   auto loaded = std::make_shared<LoadedConfiguration>();
   if (const std::string& path = configuration->cluster.beacons.keys_path; !path.empty()) {
-    absl::StatusOr<std::vector<BeaconKey>> keys = LoadBeaconKeys(path, ::getegid());
+    absl::StatusOr<std::vector<BeaconKey>> keys = LoadBeaconKeys(path);
     if (!keys.ok()) return Fail(keys.status().message());
     loaded->keys = *std::move(keys);
   }
@@ -284,12 +282,16 @@ int Run(const Options& options) {
   if (!plan.ok()) return Fail(plan.status().message());
   loaded->configuration = *std::move(configuration);
 
-  Fd signals = TakeSignals();
+  absl::StatusOr<Fd> signals = TakeSignals();
+  if (!signals.ok()) return Fail(signals.status().message());
   absl::StatusOr<std::unique_ptr<LogWriter>> writer = OpenLog(loaded->configuration.log);
   if (!writer.ok()) return Fail(writer.status().message());
   const Log log(writer->get(), loaded->configuration.log.format, loaded->configuration.log.level);
   LogStart(log, *loaded, *plan, limit, *kernel, sockets->beacons);
-  return Serve(std::move(loaded), *std::move(sockets), *plan, *kernel, std::move(signals), *std::move(writer), log);
+  for (const Finding& finding : findings) {
+    if (finding.kind == Finding::Kind::kWarning) log.Warning(finding.text);
+  }
+  return Serve(std::move(loaded), *std::move(sockets), *plan, *kernel, *std::move(signals), *std::move(writer), log);
 }
 
 // Started with a standard descriptor closed, a socket would take its number, and messages would go into it.
@@ -315,6 +317,11 @@ int Main(int argc, char** argv) {
   check->excludes(config)->excludes(listen)->excludes(node)->excludes(status);
   listen->needs(node);
   node->needs(listen);
+  app.footer(std::string(kFooter));
+  if (const std::string wrong = ExplainArguments({argv + 1, argv + argc}); !wrong.empty()) {
+    std::fprintf(stderr, "hudsucker: %s; see hudsucker --help\n", wrong.c_str());
+    return kUsage;
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

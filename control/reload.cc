@@ -16,7 +16,6 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "control/beacon_keys_file.h"
-#include "process/privileges.h"
 
 namespace hud {
 namespace {
@@ -115,7 +114,7 @@ ReloadResult LoadConfigurationAndKeys(const std::string& path, const LoadedConfi
   loaded->configuration = *std::move(configuration);
   if (running != nullptr) AddErrors(CheckReload(running->configuration, loaded->configuration), &result.errors);
   if (const std::string& keys_path = loaded->configuration.cluster.beacons.keys_path; !keys_path.empty()) {
-    absl::StatusOr<std::vector<BeaconKey>> keys = LoadBeaconKeys(keys_path, GroupOf(loaded->configuration.user));
+    absl::StatusOr<std::vector<BeaconKey>> keys = LoadBeaconKeys(keys_path);
     if (keys.ok() && keys->empty() && running != nullptr && !running->keys.empty()) {
       // More likely a file that is just being written, or was emptied by mistake, than the wish to silence all agents.
       result.errors.push_back(absl::StrCat(keys_path, ": no keys in it, and ", running->keys.size(),

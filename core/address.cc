@@ -57,6 +57,28 @@ std::string FormatHost(int family, const void* raw) {
   return text;
 }
 
+bool IsDigits(std::string_view text) {
+  return !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
+}
+
+// What is often written where one address is meant, and what to write instead; none if it is nothing of that kind.
+std::optional<absl::Status> NotOneAddress(std::string_view text) {
+  if (const size_t scheme = text.find("://"); scheme != std::string_view::npos) {
+    const std::string_view behind = text.substr(scheme + 3);
+    return Error(Quoted(text), " is a URL; write the address and the port alone, like ",
+                 Quoted(behind.substr(0, behind.find('/'))), " (numeric, nothing asks a resolver)");
+  }
+  if (text.find(',') != std::string_view::npos) {
+    return Error(Quoted(text), " is not one address; write each by itself, like '10.0.0.1:443'");
+  }
+  if (IsDigits(text)) {
+    const std::string port(text);
+    return Error(Quoted(text), " has no port, or is one without an address; write '127.0.0.1:", port, "', or '[::]:", port,
+                 "' for all of this machine's addresses");
+  }
+  return std::nullopt;
+}
+
 // A sensible sentence for what is neither IPv4 nor IPv6 in front of a port.
 absl::Status NotNumeric(std::string_view text, std::string_view host, std::string_view port) {
   const std::string port_text(port);
@@ -85,6 +107,7 @@ absl::StatusOr<SocketAddress> SocketAddress::Parse(std::string_view text) {
   if (text.front() == '/' || text.front() == '@') {
     return Error(Quoted(text), " looks like a unix socket; write ", Quoted(absl::StrCat("unix:", std::string(text))));
   }
+  if (std::optional<absl::Status> error = NotOneAddress(text)) return *std::move(error);
   return ParseInternet(text);
 }
 

@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -47,36 +48,49 @@ absl::Status VerifyDropped(uid_t uid, gid_t gid) {
   return absl::OkStatus();
 }
 
-}  // namespace
-
-absl::Status BecomeUser(const std::string& user) {
+// Its entry in the password database.
+absl::StatusOr<std::pair<uid_t, gid_t>> LookUp(const std::string& user) {
   std::vector<char> buffer(16 * 1024);
   passwd entry{};
   passwd* found = nullptr;
   const int error = ::getpwnam_r(user.c_str(), &entry, buffer.data(), buffer.size(), &found);
-  if (found == nullptr) {
-    if (error != 0) return Failure("cannot look up", user, error);
-    return absl::NotFoundError(absl::StrCat("user: there is no user '", user,
-                                            "'; create it (useradd --system ", user, ") or name one that exists"));
-  }
-  if (::geteuid() == entry.pw_uid && ::getuid() == entry.pw_uid) return absl::OkStatus();
+  if (found != nullptr) return std::pair(entry.pw_uid, entry.pw_gid);
+  if (error != 0) return Failure("cannot look up", user, error);
+  return absl::NotFoundError(absl::StrCat("user: there is no user '", user, "'; create it (useradd --system ", user,
+                                          ") or name one that exists"));
+}
+
+}  // namespace
+
+absl::Status BecomeUser(const std::string& user) {
+  const auto entry = LookUp(user);
+  if (!entry.ok()) return entry.status();
+  const auto [uid, gid] = *entry;
+  if (::geteuid() == uid && ::getuid() == uid) return absl::OkStatus();
   if (::geteuid() != 0) {
     return absl::PermissionDeniedError(absl::StrCat("user: ", CurrentUserName(), " cannot become '", user,
                                                     "'; start as root, or leave `user` out"));
   }
-  if (::initgroups(user.c_str(), entry.pw_gid) != 0) return Failure("cannot take the groups of", user, errno);
-  if (::setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid) != 0) return Failure("cannot take the group of", user, errno);
-  if (::setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid) != 0) return Failure("cannot become", user, errno);
+  if (::initgroups(user.c_str(), gid) != 0) return Failure("cannot take the groups of", user, errno);
+  if (::setresgid(gid, gid, gid) != 0) return Failure("cannot take the group of", user, errno);
+  if (::setresuid(uid, uid, uid) != 0) return Failure("cannot become", user, errno);
   if (absl::Status status = DropCapabilities(); !status.ok()) return status;
-  return VerifyDropped(entry.pw_uid, entry.pw_gid);
+  return VerifyDropped(uid, gid);
 }
 
-gid_t GroupOf(const std::string& user) {
-  std::vector<char> buffer(16 * 1024);
-  passwd entry{};
-  passwd* found = nullptr;
-  if (!user.empty()) ::getpwnam_r(user.c_str(), &entry, buffer.data(), buffer.size(), &found);
-  return found != nullptr ? entry.pw_gid : ::getegid();
+absl::StatusOr<bool> IsCurrentUser(const std::string& user) {
+  const auto entry = LookUp(user);
+  if (!entry.ok()) return entry.status();
+  return ::geteuid() == entry->first && ::getuid() == entry->first;
+}
+
+ProcessIdentity CurrentIdentity() {
+  ProcessIdentity us{::geteuid(), {::getegid()}};
+  const int count = ::getgroups(0, nullptr);
+  std::vector<gid_t> groups(count > 0 ? static_cast<size_t>(count) : 0);
+  const int got = ::getgroups(count, groups.data());
+  if (got > 0) us.groups.insert(us.groups.end(), groups.begin(), groups.begin() + got);
+  return us;
 }
 
 std::string CurrentUserName() {

@@ -2,11 +2,11 @@
 // both would keep what the process had before.
 #pragma once
 
-#include <sys/types.h>
-
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/secret_file.h"
 
 namespace hud {
 
@@ -14,8 +14,11 @@ namespace hud {
 // former rights can be had back, which is tried out; an error says what to do.
 absl::Status BecomeUser(const std::string& user);
 
-// The group that `user` has in the password database; of an empty or unknown name, this process's own.
-gid_t GroupOf(const std::string& user);
+// Does this process run as `user`? An error if there is no such user.
+absl::StatusOr<bool> IsCurrentUser(const std::string& user);
+
+// What the rights to a file are judged by.
+ProcessIdentity CurrentIdentity();
 
 // "hudsucker (uid 998)", for messages.
 std::string CurrentUserName();

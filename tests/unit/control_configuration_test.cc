@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "control/configuration.h"
+#include "control/quick_start.h"
 
 namespace hud {
 namespace {
@@ -87,6 +88,11 @@ TEST(Configuration, EachFaultOfAFileIsOneErrorAtItsLine) {
       {"a listener without a name", Spoiled("  - name: tls\n    bind", "  - bind"), "f:3:5:", "'name' is missing"},
       {"a listener's name with a blank", Spoiled("name: tls", "name: \"t l s\""), "f:3:", "is no name"},
       {"a listener without an address", Spoiled("    bind: \"127.0.0.1:443\"\n", ""), "f:3:", "'bind' is missing"},
+      {"a listener on a unix socket", Spoiled("127.0.0.1:443", "unix:/run/x"),
+       "f:4:", "'unix:/run/x' is a unix socket; a listener needs an IP address and a port"},
+      {"a listener without a port", Spoiled("127.0.0.1:443", "127.0.0.1:0"), "f:4:", "names no port"},
+      {"beacons without a port", with("beacons: {bind: \"127.0.0.1:0\", keys: /k}\n"), "f:13:", "names no port"},
+      {"a status address without a port", with("status: {bind: \"127.0.0.1:0\"}\n"), "f:13:", "names no port"},
       {"bind is a name", Spoiled("127.0.0.1:443", "localhost:443"),
        "f:4:11:", "'localhost' is a name; addresses are numeric"},
       {"bind has no port", Spoiled("127.0.0.1:443", "127.0.0.1"), "f:4:", "has no port"},
@@ -292,7 +298,7 @@ user: someone
 state_dir: /var/tmp/x
 listeners:
   - name: a
-    bind: ["1.2.3.4:1", "unix:/run/a"]
+    bind: ["1.2.3.4:1", "1.2.3.5:1"]
     hello: {deadline: 1s, max_bytes: 64KiB}
     backlog: 7
     defer_accept: false
@@ -367,8 +373,6 @@ TEST(Configuration, AddressesThatDoNotOverlapAreNoConflict) {
   EXPECT_THAT(ErrorsOf(Spoiled("\"127.0.0.1:443\"", "[\"0.0.0.0:443\", \"[::1]:443\"]")), IsEmpty());
   EXPECT_THAT(ErrorsOf(Spoiled("\"127.0.0.1:443\"", "[\"127.0.0.1:443\", \"127.0.0.2:443\", \"127.0.0.1:444\"]")),
               IsEmpty());
-  EXPECT_THAT(ErrorsOf(Spoiled("\"127.0.0.1:443\"", "[\"127.0.0.1:0\", \"0.0.0.0:0\"]")), IsEmpty())
-      << "port 0 is another port each time";
   EXPECT_THAT(ErrorsOf(std::string(kGood) + "beacons: {bind: \"127.0.0.1:443\"}\n"), IsEmpty())
       << "UDP and TCP have their own ports";
 }
@@ -474,7 +478,7 @@ TEST(ExampleFiles, TheFullOneNamesEveryKeyThereIs) {
 // ---- Quick start ----------------------------------------------------------------------------------------------------
 
 TEST(QuickStart, OneListenerAndOnePool) {
-  const auto configuration = QuickStart({"127.0.0.1:4433", "[::1]:4433"}, {"10.0.0.1:1", "unix:/run/x"});
+  const auto configuration = QuickStart({"127.0.0.1:4433", "[::1]:4433"}, {"10.0.0.1:1", "unix:/run/x"}, "127.0.0.1:9180");
   ASSERT_TRUE(configuration.ok()) << configuration.status();
   ASSERT_THAT(configuration->cluster.listeners, SizeIs(1));
   EXPECT_THAT(configuration->cluster.listeners[0].bind, SizeIs(2));
@@ -483,6 +487,7 @@ TEST(QuickStart, OneListenerAndOnePool) {
   EXPECT_EQ(configuration->cluster.pools[0].nodes[0].name, "n1");
   EXPECT_EQ(configuration->cluster.pools[0].nodes[1].name, "n2");
   EXPECT_THAT(configuration->cluster.beacons.bind, IsEmpty());
+  ASSERT_THAT(configuration->status, SizeIs(1));
 }
 
 TEST(QuickStart, EachFaultIsTold) {
@@ -490,6 +495,7 @@ TEST(QuickStart, EachFaultIsTold) {
     const char* name;
     std::vector<std::string> listen, nodes;
     std::vector<const char*> says;
+    std::string status = "";
   };
   const Row rows[] = {
       {"nothing", {}, {}, {"--listen is missing", "--node is missing"}},
@@ -497,15 +503,52 @@ TEST(QuickStart, EachFaultIsTold) {
       {"the same node twice", {"127.0.0.1:1"}, {"10.0.0.1:1", "10.0.0.1:1"}, {"is there twice"}},
       {"overlapping listeners", {"127.0.0.1:1", "0.0.0.0:1"}, {"10.0.0.1:1"}, {"is taken by '127.0.0.1:1'"}},
       {"a node that is the listener", {"127.0.0.1:1"}, {"127.0.0.1:1"}, {"connect to itself"}},
-      {"a node at port 0", {"127.0.0.1:1"}, {"127.0.0.1:0"}, {"no port 0"}},
+      {"a node at port 0", {"127.0.0.1:1"}, {"127.0.0.1:0"}, {"port 0 is none; write the port of the node's"}},
+      {"a listener at port 0", {"127.0.0.1:0"}, {"10.0.0.1:1"}, {"port 0 is none; write the port that clients connect to"}},
+      {"a listener on a unix socket", {"unix:/run/x"}, {"10.0.0.1:1"}, {"a listener needs an IP address and a port"}},
+      {"several nodes in one", {"127.0.0.1:1"}, {"10.0.0.1:1,10.0.0.2:2"},
+       {"write --node once for each: --node 10.0.0.1:1 --node 10.0.0.2:2"}},
+      {"a URL", {"127.0.0.1:1"}, {"https://10.0.0.1:1"}, {"like '10.0.0.1:1'"}},
+      {"a port alone", {"29100"}, {"10.0.0.1:1"}, {"write '127.0.0.1:29100', or '[::]:29100'"}},
+      {"the status address is the listener's", {"[::]:1"}, {"10.0.0.1:1"},
+       {"--status: '127.0.0.1:1' is taken by --listen '[::]:1'; give it a port of its own"}, "127.0.0.1:1"},
+      {"a status address without a port", {"127.0.0.1:1"}, {"10.0.0.1:1"}, {"--status: '9180'"}, "9180"},
   };
   for (const Row& row : rows) {
     SCOPED_TRACE(row.name);
-    const auto configuration = QuickStart(row.listen, row.nodes);
+    const auto configuration = QuickStart(row.listen, row.nodes, row.status);
     ASSERT_FALSE(configuration.ok());
     const std::vector<std::string> errors = absl::StrSplit(configuration.status().message(), '\n');
     ASSERT_EQ(errors.size(), row.says.size()) << configuration.status();
     for (size_t i = 0; i < errors.size(); ++i) EXPECT_THAT(errors[i], HasSubstr(row.says[i]));
+  }
+}
+
+TEST(CommandLine, SaysWhatToWriteInstead) {
+  struct Row {
+    std::vector<std::string> arguments;
+    const char* says;  // "": nothing
+  };
+  const Row rows[] = {
+      {{"--listn", "127.0.0.1:1"}, "there is no option --listn; did you mean --listen?"},
+      {{"--listen", "127.0.0.1:1", "--nodes", "10.0.0.1:1"}, "no option --nodes; did you mean --node?"},
+      {{"--listen=127.0.0.1:1", "--nodes=10.0.0.1:1"}, "no option --nodes; did you mean --node?"},
+      {{"-config", "x"}, "did you mean --config?"},
+      {{"-c", "x"}, "there is no option -c; write --config FILE"},
+      {{"-t", "x"}, "write --check FILE"},
+      {{"-v"}, "write --version"},
+      {{"-V"}, "write --version"},
+      {{"hudsucker.yaml"}, "write --config hudsucker.yaml"},
+      {{"--zzz"}, "there is no option --zzz"},
+      {{"--listen", "127.0.0.1:1", "--node", "10.0.0.1:1", "10.0.0.2:1"}, ""},
+      {{"-h"}, ""},
+      {{"--config=x"}, ""},
+      {{}, ""},
+  };
+  for (const Row& row : rows) {
+    const std::string says = ExplainArguments(row.arguments);
+    EXPECT_EQ(says.empty(), *row.says == '\0') << says;
+    EXPECT_THAT(says, HasSubstr(row.says));
   }
 }
 

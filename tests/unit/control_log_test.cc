@@ -1,14 +1,19 @@
 #include <fcntl.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "control/access_log.h"
 #include "control/log.h"
+#include "control/log_file.h"
 #include "control/log_line.h"
 #include "control/log_writer.h"
+#include "core/address.h"
 
 namespace hud {
 namespace {
@@ -102,25 +107,95 @@ TEST(LogWriter, ASinkThatIsNeverReadCostsLinesAndNothingElse) {
   }  // the destructor returns although the pipe is full
 }
 
-TEST(LogWriter, AfterReopenLinesGoToTheFileThatHasTheNameThen) {
-  const std::string path = ::testing::TempDir() + "hud_log_" + std::to_string(::getpid());
-  const std::string old = path + ".1";
-  const auto read = [](const std::string& name) {
-    std::ifstream file(name);
-    return std::string(std::istreambuf_iterator<char>(file), {});
-  };
+std::string Content(const std::string& name) {
+  std::ifstream file(name);
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+std::optional<absl::Status> AwaitReopened(LogWriter& writer) {
+  std::optional<absl::Status> result;
+  for (int i = 0; i < 5000 && !(result = writer.TakeReopened()); ++i) ::usleep(1000);
+  return result;
+}
+
+class LogFileTest : public ::testing::Test {
+ protected:
+  LogFileTest() { std::filesystem::create_directories(folder_); }
+  ~LogFileTest() override { std::filesystem::remove_all(folder_); }
+  void ExpectRefused(const std::string& path, const std::string& why) {
+    EXPECT_THAT(std::string(OpenLogFile(path).status().message()), ::testing::HasSubstr(why));
+    EXPECT_THAT(std::string(CheckLogFile(path).message()), ::testing::HasSubstr(why));
+  }
+  const std::string folder_ = ::testing::TempDir() + "hud_log_" + std::to_string(::getpid());
+  const std::string path_ = folder_ + "/x.log";
+};
+
+TEST_F(LogFileTest, AfterReopenLinesGoToTheFileThatHasTheNameThen) {
   {
-    LogWriter writer(*LogWriter::OpenFile(path), path);
+    LogWriter writer(*OpenLogFile(path_), path_);
     writer.Append("one\n");
-    while (read(path) != "one\n") ::usleep(1000);
-    ASSERT_EQ(::rename(path.c_str(), old.c_str()), 0);
+    while (Content(path_) != "one\n") ::usleep(1000);
+    ASSERT_EQ(::rename(path_.c_str(), (path_ + ".1").c_str()), 0);
     writer.Reopen();
     writer.Append("two\n");
+    const auto reopened = AwaitReopened(writer);
+    ASSERT_TRUE(reopened);
+    EXPECT_TRUE(reopened->ok());
+    EXPECT_EQ(writer.TakeReopened(), std::nullopt) << "said once";
+    EXPECT_EQ(writer.reopens_failed(), 0u);
   }
-  EXPECT_EQ(read(old), "one\n");
-  EXPECT_EQ(read(path), "two\n");
-  ::unlink(path.c_str());
-  ::unlink(old.c_str());
+  EXPECT_EQ(Content(path_ + ".1"), "one\n");
+  EXPECT_EQ(Content(path_), "two\n");
+}
+
+TEST_F(LogFileTest, WhenItCannotBeReopenedThatIsSaidAndCountedAndNoLineIsLost) {
+  {
+    LogWriter writer(*OpenLogFile(path_), path_);
+    ASSERT_EQ(::rename(path_.c_str(), (path_ + ".1").c_str()), 0);
+    std::filesystem::create_directory(path_);
+    writer.Reopen();
+    writer.Append("one\n");
+    const auto reopened = AwaitReopened(writer);
+    ASSERT_TRUE(reopened);
+    EXPECT_THAT(std::string(reopened->message()), ::testing::HasSubstr("is a folder"));
+    EXPECT_EQ(writer.reopens_failed(), 1u);
+  }
+  EXPECT_EQ(Content(path_ + ".1"), "one\n");
+}
+
+TEST_F(LogFileTest, AFifoThatNobodyReadsIsSaidAndNotWaitedFor) {
+  ASSERT_EQ(::mkfifo(path_.c_str(), 0600), 0);
+  EXPECT_THAT(std::string(OpenLogFile(path_).status().message()), ::testing::HasSubstr("is a FIFO that nobody reads"));
+  EXPECT_TRUE(CheckLogFile(path_).ok()) << "its reader may come, and opening it would end one that waits";
+  const Fd reader(::open(path_.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  EXPECT_TRUE(OpenLogFile(path_).ok());
+}
+
+TEST_F(LogFileTest, WhatIsNoFileIsRefusedWithItsReason) {
+  ExpectRefused(folder_, "is a folder");
+  ExpectRefused(folder_ + "/none/x.log", "there is no folder");
+  const Fd socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  const SocketAddress address = *SocketAddress::Parse("unix:" + path_);
+  ASSERT_EQ(::bind(socket.get(), address.data(), address.size()), 0);
+  ExpectRefused(path_, "is a socket");
+  EXPECT_TRUE(OpenLogFile("/dev/null").ok());
+}
+
+TEST_F(LogFileTest, LinksOfRootAndOfOurselvesAreFollowedAndNoOthers) {
+  const std::string target = folder_ + "/target";
+  ASSERT_EQ(::symlink("target", path_.c_str()), 0);
+  EXPECT_TRUE(CheckLogFile(path_).ok());
+  EXPECT_FALSE(std::filesystem::exists(target));
+  ASSERT_TRUE(OpenLogFile(path_).ok());
+  EXPECT_TRUE(std::filesystem::exists(target));
+  EXPECT_TRUE(OpenLogFile("/proc/self/fd/2").ok()) << "as /dev/stderr is";
+  ASSERT_EQ(::symlink("loop", (folder_ + "/loop").c_str()), 0);
+  ExpectRefused(folder_ + "/loop", "too many symbolic links");
+  if (::geteuid() != 0) return;
+  ASSERT_EQ(::lchown(path_.c_str(), 65534, 65534), 0);
+  ExpectRefused(path_, "of user 65534; only links that root");
+  ASSERT_EQ(::symlink(path_.c_str(), (folder_ + "/first").c_str()), 0);
+  ExpectRefused(folder_ + "/first", "of user 65534");
 }
 
 TEST(LogWriter, ASinkThatIsGoneIsCounted) {
@@ -190,6 +265,22 @@ TEST(AccessLog, WhoNeverSentAHelloHasNoRouteAndNoToken) {
   EXPECT_EQ(FormatConnection(record, Names(), LogFormat::kLogfmt).text(),
             "msg=connection listener=tls client=\"\" hello=incomplete offered=none in=0 out=0 hello_s=0.000000 "
             "connect_s=0.000000 total_s=0.000000 attempts=0 close=hello_timeout");
+}
+
+TEST(AccessLog, ItsLinesDoNotDependOnTheLevel) {
+  Pipe pipe;
+  SpscQueue<ConnectionRecord> queue(64);
+  ASSERT_TRUE(queue.Push(JoinedRecord()));
+  StatusBoard board;
+  {
+    LogWriter writer(std::move(pipe.write_end));
+    const Log log(&writer, LogFormat::kLogfmt, LogLevel::kError);
+    log.Warning("below the level");
+    const AccessLog access_log({&queue}, &log, &board, 1.0);
+  }
+  const std::string text = pipe.ReadToEnd();
+  EXPECT_EQ(text.find("below the level"), std::string::npos);
+  EXPECT_NE(text.find("close=done"), std::string::npos) << text;
 }
 
 TEST(AccessLog, SamplingKeepsWhatIsUnusual) {

@@ -136,35 +136,6 @@ TEST_F(ReloadTest, ErrorsOfBothKindsAreSaidTogether) {
   EXPECT_EQ(next.errors.size(), 2u);
 }
 
-TEST(SecretFile, WhoMayRead) {
-  struct Row {
-    const char* name;
-    mode_t mode;
-    uid_t owner;
-    gid_t group;
-    bool good;
-  };
-  const gid_t ours = 998;
-  const Row rows[] = {
-      {"only its owner", S_IFREG | 0600, 1000, 1000, true},
-      {"read only", S_IFREG | 0400, 1000, 1000, true},
-      {"root's, and our group may read", S_IFREG | 0640, 0, 998, true},
-      {"root's, and another group may read", S_IFREG | 0640, 0, 997, false},
-      {"another's, and our group may read", S_IFREG | 0640, 1000, 998, false},
-      {"our group may write", S_IFREG | 0660, 0, 998, false},
-      {"all may read", S_IFREG | 0644, 0, 998, false},
-      {"all may write", S_IFREG | 0602, 0, 998, false},
-      {"not a file", S_IFIFO | 0600, 0, 998, false},
-  };
-  for (const Row& row : rows) {
-    struct stat info {};
-    info.st_mode = row.mode;
-    info.st_uid = row.owner;
-    info.st_gid = row.group;
-    EXPECT_EQ(CheckSecretFile(info, ours, "k").ok(), row.good) << row.name;
-  }
-}
-
 class ReloaderTest : public ::testing::Test {
  protected:
   void Run(const std::function<bool()>& until) {
