@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "agentd/agent_key.h"
+#include "process/signals.h"
 
 namespace hud {
 namespace {
@@ -119,13 +120,9 @@ absl::Status Agent::OpenFeeds() {
 }
 
 absl::Status Agent::OpenSignals() {
-  sigset_t mask;
-  sigemptyset(&mask);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1}) sigaddset(&mask, signal);
-  ::signal(SIGPIPE, SIG_IGN);
-  if (pthread_sigmask(SIG_BLOCK, &mask, nullptr) != 0) return absl::InternalError("cannot block signals");
-  signals_ = Fd(::signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK));
-  if (!signals_) return absl::ErrnoToStatus(errno, "signalfd");
+  absl::StatusOr<Fd> signals = hud::TakeSignals();
+  if (!signals.ok()) return signals.status();
+  signals_ = *std::move(signals);
   return absl::OkStatus();
 }
 
@@ -197,7 +194,13 @@ bool Agent::TakeSignals() {
       LookNow();
       continue;
     }
-    keep_ |= info.ssi_signo == SIGUSR1;
+    const int signal = static_cast<int>(info.ssi_signo);
+    if (signal != SIGTERM && signal != SIGINT && signal != SIGUSR1) {
+      spdlog::warn("ignored {} of process {} (user {}): it has no meaning here, --help says which have", SignalName(signal),
+                   info.ssi_pid, info.ssi_uid);
+      continue;
+    }
+    keep_ |= signal == SIGUSR1;
     return false;
   }
   return true;

@@ -13,6 +13,7 @@
 #include "agentd/agent.h"
 #include "agentd/agent_key.h"
 #include "agentd/configuration.h"
+#include "process/signals.h"
 
 namespace {
 
@@ -92,6 +93,7 @@ int Check(const std::string& path) {
 }
 
 int Run(const std::string& path, bool keep) {
+  hud::HoldSignals();
   absl::StatusOr<hud::AgentConfig> config = hud::ReadAgentConfig(path);
   if (!config.ok()) return Complain(config.status());
   absl::StatusOr<std::unique_ptr<hud::Agent>> agent = hud::Agent::Make(*std::move(config), keep);

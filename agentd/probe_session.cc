@@ -4,12 +4,14 @@
 #include <openssl/ssl.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "core/fd.h"
@@ -291,8 +293,19 @@ absl::Status CannotUse(const std::string& what, const std::string& path) {
   return absl::InvalidArgumentError(absl::StrCat(what, " ", path, ": ", why, "; a PEM file is wanted"));
 }
 
+// OpenSSL would wait at a FIFO that nobody writes to.
+absl::Status CheckIsFile(const std::string& what, const std::string& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0 || S_ISREG(info.st_mode)) return absl::OkStatus();  // OpenSSL says what else is wrong
+  return absl::InvalidArgumentError(absl::StrCat(what, " ", path, ": is not a regular file; a PEM file is wanted"));
+}
+
 absl::Status UseCertificate(SSL_CTX* context, const ProbeConfig& config) {
   if (config.client_certificate.empty()) return absl::OkStatus();
+  for (const auto& [what, path] : {std::pair("probe.client_certificate", config.client_certificate),
+                                   std::pair("probe.client_key", config.client_key)}) {
+    if (absl::Status status = CheckIsFile(what, path); !status.ok()) return status;
+  }
   ERR_clear_error();
   if (SSL_CTX_use_certificate_chain_file(context, config.client_certificate.c_str()) != 1) {
     return CannotUse("probe.client_certificate", config.client_certificate);

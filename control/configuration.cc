@@ -150,6 +150,7 @@ class Reader {
     section.Get("idle").ReadDuration(&timeouts.idle, kShortest, kMonth);
     section.Get("half_closed").ReadDuration(&timeouts.half_closed, kShortest, kMonth);
     section.Get("drain").ReadDuration(&timeouts.drain, 0s, kDay);
+    section.Get("drain_grace").ReadDuration(&timeouts.drain_grace, 0s, 10min);
   }
 
   void ReadDialing(const YamlValue& root) {
@@ -344,6 +345,7 @@ class Reader {
 
   void ReadRoutes(const YamlValue& list, ListenerConfig* listener) {
     ServerNameRouter router;  // finds what two routes both claim
+    bool is_full = false;
     for (const YamlValue& item : list.Items()) {
       RouteConfig& route = listener->routes.emplace_back();
       const bool alpn_is_right = ReadAlpn(item.Get("alpn"), &route.alpn);
@@ -358,7 +360,9 @@ class Reader {
         const auto number = static_cast<uint16_t>(listener->routes.size() - 1);
         const absl::Status status =
             alpn_is_right ? router.Add(sni, route.alpn, PoolIndex{0}, number) : CheckServerNamePattern(sni);
-        if (!status.ok()) name.Error(View(status.message()));
+        // Of a list that is far too long the first name too many is enough.
+        if (status.ok() || (absl::IsResourceExhausted(status) && std::exchange(is_full, true))) continue;
+        name.Error(View(status.message()));
       }
       const YamlValue pool = item.Require("pool");
       if (pool.ReadString(&route.pool)) CheckPoolName(pool, route.pool);

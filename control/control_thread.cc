@@ -21,8 +21,26 @@ namespace {
 constexpr size_t kSweepBuckets = 4096;
 constexpr Duration kSweepEvery = std::chrono::milliseconds(100);
 constexpr Duration kDrainPoll = std::chrono::milliseconds(20);
+constexpr Duration kTellDrainEvery = std::chrono::seconds(5);
+constexpr Duration kReadyCounts = std::chrono::minutes(1);  // whoever asks /ready less often does not go by it
+constexpr Duration kFirstReports = std::chrono::seconds(10);  // by then agents have spoken and nodes were tried
 
 Instant Now() { return std::chrono::steady_clock::now(); }
+
+// Why new connections go to a node or do not, as an operator would ask.
+std::string_view ReasonOf(const NodeVerdicts& verdicts) {
+  if (verdicts.by_operator == OperatorVerdict::kOff) return "switched off by the operator";
+  if (verdicts.by_operator == OperatorVerdict::kDraining) return "drained by the operator";
+  switch (verdicts.agent) {
+    case AgentVerdict::kDying: return "its agent says that it leaves";
+    case AgentVerdict::kNotReady: return "its agent says that the server does not answer";
+    case AgentVerdict::kDead: return "its agent is silent and no connection is left";
+    default: break;
+  }
+  if (!verdicts.reachable) return "connects to it fail";
+  if (verdicts.agent == AgentVerdict::kSilent) return "its agent is silent";
+  return verdicts.agent == AgentVerdict::kAlive ? "its agent says so" : "connects to it succeed, or none was tried";
+}
 
 void TellServiceManager(const std::string& state) { ::sd_notify(0, state.c_str()); }
 
@@ -36,9 +54,14 @@ ControlThread::ControlThread(const Parts& parts, std::shared_ptr<const LoadedCon
       checker_(parts.loop,
                [this](NodeRef node, bool connected) {
                  parts_.cluster->OnProbe(node, connected, Now());
+                 const auto name = node_names_.find({Raw(node.index), node.generation});
+                 if (name != node_names_.end()) {
+                   parts_.log->Debug("checked", {{"node", std::string_view(name->second)}, {"connected", int64_t{connected}}});
+                 }
                  if (!connected) bad_news_ = true;
                }),
-      pause_(Now()) {
+      pause_(Now()),
+      started_(Now()) {
   checker_.SetTimeout(loaded_->configuration.cluster.timeouts.connect);
   uint64_t micros = 0;
   if (::sd_watchdog_enabled(0, &micros) > 0) {
@@ -101,6 +124,7 @@ void ControlThread::Turn(Instant now, Duration paused) {
   PublishSnapshot(now);
   Sweep(now);
   TellOfReopenedLog();
+  if (!first_reports_over_ && now - started_ >= kFirstReports) first_reports_over_ = snapshot_due_ = true;
   FeedWatchdog(now);
   CheckDrain(now);
 }
@@ -148,6 +172,10 @@ void ControlThread::PublishRoutes(Instant now, bool bad_news) {
   for (const std::string& alarm : parts_.cluster->TakeAlarms()) parts_.log->Warning(alarm);
   last_publish_ = now;
   publish_took_ = Now() - begin;
+  parts_.log->Debug("route table published",
+                    {{"version", static_cast<int64_t>(parts_.routes->latest().version)},
+                     {"took_us", std::chrono::duration_cast<std::chrono::microseconds>(publish_took_).count()},
+                     {"bad_news", int64_t{bad_news}}});
   snapshot_due_ = true;
   last_snapshot_ = Instant::min();  // show it at once
 }
@@ -159,6 +187,7 @@ void ControlThread::PublishSnapshot(Instant now) {
   const Instant begin = Now();
   std::shared_ptr<StatusSnapshot> snapshot = TakeSnapshot(now);
   LogNodeStates(*snapshot);
+  LogEmptyPools(*snapshot, now);
   parts_.board->Publish(std::move(snapshot));
   if (last_snapshot_ == Instant::min()) publish_took_ += Now() - begin;  // each table brings one
   last_snapshot_ = now;
@@ -200,15 +229,44 @@ void ControlThread::LogNodeStates(const StatusSnapshot& snapshot) {
       const std::string_view was = known == node_states_.end() ? std::string_view("new") : std::string_view(known->second);
       if (was == state) continue;
       const std::string address = node.address.ToString();
-      parts_.log->Info("node state", {{"pool", std::string_view(pool.name)},
-                                      {"node", std::string_view(node.name)},
-                                      {"address", std::string_view(address)},
-                                      {"state", state},
-                                      {"was", was},
-                                      {"prefixes", Count(node.prefixes)}});
+      const std::initializer_list<LogField> fields = {{"pool", std::string_view(pool.name)},
+                                                      {"node", std::string_view(node.name)},
+                                                      {"address", std::string_view(address)},
+                                                      {"state", state},
+                                                      {"was", was},
+                                                      {"reason", ReasonOf(node.verdicts)},
+                                                      {"prefixes", Count(node.prefixes)}};
+      if (state == "down") {
+        parts_.log->Warning("node state", fields);
+      } else {
+        parts_.log->Info("node state", fields);
+      }
     }
   }
   node_states_ = std::move(seen);
+}
+
+// A pool without a usable node serves nobody. Just after the start that is no news: nobody was heard yet.
+void ControlThread::LogEmptyPools(const StatusSnapshot& snapshot, Instant now) {
+  std::map<std::string, bool, std::less<>> empty;
+  for (const PoolSnapshot& pool : snapshot.pools) {
+    if (pool.name.empty()) continue;
+    const bool is_empty = std::none_of(pool.nodes.begin(), pool.nodes.end(),
+                                       [](const Cluster::NodeStatus& node) { return node.verdicts.Usable(); });
+    const auto known = pools_empty_.find(pool.name);
+    if (known == pools_empty_.end() && is_empty && now - started_ < kFirstReports) continue;
+    const bool was_empty = known != pools_empty_.end() && known->second;
+    empty[pool.name] = is_empty;
+    if (is_empty == was_empty) continue;
+    if (is_empty) {
+      parts_.log->Warning("pool has no usable node", {{"pool", std::string_view(pool.name)},
+                                                      {"nodes", Count(pool.nodes.size())},
+                                                      {"reason", std::string_view(pool.nodes.empty() ? "no node is known" : "all are down")}});
+    } else {
+      parts_.log->Info("pool has usable nodes again", {{"pool", std::string_view(pool.name)}});
+    }
+  }
+  pools_empty_ = std::move(empty);
 }
 
 void ControlThread::Sweep(Instant now) {
@@ -334,18 +392,46 @@ void ControlThread::OnReloaded(ReloadResult result) {
 void ControlThread::BeginDrain(Instant now) {
   const Duration deadline = loaded_->configuration.cluster.timeouts.drain;
   phase_ = Phase::kDraining;
-  drain_ends_ = now + deadline + kDrainGrace;
   snapshot_due_ = true;
+  last_snapshot_ = Instant::min();  // /ready says it at once
   TellServiceManager("STOPPING=1\nSTATUS=draining");
+  const Duration grace = parts_.board->ReadyAskedSince(now - kReadyCounts)
+                             ? loaded_->configuration.cluster.timeouts.drain_grace
+                             : Duration(0);
+  listeners_close_ = now + grace;
+  drain_ends_ = listeners_close_ + deadline + kDrainGrace;
+  tell_drain_ = now + kTellDrainEvery;
+  if (grace > Duration(0)) {
+    parts_.log->Info("ending: /ready says 503, and new connections are still taken for a while",
+                     {{"seconds", std::chrono::duration_cast<std::chrono::seconds>(grace).count()}});
+  }
+}
+
+// The snapshot that says so has been published.
+void ControlThread::CloseListeners() {
+  const Duration deadline = loaded_->configuration.cluster.timeouts.drain;
+  listeners_close_ = Instant::max();
+  listeners_closed_ = true;
+  drain_had_ = ActiveConnections();
   parts_.log->Info("draining: no new connections; those there are may go on",
-                   {{"seconds", std::chrono::duration_cast<std::chrono::seconds>(deadline).count()}});
+                   {{"connections", drain_had_}, {"seconds", std::chrono::duration_cast<std::chrono::seconds>(deadline).count()}});
   parts_.data_plane->Drain(deadline);
 }
 
 void ControlThread::CheckDrain(Instant now) {
   if (phase_ != Phase::kDraining) return;
+  if (now >= listeners_close_) CloseListeners();
+  if (!listeners_closed_) return;
+  if (now >= tell_drain_) {
+    tell_drain_ = now + kTellDrainEvery;
+    parts_.log->Info("still draining", {{"connections", ActiveConnections()}});
+  }
   if (parts_.data_plane->Drained()) {
-    parts_.log->Info("drained");
+    if (const int64_t cut = CutByDrain(); cut > 0) {
+      parts_.log->Warning("drained: the deadline (timeouts.drain) cut connections", {{"cut", cut}, {"connections", drain_had_}});
+    } else {
+      parts_.log->Info("drained", {{"cut", 0}, {"connections", drain_had_}});
+    }
     phase_ = Phase::kEnded;
   } else if (now >= drain_ends_) {
     parts_.log->Error("a worker did not end at its deadline; ending without it");

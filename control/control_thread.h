@@ -74,6 +74,7 @@ class ControlThread {
   void PublishSnapshot(Instant now);
   std::shared_ptr<StatusSnapshot> TakeSnapshot(Instant now) const;
   void LogNodeStates(const StatusSnapshot& snapshot);
+  void LogEmptyPools(const StatusSnapshot& snapshot, Instant now);
   void Sweep(Instant now);
 
   void OnSignal();
@@ -83,6 +84,7 @@ class ControlThread {
   int64_t CutByDrain() const;
   void BeginReload();
   void BeginDrain(Instant now);
+  void CloseListeners();
   void CheckDrain(Instant now);
   void FeedWatchdog(Instant now);
 
@@ -90,6 +92,8 @@ class ControlThread {
   std::shared_ptr<const LoadedConfiguration> loaded_;
   HealthChecker checker_;
   PauseMeter pause_;
+  Instant started_;
+  bool first_reports_over_ = false;
   Phase phase_ = Phase::kServing;
   int exit_code_ = 0;
 
@@ -105,9 +109,14 @@ class ControlThread {
   uint64_t snapshot_of_beacons_ = 0;  // receiver's count when the last snapshot was taken
   bool snapshot_due_ = true;
   Instant last_sweep_ = Instant::min();
+  Instant listeners_close_ = Instant::max();  // set while a drain has begun and new connections are still taken
+  bool listeners_closed_ = false;
   Instant drain_ends_ = Instant::max();
+  Instant tell_drain_ = Instant::max();
+  int64_t drain_had_ = 0;  // connections when the listeners closed
   ReloadStats reloads_;
 
+  std::map<std::string, bool, std::less<>> pools_empty_;           // by name, as last logged
   std::map<std::string, std::string, std::less<>> node_states_;    // by name, as last logged
   std::map<std::pair<uint16_t, uint16_t>, std::string> node_names_;  // by index and generation, until the node is gone
 

@@ -239,6 +239,12 @@ int Serve(std::shared_ptr<const LoadedConfiguration> loaded, Sockets sockets, co
         std::move(sockets.status),
         {{"/", "text/html; charset=utf-8", [] { return std::string(kStatusPage); }},
          {"/status", "application/json", [&sources, clock] { return StatusJson(sources, clock()); }},
+         {"/ready", "text/plain; charset=utf-8",
+          [&board, clock] {
+            board.NoteReadyAsked(clock());
+            return std::string(board.Latest()->draining ? "draining\n" : "ready\n");
+          },
+          [&board] { return !board.Latest()->draining; }},
          {"/metrics", "text/plain; version=0.0.4; charset=utf-8", [&sources, clock] { return MetricsText(sources, clock()); }}});
     if (!started.ok()) return Fail(started.status().message());
     status_server = *std::move(started);

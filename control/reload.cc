@@ -43,10 +43,6 @@ bool SameSettings(const PoolConfig& a, const PoolConfig& b) {
          a.health_check == b.health_check && a.health_interval == b.health_interval;
 }
 
-bool SameTimeouts(const Timeouts& a, const Timeouts& b) {
-  return a.connect == b.connect && a.idle == b.idle && a.half_closed == b.half_closed && a.drain == b.drain;
-}
-
 bool SameKey(const BeaconKey& a, const BeaconKey& b) {
   const auto text = [](const BeaconKey& key) {
     std::string ranges = absl::StrCat(absl::StrJoin(key.pools, ","), " ", key.most_weight, " ", key.ticket_group);
@@ -149,7 +145,7 @@ std::vector<std::string> DescribeChanges(const LoadedConfiguration& from, const 
       DescribePool(*pools.first, *pools.second, &changes);
     }
   }
-  if (!SameTimeouts(was.timeouts, is.timeouts)) changes.push_back("timeouts changed");
+  if (!(was.timeouts == is.timeouts)) changes.push_back("timeouts changed");
   if (was.beacons.dead_after != is.beacons.dead_after) changes.push_back("beacons.dead_after changed");
   if (was.affinity.token_ttl != is.affinity.token_ttl) changes.push_back("affinity.token_ttl changed");
   if (was.fall != is.fall || was.dial_attempts != is.dial_attempts) changes.push_back("dialing changed");

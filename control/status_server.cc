@@ -65,9 +65,10 @@ std::string StatusServer::Respond(const std::vector<Page>& pages, std::string_vi
     response.body() = "Only GET is served here.\n";
   } else if (page == pages.end()) {
     response.result(http::status::not_found);
-    response.body() = "There are /, /status and /metrics here.\n";
+    response.body() = "There are /, /status, /metrics and /ready here.\n";
   } else {
-    response.result(http::status::ok);
+    const bool is_well = !page->is_well || page->is_well();
+    response.result(is_well ? http::status::ok : http::status::service_unavailable);
     response.set(http::field::content_type, page->content_type);
     response.body() = page->body();
   }

@@ -29,6 +29,7 @@ class StatusServer {
     std::string path;          // "/status"
     std::string content_type;
     std::function<std::string()> body;  // called in the server's thread
+    std::function<bool()> is_well = {};  // false: the page comes with 503
   };
 
   // Bound and listening; done before privileges are dropped.

@@ -3,6 +3,8 @@
 // the counters, which are atomics.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -61,7 +63,14 @@ class StatusBoard {
     return latest_;
   }
 
+  // Whether anybody goes by /ready, and so has to be given time to see a drain begin.
+  void NoteReadyAsked(Instant now) { ready_asked_ns_.store(now.time_since_epoch().count(), std::memory_order_relaxed); }
+  bool ReadyAskedSince(Instant since) const {
+    return ready_asked_ns_.load(std::memory_order_relaxed) >= since.time_since_epoch().count();
+  }
+
  private:
+  std::atomic<int64_t> ready_asked_ns_{INT64_MIN};
   mutable std::mutex mutex_;
   std::shared_ptr<const StatusSnapshot> latest_ = std::make_shared<StatusSnapshot>();
 };

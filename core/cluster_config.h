@@ -65,6 +65,7 @@ struct Timeouts {
   Duration idle = 10min;
   Duration half_closed = 1min;
   Duration drain = 30s;        // SIGTERM: how long connections may go on
+  Duration drain_grace = 5s;   // SIGTERM: how long new ones are still taken, if somebody asks /ready
   bool operator==(const Timeouts&) const = default;
 };
 

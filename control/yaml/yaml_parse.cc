@@ -181,6 +181,53 @@ std::optional<Stopped> FindDirt(std::string_view text) {
   return std::nullopt;
 }
 
+// A value that YAML takes for something else unless it is quoted: "*.example.com" for an alias, "[::]:443" for a list.
+struct Unquoted {
+  YamlPlace place;
+  std::string value;
+};
+
+bool LooksLikeIpv6(std::string_view text) {
+  return std::count(text.begin(), text.end(), ':') >= 2 &&
+         text.find_first_not_of("0123456789abcdefABCDEF:.%") == std::string_view::npos;
+}
+
+std::optional<Unquoted> FindUnquoted(std::string_view line, int number) {
+  char quote = 0;
+  bool begins = false;  // a value may begin here
+  for (size_t i = 0; i < line.size(); ++i) {
+    const char c = line[i];
+    if (quote != 0) {
+      if (c == quote) quote = 0;
+      continue;
+    }
+    if (c == '#' && (i == 0 || line[i - 1] == ' ')) break;
+    if (begins && (c == '"' || c == '\'')) {
+      quote = c;
+      begins = false;
+      continue;
+    }
+    const size_t close = c == '[' ? line.find("]:", i) : std::string_view::npos;
+    const bool address = close != std::string_view::npos && LooksLikeIpv6(line.substr(i + 1, close - i - 1));
+    if (begins && (c == '*' || address)) {
+      const size_t end = std::min(line.find_first_of(" ,]}\r", address ? close + 1 : i), line.size());
+      return Unquoted{{number, static_cast<int>(i) + 1}, std::string(line.substr(i, end - i))};
+    }
+    if (c != ' ') begins = c == ':' || c == '[' || c == '{' || c == ',' || c == '-';
+  }
+  return std::nullopt;
+}
+
+// The first in the text: yaml-cpp complains of the second kind at the end of the file.
+std::optional<Unquoted> FindFirstUnquoted(std::string_view text) {
+  for (int number = 1; !text.empty(); ++number) {
+    const size_t end = std::min(text.find('\n'), text.size());
+    if (std::optional<Unquoted> found = FindUnquoted(text.substr(0, end), number)) return found;
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return std::nullopt;
+}
+
 // What is missing at the end of the file is missed on its last line.
 YamlPlace Within(std::string_view text, YamlPlace place) {
   while (text.ends_with('\n') || text.ends_with('\r')) text.remove_suffix(1);
@@ -218,6 +265,9 @@ void ParseYaml(std::string_view text, YamlTree* tree) {
     const YamlPlace place = error.mark.is_null() ? YamlPlace{1, 1} : Within(text, PlaceOf(error.mark));
     if (error.msg == YAML::ErrorMsg::DOC_IN_SCALAR) {
       GiveUp(tree, place, "a quote that is not closed before here; look for the ' or \" that opens it");
+    } else if (const std::optional<Unquoted> unquoted = FindFirstUnquoted(text)) {
+      GiveUp(tree, unquoted->place,
+             absl::StrCat(unquoted->value, " means something else in YAML; quote it: \"", unquoted->value, "\""));
     } else {
       GiveUp(tree, place,
              absl::StrCat("not YAML: ", error.msg, "; look at the indentation, colons, quotes and brackets near here"));

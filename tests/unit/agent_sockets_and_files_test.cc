@@ -16,6 +16,7 @@
 #include "agentd/feed.h"
 #include "agentd/file_watch.h"
 #include "agentd/host_health.h"
+#include "agentd/probe_session.h"
 
 namespace hud {
 namespace {
@@ -181,6 +182,15 @@ TEST_F(AWatch, WakesItsReader) {
 
 TEST_F(AWatch, PollsMoreOftenWhereADirectoryIsMissing) {
   EXPECT_LT(FileWatch({Path("none/a")}).PollEvery(), FileWatch({Path("a")}).PollEvery());
+}
+
+class AProbesCertificate : public InAFolder {};
+
+TEST_F(AProbesCertificate, ThatIsAFifoIsSaidAndNotWaitedFor) {
+  ASSERT_EQ(::mkfifo(Path("fifo").c_str(), 0600), 0);
+  ProbeConfig config;
+  config.client_certificate = config.client_key = Path("fifo");
+  EXPECT_THAT(std::string(ProbeClient::Make(config, -1).status().message()), HasSubstr("is not a regular file"));
 }
 
 class AKey : public InAFolder {};

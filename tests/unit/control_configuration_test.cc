@@ -147,7 +147,6 @@ TEST(Configuration, EachFaultOfAFileIsOneErrorAtItsLine) {
       {"a route with no names", Spoiled("sni: www.example.com", "sni: []"), "f:6:", "empty list"},
       {"a star for every name", Spoiled("www.example.com", "\"*\""), "f:6:15:", "default_pool"},
       {"a star that is not the first label", Spoiled("www.example.com", "www.*.com"), "f:6:", "whole first label"},
-      {"an address as server name", Spoiled("www.example.com", "10.0.0.1"), "f:6:", "looks like an address"},
       {"the same name in two routes",
        Spoiled("    default_pool", "      - {sni: WWW.Example.Com, pool: web}\n    default_pool"),
        "f:7:15:", "remove one"},
@@ -309,7 +308,7 @@ pools:
   - {name: p, balance: maglev, when_none: any, proxy_protocol: v2, load_bound: 2.5, load_bound_floor: 3, slow_start: 4s, health_check: false, health_interval: 6s}
 beacons: {bind: "[::]:9", keys: keys, dead_after: 8s}
 affinity: {capacity: 9, token_ttl: 10s}
-timeouts: {connect: 11s, idle: 12s, half_closed: 13s, drain: 14s}
+timeouts: {connect: 11s, idle: 12s, half_closed: 13s, drain: 14s, drain_grace: 17s}
 dial: {attempts: 2, fall: 5}
 relay: {mode: copy, pipe_bytes: 64KiB, pipes: 15, hello_budget: 1MiB}
 status: {bind: ["127.0.0.1:16", "[::1]:16"]}
@@ -473,6 +472,47 @@ TEST(ExampleFiles, TheFullOneNamesEveryKeyThereIs) {
     }
   }
   EXPECT_GT(keys, 50U);
+}
+
+TEST(ExampleFiles, TheFullOneSaysTheLimits) {
+  std::ifstream file(Deploy() / "hudsucker.yaml");
+  const std::string text(std::istreambuf_iterator<char>(file), {});
+  EXPECT_THAT(text, HasSubstr(absl::StrCat("# Limits: ", limits::kMaxWorkers, " workers, ", limits::kMaxListeners, " listeners, ",
+                                           limits::kMaxRoutes, " server names a listener, ", limits::kMaxPools, " pools, ",
+                                           limits::kMaxNodes, " nodes, a file of 1 MiB.")));
+}
+
+TEST(Configuration, TooManyNamesAreOneError) {
+  std::string names;
+  for (int i = 0; i < 20'000; ++i) absl::StrAppend(&names, i == 0 ? "" : ", ", "n", i, ".example.com");
+  const std::vector<std::string> errors =
+      ErrorsOf("listeners: [{name: tls, bind: \"127.0.0.1:443\", routes: [{sni: [" + names + "], pool: web}]}]\n" +
+               "pools: [{name: web, nodes: [{name: a, address: \"1.2.3.4:5\"}]}]\n");
+  ASSERT_THAT(errors, SizeIs(1));
+  EXPECT_THAT(errors[0], HasSubstr("at most 4096 names"));
+}
+
+TEST(Configuration, WhatYamlTakesForSomethingElseIsToBeQuoted) {
+  const std::string pools = "pools: [{name: web, nodes: [{name: a, address: \"1.2.3.4:5\"}]}]\n";
+  struct Row {
+    std::string text;
+    const char* says;
+  };
+  const Row rows[] = {
+      {"listeners: [{name: tls, bind: \"127.0.0.1:443\", routes: [{sni: *.example.com, pool: web}]}]\n" + pools,
+       "f:1:63: *.example.com means something else in YAML; quote it: \"*.example.com\""},
+      {"listeners:\n  - name: tls\n    bind: \"127.0.0.1:443\"\n    routes:\n      - sni: [a.example, *.b.example]\n        pool: web\n" +
+           pools, "f:5:26: *.b.example means"},
+      {"listeners:\n  - name: tls\n    bind: [::]:443\n    default_pool: web\n" + pools,
+       "f:3:11: [::]:443 means something else in YAML; quote it: \"[::]:443\""},
+      {"listeners: [{name: tls, bind: [2001:db8::1]:443, default_pool: web}]\n" + pools, "quote it: \"[2001:db8::1]:443\""},
+      {"listeners:\n  - name: tls\n    bind:\n      - [::]:443\n    default_pool: web\n" + pools, "f:4:9: [::]:443 means"},
+  };
+  for (const Row& row : rows) {
+    const std::vector<std::string> errors = ErrorsOf(row.text);
+    ASSERT_FALSE(errors.empty()) << row.text;
+    EXPECT_THAT(errors[0], HasSubstr(row.says));
+  }
 }
 
 // ---- Quick start ----------------------------------------------------------------------------------------------------
