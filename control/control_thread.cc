@@ -394,13 +394,16 @@ void ControlThread::BeginDrain(Instant now) {
   phase_ = Phase::kDraining;
   snapshot_due_ = true;
   last_snapshot_ = Instant::min();  // /ready says it at once
-  TellServiceManager("STOPPING=1\nSTATUS=draining");
   const Duration grace = parts_.board->ReadyAskedSince(now - kReadyCounts)
                              ? loaded_->configuration.cluster.timeouts.drain_grace
                              : Duration(0);
   listeners_close_ = now + grace;
   drain_ends_ = listeners_close_ + deadline + kDrainGrace;
   tell_drain_ = now + kTellDrainEvery;
+  // The service manager waits as long as this may take, whatever TimeoutStopSec= says.
+  const Duration longest = drain_ends_ - now + kTellDrainEvery;
+  TellServiceManager(absl::StrCat("STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=",
+                                  std::chrono::duration_cast<std::chrono::microseconds>(longest).count()));
   if (grace > Duration(0)) {
     parts_.log->Info("ending: /ready says 503, and new connections are still taken for a while",
                      {{"seconds", std::chrono::duration_cast<std::chrono::seconds>(grace).count()}});
@@ -425,6 +428,7 @@ void ControlThread::CheckDrain(Instant now) {
   if (now >= tell_drain_) {
     tell_drain_ = now + kTellDrainEvery;
     parts_.log->Info("still draining", {{"connections", ActiveConnections()}});
+    TellServiceManager(absl::StrCat("STATUS=draining: ", ActiveConnections(), " connections"));
   }
   if (parts_.data_plane->Drained()) {
     if (const int64_t cut = CutByDrain(); cut > 0) {

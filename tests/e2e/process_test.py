@@ -3,6 +3,7 @@
 import os
 import pwd
 import signal
+import socket
 import subprocess
 import time
 
@@ -193,6 +194,19 @@ def who_is_not_asked_for_ready_does_not_wait_for_it(stage):
     assert hudsucker.popen.wait(10) == 0
     hudsucker.expected = True
     assert "msg=drained cut=0 connections=0" in hudsucker.log(), hudsucker.log()[-800:]
+
+
+@case
+def the_service_manager_hears_how_long_the_end_may_take(stage):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(stage.path("notify")))
+        manager.settimeout(10)
+        hudsucker = scripted_proxy(stage, timeouts={"drain": "100s"}, env={"NOTIFY_SOCKET": str(stage.path("notify"))})
+        hudsucker.signal(signal.SIGTERM)
+        text = ""
+        while "EXTEND_TIMEOUT_USEC=" not in text:
+            text = manager.recv(4096).decode()
+        assert int(text.split("EXTEND_TIMEOUT_USEC=")[1].split()[0]) > 100_000_000, text
 
 
 if __name__ == "__main__":
