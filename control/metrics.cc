@@ -61,6 +61,8 @@ void AddProcess(Exposition& out, const StatusSources& sources, const StatusSnaps
   Sample(reloads, {{"result", "failed"}}, snapshot.reloads.failed);
   Sample(out.Counter("hudsucker_log_lines_dropped_total", "Log lines lost to a slow or broken sink."), {},
          sources.log ? sources.log->dropped() : 0);
+  Sample(out.Counter("hudsucker_log_reopen_failures_total", "Times that log.file could not be reopened after it was rotated."), {},
+         sources.log ? sources.log->reopens_failed() : 0);
 }
 
 template <typename Read>

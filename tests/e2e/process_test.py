@@ -130,6 +130,7 @@ def a_rotated_log_is_reopened_by_sigusr1_and_a_failure_is_said(stage):
     wait_until(lambda: "could not be reopened" in old.read_text(), 5, "a word about the failure")
     assert "is a folder" in old.read_text()
     assert "is a folder" in hudsucker.log(), "standard error says it, too: nobody looks at the old file"
+    assert "\nhudsucker_log_reopen_failures_total 1\n" in hudsucker.metrics()
     log.rmdir()
     hudsucker.signal(signal.SIGHUP)
     wait_until(lambda: log.exists() and "log reopened" in log.read_text(), 5, "the file after SIGHUP")
