@@ -53,11 +53,15 @@ Log::Log(LogWriter* writer, LogFormat format, LogLevel level)
 
 Log::~Log() = default;
 
-void Log::Write(LogLevel level, const LogLine& line) const {
+void Log::Put(LogLevel level, const LogLine& line) const {
   impl_->logger.log(LevelOf(level), spdlog::string_view_t(line.text().data(), line.text().size()));
 }
 
-void Log::Access(const LogLine& line) const { Write(LogLevel::kInfo, line); }
+void Log::Write(LogLevel level, const LogLine& line) const {
+  if (level >= level_) Put(level, line);
+}
+
+void Log::Access(const LogLine& line) const { Put(LogLevel::kInfo, line); }
 
 void Log::Write(LogLevel level, std::string_view message, std::initializer_list<LogField> fields) const {
   if (level < level_) return;
@@ -69,7 +73,7 @@ void Log::Write(LogLevel level, std::string_view message, std::initializer_list<
       line.Number(field.key, std::get<int64_t>(field.value));
     }
   }
-  Write(level, line);
+  Put(level, line);
 }
 
 void Log::Debug(std::string_view message, std::initializer_list<LogField> fields) const {

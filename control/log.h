@@ -31,6 +31,7 @@ class Log {
   void Info(std::string_view message, std::initializer_list<LogField> fields = {}) const;
   void Warning(std::string_view message, std::initializer_list<LogField> fields = {}) const;
   void Error(std::string_view message, std::initializer_list<LogField> fields = {}) const;
+  void Write(LogLevel level, const LogLine& line) const;
   // A line of the access log: written whatever the level, it has a switch of its own.
   void Access(const LogLine& line) const;
 
@@ -40,7 +41,7 @@ class Log {
 
  private:
   void Write(LogLevel level, std::string_view message, std::initializer_list<LogField> fields) const;
-  void Write(LogLevel level, const LogLine& line) const;
+  void Put(LogLevel level, const LogLine& line) const;
 
   struct Impl;
   LogWriter* writer_;

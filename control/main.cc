@@ -318,7 +318,7 @@ int Main(int argc, char** argv) {
   auto* check = app.add_option("--check", options.check, "Check a configuration, say everything that is wrong, and end")->type_name("FILE");
   auto* listen = app.add_option("--listen", options.listen, "Without a file: where to listen")->type_name("ADDR");
   auto* node = app.add_option("--node", options.nodes, "Without a file: where the TLS servers are")->type_name("ADDR");
-  auto* status = app.add_option("--status", options.status, "Without a file: where to serve /status, /metrics and a page")->type_name("ADDR");
+  auto* status = app.add_option("--status", options.status, "Without a file: where to serve /status, /metrics, /ready and a page")->type_name("ADDR");
   config->excludes(listen)->excludes(node)->excludes(status);  // a file says it itself, and may be loaded again
   check->excludes(config)->excludes(listen)->excludes(node)->excludes(status);
   listen->needs(node);

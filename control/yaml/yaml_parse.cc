@@ -192,6 +192,8 @@ bool LooksLikeIpv6(std::string_view text) {
          text.find_first_not_of("0123456789abcdefABCDEF:.%") == std::string_view::npos;
 }
 
+constexpr size_t kLongestAddress = 64;
+
 std::optional<Unquoted> FindUnquoted(std::string_view line, int number) {
   char quote = 0;
   bool begins = false;  // a value may begin here
@@ -207,8 +209,8 @@ std::optional<Unquoted> FindUnquoted(std::string_view line, int number) {
       begins = false;
       continue;
     }
-    const size_t close = c == '[' ? line.find("]:", i) : std::string_view::npos;
-    const bool address = close != std::string_view::npos && LooksLikeIpv6(line.substr(i + 1, close - i - 1));
+    const size_t length = begins && c == '[' ? line.substr(i, kLongestAddress).find("]:") : std::string_view::npos;
+    const bool address = length != std::string_view::npos && LooksLikeIpv6(line.substr(i + 1, length - 1));
     if (begins && (c == '*' || address)) {
       const size_t end = std::min(line.find_first_of(" ,]}\r", address ? close + 1 : i), line.size());
       return Unquoted{{number, static_cast<int>(i) + 1}, std::string(line.substr(i, end - i))};
