@@ -212,7 +212,7 @@ std::optional<Unquoted> FindUnquoted(std::string_view line, int number) {
     const size_t length = begins && c == '[' ? line.substr(i, kLongestAddress).find("]:") : std::string_view::npos;
     const bool address = length != std::string_view::npos && LooksLikeIpv6(line.substr(i + 1, length - 1));
     if (begins && (c == '*' || address)) {
-      const size_t end = std::min(line.find_first_of(" ,]}\r", address ? close + 1 : i), line.size());
+      const size_t end = std::min(line.find_first_of(" ,]}\r", address ? i + length + 1 : i), line.size());
       return Unquoted{{number, static_cast<int>(i) + 1}, std::string(line.substr(i, end - i))};
     }
     if (c != ' ') begins = c == ':' || c == '[' || c == '{' || c == ',' || c == '-';
