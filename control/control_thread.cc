@@ -383,6 +383,7 @@ void ControlThread::OnReloaded(ReloadResult result) {
     PublishRoutes(now, true);
     parts_.data_plane->Wake();  // timeouts may have become shorter
     ++reloads_.ok;
+    reloads_.last_ok = now;
     reloads_.last_error.clear();
     parts_.log->Info("reloaded", {{"changes", Count(result.changes.size())}});
   }

@@ -23,6 +23,7 @@
 #include "control/log_file.h"
 #include "control/own_addresses.h"
 #include "control/preconditions.h"
+#include "control/process_stats.h"
 #include "control/quick_start.h"
 #include "control/reload.h"
 #include "control/status_report.h"
@@ -222,7 +223,8 @@ int Serve(std::shared_ptr<const LoadedConfiguration> loaded, Sockets sockets, co
                            &intake, reloader.get(), signals.get()},
       loaded);
 
-  StatusSources sources{HUD_VERSION, ::getpid(), now, kernel, &board, nodes.get(), &affinity, {}, writer.get()};
+  const ProcessStatsReader process;
+  StatusSources sources{HUD_VERSION, ::getpid(), now, kernel, &board, nodes.get(), &affinity, {}, writer.get(), &process};
   std::vector<SpscQueue<ConnectionRecord>*> records;
   for (unsigned i = 0; i < options.workers; ++i) {
     sources.workers.push_back(&(*data_plane)->counters(i));
@@ -234,14 +236,14 @@ int Serve(std::shared_ptr<const LoadedConfiguration> loaded, Sockets sockets, co
   }
   std::unique_ptr<StatusServer> status_server;
   if (!sockets.status.empty()) {
-    const auto clock = [] { return std::chrono::steady_clock::now(); };
+    const auto clock = [] { return StatusTime{std::chrono::steady_clock::now(), std::chrono::system_clock::now()}; };
     absl::StatusOr<std::unique_ptr<StatusServer>> started = StatusServer::Start(
         std::move(sockets.status),
         {{"/", "text/html; charset=utf-8", [] { return std::string(kStatusPage); }},
-         {"/status", "application/json", [&sources, clock] { return StatusJson(sources, clock()); }},
+         {"/status", "application/json", [&sources, clock] { return StatusJson(sources, clock().steady); }},
          {"/ready", "text/plain; charset=utf-8",
           [&board, clock] {
-            board.NoteReadyAsked(clock());
+            board.NoteReadyAsked(clock().steady);
             return std::string(board.Latest()->draining ? "draining\n" : "ready\n");
           },
           [&board] { return !board.Latest()->draining; }},

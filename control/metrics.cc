@@ -1,11 +1,17 @@
-// GET /metrics: the same numbers as /status, in Prometheus's text format.
+// GET /metrics: the same numbers as /status, in Prometheus's text format. Names follow prometheus.io/docs/practices/naming:
+// the unit last, timestamps instead of ages, and no metric that comes and goes with its first event. A node that is in
+// several pools has one set of numbers and no label of a pool, so that a sum counts it once; hudsucker_pool_node_info says
+// which pools it is in. deploy/reference.md has a row for each; a test compares.
 #include <prometheus/metric_family.h>
 #include <prometheus/text_serializer.h>
 
 #include <deque>
+#include <map>
 
 #include "control/log_writer.h"
+#include "control/process_stats.h"
 #include "control/status_report.h"
+#include "control/worker_counter_rows.h"
 
 namespace hud {
 namespace {
@@ -19,6 +25,9 @@ class Exposition {
  public:
   MetricFamily& Counter(std::string name, std::string help) {
     return Add(std::move(name), std::move(help), MetricType::Counter);
+  }
+  MetricFamily& Histogram(std::string name, std::string help) {
+    return Add(std::move(name), std::move(help), MetricType::Histogram);
   }
   MetricFamily& Gauge(std::string name, std::string help) {
     return Add(std::move(name), std::move(help), MetricType::Gauge);
@@ -48,197 +57,238 @@ void Sample(MetricFamily& family, Labels labels, Number number) {
   }
 }
 
-void AddProcess(Exposition& out, const StatusSources& sources, const StatusSnapshot& snapshot, Instant now) {
+// Over all workers: `read` gives a number of one of them.
+template <typename Read>
+int64_t Sum(const StatusSources& sources, Read&& read) {
+  int64_t sum = 0;
+  for (const WorkerCounters* worker : sources.workers) sum += read(*worker);
+  return sum;
+}
+
+// `read` gives the histogram of one worker.
+template <typename Read>
+void SampleHistogram(MetricFamily& family, Labels labels, const StatusSources& sources, Read&& read) {
+  using Histogram = std::remove_cvref_t<decltype(read(*sources.workers[0]))>;
+  ClientMetric& metric = family.metric.emplace_back();
+  metric.label = std::move(labels);
+  uint64_t count = 0;
+  for (size_t i = 0; i < Histogram::kBuckets; ++i) {
+    count += static_cast<uint64_t>(Sum(sources, [&](const WorkerCounters& w) { return read(w).Bucket(i); }));
+    if (i + 1 < Histogram::kBuckets) metric.histogram.bucket.push_back({count, Histogram::BoundSeconds(i)});
+  }
+  metric.histogram.sample_count = count;
+  metric.histogram.sample_sum =
+      static_cast<double>(Sum(sources, [&](const WorkerCounters& w) { return read(w).SumMicroseconds(); })) / 1e6;
+}
+
+// To the millisecond: two scrapes see the same time for the same event.
+double UnixSeconds(Instant event, const StatusTime& time) {
+  using std::chrono::milliseconds;
+  const auto wall = time.wall - (time.steady - event);
+  return static_cast<double>(std::chrono::duration_cast<milliseconds>(wall.time_since_epoch()).count()) / 1e3;
+}
+
+void AddProcess(Exposition& out, const StatusSources& sources, const StatusTime& time) {
+  Sample(out.Gauge("process_start_time_seconds", "Unix time at which the process was ready."), {},
+         UnixSeconds(sources.started, time));
+  if (sources.process == nullptr) return;
+  const ProcessStats stats = sources.process->Read();
+  Sample(out.Counter("process_cpu_seconds_total", "CPU time of the process, user and system."), {}, stats.cpu_seconds);
+  Sample(out.Gauge("process_resident_memory_bytes", "Resident memory of the process."), {}, stats.resident_bytes);
+  Sample(out.Gauge("process_virtual_memory_bytes", "Virtual memory of the process."), {}, stats.virtual_bytes);
+  Sample(out.Gauge("process_open_fds", "Open descriptors of the process."), {}, stats.open_fds);
+  Sample(out.Gauge("process_max_fds", "The most descriptors that the process may have open."), {}, stats.max_fds);
+  Sample(out.Gauge("process_threads", "Threads of the process."), {}, stats.threads);
+}
+
+void AddControl(Exposition& out, const StatusSources& sources, const StatusSnapshot& snapshot, const StatusTime& time) {
   Sample(out.Gauge("hudsucker_build_info", "Always 1; the version is the label."), {{"version", sources.version}}, 1);
-  Sample(out.Gauge("hudsucker_uptime_seconds", "Since the process was ready."), {},
-         std::chrono::duration<double>(now - sources.started).count());
   Sample(out.Gauge("hudsucker_draining", "1 while the process waits for its last connections to end."), {},
          snapshot.draining ? 1 : 0);
-  Sample(out.Gauge("hudsucker_route_table_version", "Grows with each route table that is published."), {},
+  Sample(out.Gauge("hudsucker_route_table_version", "A number that grows with each route table that is published."), {},
          snapshot.route_table_version);
-  MetricFamily& reloads = out.Counter("hudsucker_reloads_total", "Configuration reloads.");
-  Sample(reloads, {{"result", "ok"}}, snapshot.reloads.ok);
-  Sample(reloads, {{"result", "failed"}}, snapshot.reloads.failed);
-  Sample(out.Counter("hudsucker_log_lines_dropped_total", "Log lines lost to a slow or broken sink."), {},
+  const ReloadStats& reloads = snapshot.reloads;
+  MetricFamily& results = out.Counter("hudsucker_reloads_total", "Reloads of the configuration, by their result.");
+  Sample(results, {{"result", "ok"}}, reloads.ok);
+  Sample(results, {{"result", "failed"}}, reloads.failed);
+  Sample(out.Gauge("hudsucker_config_last_reload_successful", "1 if the last reload of the configuration, or else the start, succeeded."),
+         {}, reloads.last_error.empty() ? 1 : 0);
+  Sample(out.Gauge("hudsucker_config_last_reload_success_timestamp_seconds",
+                   "Unix time at which the configuration in use was taken on."),
+         {}, UnixSeconds(reloads.last_ok == Instant{} ? sources.started : reloads.last_ok, time));
+  Sample(out.Counter("hudsucker_log_lines_dropped_total", "Lines of the log that were lost to a slow or broken sink."), {},
          sources.log ? sources.log->dropped() : 0);
   Sample(out.Counter("hudsucker_log_reopen_failures_total", "Times that log.file could not be reopened after it was rotated."), {},
          sources.log ? sources.log->reopens_failed() : 0);
 }
 
-template <typename Read>
-void PerWorker(MetricFamily& family, const StatusSources& sources, Read&& read) {
-  for (size_t i = 0; i < sources.workers.size(); ++i) {
-    Sample(family, {{"worker", std::to_string(i)}}, read(*sources.workers[i]));
-  }
-}
+constexpr const char* kToNode = "client_to_node";
+constexpr const char* kToClient = "node_to_client";
 
 void AddConnections(Exposition& out, const StatusSources& sources) {
-  PerWorker(out.Counter("hudsucker_connections_accepted_total", "Client connections accepted."), sources,
-            [](const WorkerCounters& w) { return w.accepted.Get(); });
-  PerWorker(out.Gauge("hudsucker_connections_active", "Client connections in any state."), sources,
-            [](const WorkerCounters& w) { return w.active.Get(); });
-
-  MetricFamily& closes = out.Counter("hudsucker_connections_total", "Connections that ended, by the one reason of each.");
+  MetricFamily& closes = out.Counter("hudsucker_connections_closed_total", "Client connections that ended, each for one reason.");
   for (size_t reason = 0; reason < kCloseReasonCount; ++reason) {
-    int64_t sum = 0;
-    for (const WorkerCounters* worker : sources.workers) sum += worker->closes[reason].Get();
-    Sample(closes, {{"close", std::string(CloseReasonName(static_cast<CloseReason>(reason)))}}, sum);
+    Sample(closes, {{"reason", std::string(CloseReasonName(static_cast<CloseReason>(reason)))}},
+           Sum(sources, [&](const WorkerCounters& w) { return w.closes[reason].Get(); }));
   }
-  MetricFamily& choices = out.Counter("hudsucker_choices_total", "Choices of a node, by the reason of each.");
+  MetricFamily& choices = out.Counter("hudsucker_choices_total", "Choices of a node, by the reason for the one chosen.");
   for (size_t reason = 0; reason < std::tuple_size_v<decltype(WorkerCounters::choices)>; ++reason) {
-    int64_t sum = 0;
-    for (const WorkerCounters* worker : sources.workers) sum += worker->choices[reason].Get();
-    Sample(choices, {{"reason", std::string(ChoiceReasonName(static_cast<ChoiceReason>(reason)))}}, sum);
+    Sample(choices, {{"reason", std::string(ChoiceReasonName(static_cast<ChoiceReason>(reason)))}},
+           Sum(sources, [&](const WorkerCounters& w) { return w.choices[reason].Get(); }));
   }
-  MetricFamily& hellos = out.Counter("hudsucker_hellos_total", "What the first bytes of clients were.");
-  int64_t complete = 0, not_tls = 0, malformed = 0, too_large = 0, in = 0, back = 0;
-  for (const WorkerCounters* worker : sources.workers) {
-    complete += worker->hello_complete.Get();
-    not_tls += worker->hello_not_tls.Get();
-    malformed += worker->hello_malformed.Get();
-    too_large += worker->hello_too_large.Get();
-    in += worker->bytes_in.Get();
-    back += worker->bytes_out.Get();
-  }
-  Sample(hellos, {{"verdict", "complete"}}, complete);
-  Sample(hellos, {{"verdict", "not_tls"}}, not_tls);
-  Sample(hellos, {{"verdict", "malformed"}}, malformed);
-  Sample(hellos, {{"verdict", "too_large"}}, too_large);
-  MetricFamily& flaws = out.Counter("hudsucker_hello_flaws_total", "Rules that hellos broke, by the first of each.");
+  MetricFamily& hellos = out.Counter("hudsucker_hellos_total", "Client connections by what their first bytes were.");
+  const auto verdict = [&](const char* name, Counter WorkerCounters::*counter) {
+    Sample(hellos, {{"verdict", name}}, Sum(sources, [&](const WorkerCounters& w) { return (w.*counter).Get(); }));
+  };
+  verdict("complete", &WorkerCounters::hello_complete);
+  verdict("not_tls", &WorkerCounters::hello_not_tls);
+  verdict("malformed", &WorkerCounters::hello_malformed);
+  verdict("too_large", &WorkerCounters::hello_too_large);
+  MetricFamily& flaws = out.Counter("hudsucker_hello_flaws_total", "Client connections whose hello broke a rule, by the first of each.");
   for (size_t flaw = 1; flaw < kHelloFlawCount; ++flaw) {
-    int64_t sum = 0;
-    for (const WorkerCounters* worker : sources.workers) sum += worker->hello_flaws[flaw].Get();
-    Sample(flaws, {{"flaw", std::string(HelloFlawName(static_cast<HelloFlaw>(flaw)))}}, sum);
+    Sample(flaws, {{"flaw", std::string(HelloFlawName(static_cast<HelloFlaw>(flaw)))}},
+           Sum(sources, [&](const WorkerCounters& w) { return w.hello_flaws[flaw].Get(); }));
   }
-  MetricFamily& bytes = out.Counter("hudsucker_bytes_total", "Bytes relayed.");
-  Sample(bytes, {{"direction", "client_to_node"}}, in);
-  Sample(bytes, {{"direction", "node_to_client"}}, back);
+  MetricFamily& bytes = out.Counter("hudsucker_bytes_total", "Bytes that were passed on, counted as they move.");
+  Sample(bytes, {{"direction", kToNode}}, Sum(sources, [](const WorkerCounters& w) { return w.bytes_in.Get(); }));
+  Sample(bytes, {{"direction", kToClient}}, Sum(sources, [](const WorkerCounters& w) { return w.bytes_out.Get(); }));
+}
+
+void AddListeners(Exposition& out, const StatusSources& sources, const StatusSnapshot& snapshot) {
+  MetricFamily& accepted =
+      out.Counter("hudsucker_listener_connections_accepted_total", "Client connections that the listener accepted.");
+  MetricFamily& active = out.Gauge("hudsucker_listener_connections_active", "Client connections of the listener, in any state.");
+  MetricFamily& closes =
+      out.Counter("hudsucker_listener_connections_closed_total", "Client connections of the listener that ended, each for one reason.");
+  MetricFamily& bytes =
+      out.Counter("hudsucker_listener_bytes_total", "Bytes of the listener's connections that were passed on, counted as they move.");
+  MetricFamily& hello = out.Histogram("hudsucker_listener_hello_duration_seconds",
+                                      "Time from accepting a connection of the listener to the end of its first message.");
+  for (size_t i = 0; i < snapshot.listeners.size(); ++i) {
+    const std::string& name = snapshot.listeners[i];
+    const ListenerTotals totals = TotalsOf(sources, i);
+    Sample(accepted, {{"listener", name}}, totals.accepted);
+    Sample(active, {{"listener", name}}, totals.active);
+    for (size_t reason = 0; reason < kCloseReasonCount; ++reason) {
+      Sample(closes, {{"listener", name}, {"reason", std::string(CloseReasonName(static_cast<CloseReason>(reason)))}},
+             totals.closes[reason]);
+    }
+    Sample(bytes, {{"listener", name}, {"direction", kToNode}}, totals.bytes_in);
+    Sample(bytes, {{"listener", name}, {"direction", kToClient}}, totals.bytes_out);
+    SampleHistogram(hello, {{"listener", name}}, sources, [i](const WorkerCounters& w) -> const auto& { return w.listeners[i].hello_time; });
+  }
 }
 
 void AddWorkers(Exposition& out, const StatusSources& sources) {
-  struct Row {
-    const char* name;
-    const char* help;
-    MetricType type;
-    Counter WorkerCounters::*counter;
-  };
-  static constexpr MetricType kCounter = MetricType::Counter, kGauge = MetricType::Gauge;
-  static const Row kRows[] = {
-      {"accept_backoffs_total", "Times accepting paused for want of descriptors or memory.", kCounter,
-       &WorkerCounters::accept_backoffs},
-      {"over_limit_total", "Connections closed at once for want of a place.", kCounter, &WorkerCounters::over_limit},
-      {"connection_limit", "The worker's share of max_connections.", kGauge, &WorkerCounters::connection_limit},
-      {"limit_reached_total", "Times accepting paused because that share was in use.", kCounter, &WorkerCounters::limit_reached},
-      {"connect_failures_total", "Connects to nodes that failed.", kCounter, &WorkerCounters::connect_failures},
-      {"connect_retries_total", "Connects tried again on another node.", kCounter, &WorkerCounters::connect_retries},
-      {"in_hello", "Connections whose hello is not complete.", kGauge, &WorkerCounters::in_hello},
-      {"dialing", "Connections that wait for a node.", kGauge, &WorkerCounters::dialing},
-      {"relaying", "Connections joined to a node.", kGauge, &WorkerCounters::relaying},
-      {"hello_bytes_held", "Memory of held hellos.", kGauge, &WorkerCounters::hello_bytes_held},
-      {"private_bytes", "Memory of stalled directions.", kGauge, &WorkerCounters::private_bytes},
-      {"buffers_free", "Free buffers of the shared ring.", kGauge, &WorkerCounters::buffers_free},
-      {"buffers_exhausted_total", "Times no buffer was free.", kCounter, &WorkerCounters::buffers_exhausted},
-      {"pipes_held", "Pipes in use.", kGauge, &WorkerCounters::pipes_held},
-      {"pipe_bytes", "Capacity of the pipes in use.", kGauge, &WorkerCounters::pipe_bytes},
-      {"splice_entered_total", "Times a direction went to splice.", kCounter, &WorkerCounters::splice_entered},
-      {"splice_left_total", "Times a direction went back to copying.", kCounter, &WorkerCounters::splice_left},
-      {"zerocopy_sends_total", "Zero-copy sends.", kCounter, &WorkerCounters::zerocopy_sends},
-      {"zerocopy_copied_total", "Of those, copied by the kernel all the same.", kCounter,
-       &WorkerCounters::zerocopy_copied},
-      {"cq_overflows_total", "Overflows of the completion queue.", kCounter, &WorkerCounters::cq_overflows},
-      {"loops_total", "Turns of the event loop.", kCounter, &WorkerCounters::loops},
-      {"access_log_dropped_total", "Access-log records that found the queue full.", kCounter,
-       &WorkerCounters::records_dropped},
-  };
-  for (const Row& row : kRows) {
-    const std::string name = std::string("hudsucker_worker_") + row.name;
-    MetricFamily& family = row.type == kCounter ? out.Counter(name, row.help) : out.Gauge(name, row.help);
-    PerWorker(family, sources, [&row](const WorkerCounters& w) { return (w.*row.counter).Get(); });
+  for (const WorkerCounterRow& row : WorkerCounterRows()) {
+    if (row.metric == nullptr) continue;
+    MetricFamily& family =
+        row.kind == WorkerCounterRow::Kind::kCounter ? out.Counter(row.metric, row.help) : out.Gauge(row.metric, row.help);
+    for (size_t i = 0; i < sources.workers.size(); ++i) {
+      Sample(family, {{"worker", std::to_string(i)}}, (sources.workers[i]->*row.counter).Get());
+    }
   }
 }
 
-void AddPools(Exposition& out, const StatusSnapshot& snapshot, const NodeTable& table) {
+void AddPools(Exposition& out, const StatusSources& sources, const StatusSnapshot& snapshot) {
   struct Row {
     const char* name;
     const char* help;
     std::atomic<uint64_t> PoolCounters::*counter;
   };
   static const Row kRows[] = {
-      {"hudsucker_pool_connections_total", "Connections joined to a node of the pool.", &PoolCounters::total},
-      {"hudsucker_pool_offered_total", "Of those, clients that offered a resumption.", &PoolCounters::offered},
-      {"hudsucker_pool_resumed_total", "Of those, accepted by the node.", &PoolCounters::resumed},
+      {"hudsucker_pool_connections_total", "Connections that were joined to a node of the pool.", &PoolCounters::total},
+      {"hudsucker_pool_offered_total", "Connections of the pool whose client offered to resume a session.", &PoolCounters::offered},
+      {"hudsucker_pool_resumed_total", "Connections of the pool whose node accepted the client's offer to resume.",
+       &PoolCounters::resumed},
       {"hudsucker_pool_no_usable_node_total", "Connections for which the pool had no usable node.",
        &PoolCounters::no_usable_node},
-      {"hudsucker_pool_over_bound_total", "Owners that were not used because they were at their load bound.",
+      {"hudsucker_pool_over_bound_total", "Choices that passed over the node that could resume, because it was at its load bound.",
        &PoolCounters::over_bound},
   };
   for (const Row& row : kRows) {
     MetricFamily& family = out.Counter(row.name, row.help);
     for (const PoolSnapshot& pool : snapshot.pools) {
       if (pool.name.empty()) continue;
-      Sample(family, {{"pool", pool.name}}, (table.pool(pool.index).*row.counter).load(std::memory_order_relaxed));
+      Sample(family, {{"pool", pool.name}}, (sources.nodes->pool(pool.index).*row.counter).load(std::memory_order_relaxed));
     }
   }
-}
-
-template <typename Read>
-void PerNode(MetricFamily& family, const StatusSnapshot& snapshot, const NodeTable& table, Read&& read) {
+  MetricFamily& bytes = out.Counter("hudsucker_pool_bytes_total", "Bytes of the pool's connections that were passed on, counted as they move.");
+  MetricFamily& nodes = out.Gauge("hudsucker_pool_nodes", "Nodes of the pool, by their state.");
+  MetricFamily& info = out.Gauge("hudsucker_pool_node_info", "Always 1; the labels say that the node is in the pool.");
+  MetricFamily& weight = out.Gauge("hudsucker_pool_node_weight", "Configured or announced weight of the node in the pool.");
+  MetricFamily& connect =
+      out.Histogram("hudsucker_pool_connect_duration_seconds", "Time from the choice of a node of the pool to the connection with it.");
+  MetricFamily& connection =
+      out.Histogram("hudsucker_pool_connection_duration_seconds", "Time from accepting a connection that was joined to a node of the pool to its end.");
   for (const PoolSnapshot& pool : snapshot.pools) {
+    if (pool.name.empty()) continue;
+    const size_t i = Raw(pool.index);
+    Sample(bytes, {{"pool", pool.name}, {"direction", kToNode}},
+           Sum(sources, [i](const WorkerCounters& w) { return w.pools[i].bytes_in.Get(); }));
+    Sample(bytes, {{"pool", pool.name}, {"direction", kToClient}},
+           Sum(sources, [i](const WorkerCounters& w) { return w.pools[i].bytes_out.Get(); }));
+    for (const std::string_view state : kNodeStateNames) {
+      const auto is_in_it = [state](const Cluster::NodeStatus& node) { return node.verdicts.StateName() == state; };
+      Sample(nodes, {{"pool", pool.name}, {"state", std::string(state)}},
+             std::count_if(pool.nodes.begin(), pool.nodes.end(), is_in_it));
+    }
     for (const Cluster::NodeStatus& node : pool.nodes) {
-      Sample(family, {{"pool", pool.name}, {"node", node.name}}, read(node, table.node(node.ref.index)));
+      Sample(info, {{"pool", pool.name}, {"node", node.name}}, 1);
+      Sample(weight, {{"pool", pool.name}, {"node", node.name}}, node.weight);
     }
+    SampleHistogram(connect, {{"pool", pool.name}}, sources, [i](const WorkerCounters& w) -> const auto& { return w.pools[i].connect_time; });
+    SampleHistogram(connection, {{"pool", pool.name}}, sources,
+                    [i](const WorkerCounters& w) -> const auto& { return w.pools[i].connection_time; });
   }
 }
 
-// A node that is in several pools has one set of counters, shown under each of them.
-void AddNodes(Exposition& out, const StatusSnapshot& snapshot, const NodeTable& table, Instant now) {
+void AddNodes(Exposition& out, const StatusSources& sources, const StatusSnapshot& snapshot, const StatusTime& time) {
   using Node = Cluster::NodeStatus;
-  const auto relaxed = std::memory_order_relaxed;
-  PerNode(out.Gauge("hudsucker_node_usable", "1 if new connections may go to the node."), snapshot, table,
-          [](const Node& node, const NodeCounters&) { return node.verdicts.Usable() ? 1 : 0; });
+  constexpr auto relaxed = std::memory_order_relaxed;
+  std::map<std::string_view, const Node*> nodes;
+  for (const PoolSnapshot& pool : snapshot.pools) {
+    for (const Node& node : pool.nodes) nodes.emplace(node.name, &node);
+  }
+  const auto each = [&](MetricFamily& family, auto&& read) {
+    for (const auto& [name, node] : nodes) {
+      Sample(family, {{"node", node->name}}, read(*node, sources.nodes->node(node->ref.index)));
+    }
+  };
+  each(out.Gauge("hudsucker_node_usable", "1 if new connections may go to the node."),
+       [](const Node& node, const NodeCounters&) { return node.verdicts.Usable() ? 1 : 0; });
   MetricFamily& state = out.Gauge("hudsucker_node_state", "1 for the state that the node is in.");
-  for (const PoolSnapshot& pool : snapshot.pools) {
-    for (const Node& node : pool.nodes) {
-      for (const std::string_view name : {"up", "silent", "draining", "down"}) {
-        Sample(state, {{"pool", pool.name}, {"node", node.name}, {"state", std::string(name)}},
-               node.verdicts.StateName() == name ? 1 : 0);
-      }
+  for (const auto& [name, node] : nodes) {
+    for (const std::string_view one : kNodeStateNames) {
+      Sample(state, {{"node", node->name}, {"state", std::string(one)}}, node->verdicts.StateName() == one ? 1 : 0);
     }
   }
-  PerNode(out.Gauge("hudsucker_node_connections_active", "Connections dialing or relaying to the node."), snapshot, table,
-          [&](const Node&, const NodeCounters& c) { return c.active.load(relaxed); });
-  PerNode(out.Counter("hudsucker_node_connections_total", "Connections joined to the node."), snapshot, table,
-          [&](const Node&, const NodeCounters& c) { return c.total.load(relaxed); });
-  PerNode(out.Counter("hudsucker_node_offered_total", "Of those, clients that offered a resumption."), snapshot, table,
-          [&](const Node&, const NodeCounters& c) { return c.offered.load(relaxed); });
-  PerNode(out.Counter("hudsucker_node_resumed_total", "Of those, accepted by the node."), snapshot, table,
-          [&](const Node&, const NodeCounters& c) { return c.resumed.load(relaxed); });
-  PerNode(out.Counter("hudsucker_node_connect_failures_total", "Connects to the node that failed."), snapshot, table,
-          [&](const Node&, const NodeCounters& c) { return c.failed_connects.load(relaxed); });
-  PerNode(out.Counter("hudsucker_node_received_bytes_total", "Bytes from clients to the node, of ended connections."),
-          snapshot, table, [&](const Node&, const NodeCounters& c) { return c.bytes_in.load(relaxed); });
-  PerNode(out.Counter("hudsucker_node_sent_bytes_total", "Bytes from the node to clients, of ended connections."),
-          snapshot, table, [&](const Node&, const NodeCounters& c) { return c.bytes_out.load(relaxed); });
-  PerNode(out.Gauge("hudsucker_node_load_ratio", "Load as the agent reports it; 1 is full."), snapshot, table,
-          [&](const Node&, const NodeCounters& c) { return c.reported_load.load(relaxed) / 1000.0; });
-  PerNode(out.Gauge("hudsucker_node_weight", "Configured or announced weight."), snapshot, table,
-          [](const Node& node, const NodeCounters&) { return node.weight; });
-  MetricFamily& age = out.Gauge("hudsucker_node_last_beacon_age_seconds", "Since the node's last valid beacon.");
-  for (const PoolSnapshot& pool : snapshot.pools) {
-    for (const Node& node : pool.nodes) {
-      if (!node.last_beacon) continue;
-      Sample(age, {{"pool", pool.name}, {"node", node.name}},
-             std::chrono::duration<double>(now - *node.last_beacon).count());
-    }
-  }
+  each(out.Gauge("hudsucker_node_connections_active", "Connections that are being made, or are joined, to the node."),
+       [](const Node&, const NodeCounters& c) { return c.active.load(relaxed); });
+  each(out.Counter("hudsucker_node_connections_total", "Connections that were joined to the node."),
+       [](const Node&, const NodeCounters& c) { return c.total.load(relaxed); });
+  each(out.Counter("hudsucker_node_offered_total", "Connections of the node whose client offered to resume a session."),
+       [](const Node&, const NodeCounters& c) { return c.offered.load(relaxed); });
+  each(out.Counter("hudsucker_node_resumed_total", "Connections of the node that accepted their client's offer to resume."),
+       [](const Node&, const NodeCounters& c) { return c.resumed.load(relaxed); });
+  each(out.Counter("hudsucker_node_connect_failures_total", "Connects to the node that failed."),
+       [](const Node&, const NodeCounters& c) { return c.failed_connects.load(relaxed); });
+  each(out.Counter("hudsucker_node_received_bytes_total", "Bytes from clients to the node, counted as they move."),
+       [&](const Node& node, const NodeCounters&) { return BytesToNode(sources, node.ref); });
+  each(out.Counter("hudsucker_node_sent_bytes_total", "Bytes from the node to clients, counted as they move."),
+       [&](const Node& node, const NodeCounters&) { return BytesFromNode(sources, node.ref); });
+  each(out.Gauge("hudsucker_node_load_ratio", "Load as the node's agent reports it, where 1 is full; 0 without an agent."),
+       [](const Node&, const NodeCounters& c) { return c.reported_load.load(relaxed) / 1000.0; });
+  each(out.Gauge("hudsucker_node_last_beacon_timestamp_seconds", "Unix time of the node's last valid beacon; 0 if there was none."),
+       [&](const Node& node, const NodeCounters&) { return node.last_beacon ? UnixSeconds(*node.last_beacon, time) : 0; });
 }
 
 void AddAffinity(Exposition& out, const AffinityMap::Stats& stats, size_t prefixes) {
-  Sample(out.Gauge("hudsucker_affinity_capacity", "Exact tokens that fit."), {}, stats.capacity);
-  Sample(out.Gauge("hudsucker_affinity_size", "Exact tokens held."), {}, stats.size);
-  Sample(out.Gauge("hudsucker_affinity_prefixes", "Ticket prefixes held."), {}, prefixes);
-  Sample(out.Gauge("hudsucker_affinity_memory_bytes", "Memory of the map."), {}, stats.bytes);
-  MetricFamily& changes = out.Counter("hudsucker_affinity_changes_total", "What became of tokens.");
+  Sample(out.Gauge("hudsucker_affinity_max_tokens", "Exact tokens that fit into the map."), {}, stats.capacity);
+  Sample(out.Gauge("hudsucker_affinity_tokens", "Exact tokens that the map holds."), {}, stats.size);
+  Sample(out.Gauge("hudsucker_affinity_prefixes", "Ticket prefixes that the nodes have announced."), {}, prefixes);
+  Sample(out.Gauge("hudsucker_affinity_memory_bytes", "Memory of the map of exact tokens."), {}, stats.bytes);
+  MetricFamily& changes = out.Counter("hudsucker_affinity_changes_total", "Exact tokens, by what became of them.");
   Sample(changes, {{"result", "inserted"}}, stats.inserted);
   Sample(changes, {{"result", "refreshed"}}, stats.refreshed);
   Sample(changes, {{"result", "held_by_another"}}, stats.held_by_another);
@@ -251,8 +301,8 @@ void AddAffinity(Exposition& out, const AffinityMap::Stats& stats, size_t prefix
 
 void AddBeacons(Exposition& out, const StatusSnapshot& snapshot) {
   const BeaconStats& stats = snapshot.beacons;
-  Sample(out.Counter("hudsucker_beacons_received_total", "Datagrams read from the beacon sockets."), {}, stats.received);
-  MetricFamily& results = out.Counter("hudsucker_beacons_total", "Datagrams by what became of them.");
+  Sample(out.Counter("hudsucker_beacons_received_total", "Datagrams that were read from the beacon sockets."), {}, stats.received);
+  MetricFamily& results = out.Counter("hudsucker_beacons_total", "Datagrams from the beacon sockets, by what became of them.");
   Sample(results, {{"result", "applied"}}, stats.applied);
   Sample(results, {{"result", "malformed"}}, stats.malformed);
   Sample(results, {{"result", "unknown_node"}}, stats.unknown_node);
@@ -264,29 +314,31 @@ void AddBeacons(Exposition& out, const StatusSnapshot& snapshot) {
   Sample(results, {{"result", "refused_address"}}, stats.refused_address);
   Sample(results, {{"result", "over_quota"}}, stats.over_quota);
   Sample(results, {{"result", "late"}}, stats.late);
-  Sample(out.Counter("hudsucker_beacon_takeovers_total", "Times a later boot of an agent followed an earlier one."), {},
+  Sample(out.Counter("hudsucker_beacon_takeovers_total", "Times that a later boot of an agent followed an earlier one."), {},
          stats.takeovers);
-  Sample(out.Counter("hudsucker_beacons_dropped_total", "Datagrams dropped by the kernel: the buffer was full."), {},
+  Sample(out.Counter("hudsucker_beacons_dropped_total", "Datagrams that the kernel dropped because the buffer of a beacon socket was full."), {},
          snapshot.beacon_sockets.dropped);
-  MetricFamily& answers = out.Counter("hudsucker_beacon_answers_total", "Answers to agents.");
+  MetricFamily& answers = out.Counter("hudsucker_beacon_answers_total", "Answers that were sent to agents, by their type.");
   Sample(answers, {{"type", "challenge"}}, stats.challenges_sent);
   Sample(answers, {{"type", "sync"}}, stats.syncs_sent);
-  Sample(out.Counter("hudsucker_beacon_token_gaps_total", "Gaps in the numbering of tokens."), {}, stats.token_gaps);
-  Sample(out.Counter("hudsucker_beacon_tokens_total", "Tokens applied."), {}, stats.tokens_applied);
+  Sample(out.Counter("hudsucker_beacon_token_gaps_total", "Gaps that were found in the numbering of agents' tokens."), {}, stats.token_gaps);
+  Sample(out.Counter("hudsucker_beacon_tokens_total", "Tokens that agents reported and the map took."), {}, stats.tokens_applied);
 }
 
 }  // namespace
 
-std::string MetricsText(const StatusSources& sources, Instant now) {
+std::string MetricsText(const StatusSources& sources, const StatusTime& time) {
   const std::shared_ptr<const StatusSnapshot> snapshot = sources.board->Latest();
   Exposition out;
-  AddProcess(out, sources, *snapshot, now);
+  AddProcess(out, sources, time);
+  AddControl(out, sources, *snapshot, time);
   AddConnections(out, sources);
-  AddWorkers(out, sources);
-  AddPools(out, *snapshot, *sources.nodes);
-  AddNodes(out, *snapshot, *sources.nodes, now);
+  AddListeners(out, sources, *snapshot);
+  AddPools(out, sources, *snapshot);
+  AddNodes(out, sources, *snapshot, time);
   AddAffinity(out, sources.affinity->stats(), snapshot->prefixes);
   AddBeacons(out, *snapshot);
+  AddWorkers(out, sources);
   return out.Text();
 }
 

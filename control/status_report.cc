@@ -1,8 +1,11 @@
 #include "control/status_report.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "control/log_writer.h"
+#include "control/process_stats.h"
+#include "control/worker_counter_rows.h"
 
 namespace hud {
 namespace {
@@ -11,7 +14,8 @@ using Json = nlohmann::ordered_json;
 
 double SecondsOf(Duration d) { return std::chrono::duration<double>(d).count(); }
 
-Json NodeJson(const Cluster::NodeStatus& node, const NodeCounters& counters, Instant now) {
+Json NodeJson(const StatusSources& sources, const Cluster::NodeStatus& node, Instant now) {
+  const NodeCounters& counters = sources.nodes->node(node.ref.index);
   Json json{
       {"name", node.name},
       {"address", node.address.ToString()},
@@ -25,8 +29,8 @@ Json NodeJson(const Cluster::NodeStatus& node, const NodeCounters& counters, Ins
       {"static", node.is_static},
       {"reachable", node.verdicts.reachable},
       {"failed_connects", counters.failed_connects.load(std::memory_order_relaxed)},
-      {"bytes_in", counters.bytes_in.load(std::memory_order_relaxed)},
-      {"bytes_out", counters.bytes_out.load(std::memory_order_relaxed)},
+      {"bytes_in", BytesToNode(sources, node.ref)},
+      {"bytes_out", BytesFromNode(sources, node.ref)},
       {"prefixes", node.prefixes},
   };
   if (node.has_agent) {
@@ -39,8 +43,13 @@ Json NodeJson(const Cluster::NodeStatus& node, const NodeCounters& counters, Ins
   return json;
 }
 
-Json PoolJson(const PoolSnapshot& pool, const NodeTable& table, Instant now) {
-  const PoolCounters& counters = table.pool(pool.index);
+Json PoolJson(const StatusSources& sources, const PoolSnapshot& pool, Instant now) {
+  const PoolCounters& counters = sources.nodes->pool(pool.index);
+  const auto sum = [&](Counter PoolTraffic::*counter) {
+    int64_t total = 0;
+    for (const WorkerCounters* worker : sources.workers) total += (worker->pools[Raw(pool.index)].*counter).Get();
+    return total;
+  };
   Json json{
       {"name", pool.name},
       {"balance", std::string(BalanceName(pool.balance))},
@@ -49,10 +58,12 @@ Json PoolJson(const PoolSnapshot& pool, const NodeTable& table, Instant now) {
       {"resumed", counters.resumed.load(std::memory_order_relaxed)},
       {"no_usable_node", counters.no_usable_node.load(std::memory_order_relaxed)},
       {"over_bound", counters.over_bound.load(std::memory_order_relaxed)},
+      {"bytes_in", sum(&PoolTraffic::bytes_in)},
+      {"bytes_out", sum(&PoolTraffic::bytes_out)},
       {"nodes", Json::array()},
   };
   for (const Cluster::NodeStatus& node : pool.nodes) {
-    json["nodes"].push_back(NodeJson(node, table.node(node.ref.index), now));
+    json["nodes"].push_back(NodeJson(sources, node, now));
   }
   return json;
 }
@@ -100,38 +111,38 @@ Json BeaconsJson(const StatusSnapshot& snapshot) {
               {"answers_failed", snapshot.beacon_sockets.answers_failed}};
 }
 
-// All of a worker's plain counters, under the name that the counter has in the code.
 Json WorkerJson(const WorkerCounters& w) {
-  return Json{{"accepted", w.accepted.Get()},
-              {"active", w.active.Get()},
-              {"in_hello", w.in_hello.Get()},
-              {"dialing", w.dialing.Get()},
-              {"relaying", w.relaying.Get()},
-              {"bytes_in", w.bytes_in.Get()},
-              {"bytes_out", w.bytes_out.Get()},
-              {"accept_backoffs", w.accept_backoffs.Get()},
-              {"over_limit", w.over_limit.Get()},
-              {"connection_limit", w.connection_limit.Get()},
-              {"limit_reached", w.limit_reached.Get()},
-              {"connect_failures", w.connect_failures.Get()},
-              {"connect_retries", w.connect_retries.Get()},
-              {"hello_complete", w.hello_complete.Get()},
-              {"hello_not_tls", w.hello_not_tls.Get()},
-              {"hello_malformed", w.hello_malformed.Get()},
-              {"hello_too_large", w.hello_too_large.Get()},
-              {"hello_bytes_held", w.hello_bytes_held.Get()},
-              {"private_bytes", w.private_bytes.Get()},
-              {"buffers_free", w.buffers_free.Get()},
-              {"buffers_exhausted", w.buffers_exhausted.Get()},
-              {"pipes_held", w.pipes_held.Get()},
-              {"pipe_bytes", w.pipe_bytes.Get()},
-              {"splice_entered", w.splice_entered.Get()},
-              {"splice_left", w.splice_left.Get()},
-              {"zerocopy_sends", w.zerocopy_sends.Get()},
-              {"zerocopy_copied", w.zerocopy_copied.Get()},
-              {"cq_overflows", w.cq_overflows.Get()},
-              {"loops", w.loops.Get()},
-              {"records_dropped", w.records_dropped.Get()}};
+  Json json = Json::object();
+  for (const WorkerCounterRow& row : WorkerCounterRows()) json[row.name] = (w.*row.counter).Get();
+  return json;
+}
+
+Json ListenersJson(const StatusSources& sources, const std::vector<std::string>& names) {
+  Json list = Json::array();
+  for (size_t i = 0; i < names.size(); ++i) {
+    const ListenerTotals totals = TotalsOf(sources, i);
+    Json closes = Json::object();
+    for (size_t reason = 0; reason < kCloseReasonCount; ++reason) {
+      closes[std::string(CloseReasonName(static_cast<CloseReason>(reason)))] = totals.closes[reason];
+    }
+    list.push_back({{"name", names[i]},
+                    {"accepted", totals.accepted},
+                    {"active", totals.active},
+                    {"bytes_in", totals.bytes_in},
+                    {"bytes_out", totals.bytes_out},
+                    {"closes", std::move(closes)}});
+  }
+  return list;
+}
+
+Json ProcessJson(const ProcessStatsReader& reader) {
+  const ProcessStats stats = reader.Read();
+  return Json{{"cpu_s", stats.cpu_seconds},
+              {"resident_bytes", stats.resident_bytes},
+              {"virtual_bytes", stats.virtual_bytes},
+              {"threads", stats.threads},
+              {"open_fds", stats.open_fds},
+              {"max_fds", stats.max_fds}};
 }
 
 Json ClosesJson(const std::vector<const WorkerCounters*>& workers) {
@@ -166,6 +177,36 @@ Json ChoicesJson(const std::vector<const WorkerCounters*>& workers) {
 
 }  // namespace
 
+// What has ended is read first: then those that are open are never fewer than none.
+ListenerTotals TotalsOf(const StatusSources& sources, size_t listener) {
+  ListenerTotals totals;
+  for (const WorkerCounters* worker : sources.workers) {
+    const ListenerCounters& counters = worker->listeners[listener];
+    for (size_t reason = 0; reason < kCloseReasonCount; ++reason) {
+      const int64_t closes = counters.closes[reason].Get();
+      totals.closes[reason] += closes;
+      totals.active -= closes;
+    }
+    totals.accepted += counters.accepted.Get();
+    totals.bytes_in += counters.bytes_in.Get();
+    totals.bytes_out += counters.bytes_out.Get();
+  }
+  totals.active = std::max<int64_t>(totals.active + totals.accepted, 0);
+  return totals;
+}
+
+int64_t BytesToNode(const StatusSources& sources, NodeRef node) {
+  int64_t sum = 0;
+  for (const WorkerCounters* worker : sources.workers) sum += worker->nodes[Raw(node.index)].BytesIn(node.generation);
+  return sum;
+}
+
+int64_t BytesFromNode(const StatusSources& sources, NodeRef node) {
+  int64_t sum = 0;
+  for (const WorkerCounters* worker : sources.workers) sum += worker->nodes[Raw(node.index)].BytesOut(node.generation);
+  return sum;
+}
+
 std::string_view BalanceName(Balance balance) {
   switch (balance) {
     case Balance::kPowerOfTwo: return "power_of_two";
@@ -185,7 +226,7 @@ std::string StatusJson(const StatusSources& sources, Instant now) {
       {"kernel", sources.kernel},
       {"draining", snapshot->draining},
       {"route_table_version", snapshot->route_table_version},
-      {"listeners", snapshot->listeners},
+      {"listeners", ListenersJson(sources, snapshot->listeners)},
       {"pools", Json::array()},
       {"affinity", AffinityJson(*sources.affinity, snapshot->prefixes)},
       {"beacons", BeaconsJson(*snapshot)},
@@ -199,8 +240,9 @@ std::string StatusJson(const StatusSources& sources, Instant now) {
         {"last_error", snapshot->reloads.last_error}}},
       {"log", {{"lines_dropped", sources.log ? sources.log->dropped() : 0}}},
   };
+  if (sources.process != nullptr) json["process"] = ProcessJson(*sources.process);
   for (const PoolSnapshot& pool : snapshot->pools) {
-    if (!pool.name.empty()) json["pools"].push_back(PoolJson(pool, *sources.nodes, now));
+    if (!pool.name.empty()) json["pools"].push_back(PoolJson(sources, pool, now));
   }
   for (const WorkerCounters* worker : sources.workers) json["workers"].push_back(WorkerJson(*worker));
   // Paths and error texts are not sure to be UTF-8.

@@ -3,6 +3,8 @@
 
 #include <sys/types.h>
 
+#include <array>
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -14,6 +16,13 @@
 namespace hud {
 
 class LogWriter;
+class ProcessStatsReader;
+
+// The same moment on both clocks.
+struct StatusTime {
+  Instant steady{};
+  std::chrono::system_clock::time_point wall{};
+};
 
 // Everything outlives whoever holds this.
 struct StatusSources {
@@ -26,10 +35,23 @@ struct StatusSources {
   const AffinityMap* affinity = nullptr;
   std::vector<const WorkerCounters*> workers;
   const LogWriter* log = nullptr;
+  const ProcessStatsReader* process = nullptr;
 };
 
 std::string StatusJson(const StatusSources& sources, Instant now);
-std::string MetricsText(const StatusSources& sources, Instant now);
+std::string MetricsText(const StatusSources& sources, const StatusTime& time);
+
+// Over all workers.
+struct ListenerTotals {
+  int64_t accepted = 0;
+  int64_t active = 0;
+  int64_t bytes_in = 0;
+  int64_t bytes_out = 0;
+  std::array<int64_t, kCloseReasonCount> closes{};
+};
+ListenerTotals TotalsOf(const StatusSources& sources, size_t listener);
+int64_t BytesToNode(const StatusSources& sources, NodeRef node);
+int64_t BytesFromNode(const StatusSources& sources, NodeRef node);
 
 std::string_view BalanceName(Balance balance);
 

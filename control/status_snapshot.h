@@ -32,6 +32,7 @@ struct ReloadStats {
   uint64_t ok = 0;
   uint64_t failed = 0;
   std::string last_error;  // empty if the last one was good
+  Instant last_ok{};       // when the configuration in use was taken on; at the start, if there was no reload
 };
 
 struct StatusSnapshot {

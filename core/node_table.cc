@@ -10,8 +10,6 @@ void NodeCounters::Reset() {
   offered.store(0, std::memory_order_relaxed);
   resumed.store(0, std::memory_order_relaxed);
   failed_connects.store(0, std::memory_order_relaxed);
-  bytes_in.store(0, std::memory_order_relaxed);
-  bytes_out.store(0, std::memory_order_relaxed);
 }
 
 }  // namespace hud

@@ -19,8 +19,6 @@ struct alignas(128) NodeCounters {
   std::atomic<uint64_t> offered{0};           // of those, clients that offered a resumption
   std::atomic<uint64_t> resumed{0};           // of those, accepted by the node, as seen in its first message
   std::atomic<uint64_t> failed_connects{0};
-  std::atomic<uint64_t> bytes_in{0};          // client → node, added when a connection ends
-  std::atomic<uint64_t> bytes_out{0};
   // Set to zero by control when the slot goes to another node (never while `active` is above zero).
   void Reset();
 };

@@ -30,10 +30,13 @@ struct NodeVerdicts {
            (agent == AgentVerdict::kNone || agent == AgentVerdict::kAlive || agent == AgentVerdict::kSilent);
   }
   bool Silent() const { return agent == AgentVerdict::kSilent; }
-  // As /status says it: "up", "silent", "draining" or "down".
+  // As /status says it: one of kNodeStateNames.
   std::string_view StateName() const;
   bool operator==(const NodeVerdicts&) const = default;
 };
+
+// Every state that StateName() knows: all of them are shown, those that no node is in as 0.
+inline constexpr std::string_view kNodeStateNames[] = {"up", "silent", "draining", "down"};
 
 struct NodeView {
   std::string name;  // empty: the slot is free

@@ -1,4 +1,5 @@
-// What a worker counts. Written by that worker only, read by control: relaxed atomics, so that both may.
+// What a worker counts. Written by that worker only, read by control. No other core writes to this memory, so counting
+// costs an addition: bytes are counted as they move, not when their connection ends.
 #pragma once
 
 #include <array>
@@ -8,27 +9,55 @@
 #include "core/choice.h"
 #include "core/client_hello.h"
 #include "core/close_reason.h"
+#include "core/counter.h"
+#include "core/limits.h"
 
 namespace hud {
 
-// One writer: a load and a store, no locked instruction.
-class Counter {
- public:
-  void Add(int64_t n = 1) { value_.store(value_.load(std::memory_order_relaxed) + n, std::memory_order_relaxed); }
-  void Set(int64_t n) { value_.store(n, std::memory_order_relaxed); }
-  int64_t Get() const { return value_.load(std::memory_order_relaxed); }
-
- private:
-  std::atomic<int64_t> value_{0};
+// By listener. Those that are open: what was accepted less what was closed.
+struct ListenerCounters {
+  Counter accepted;
+  Counter bytes_in, bytes_out;
+  std::array<Counter, kCloseReasonCount> closes;
+  DurationHistogram<6, 20> hello_time;  // accept → hello complete or judged; 64 µs to 34 s
 };
 
-struct WorkerCounters {
+struct PoolTraffic {
+  Counter bytes_in, bytes_out;
+  DurationHistogram<6, 20> connect_time;      // first attempt → connected; 64 µs to 34 s
+  DurationHistogram<10, 28> connection_time;  // accept → end, of those that were joined to a node; 1 ms to 38 h
+};
+
+// A slot of the NodeTable is given to another node in time; what was counted for the one before is then no longer shown.
+class NodeTraffic {
+ public:
+  void Add(uint16_t generation, int64_t in, int64_t out) {
+    if (generation_.load(std::memory_order_relaxed) != generation) {
+      bytes_in_.Set(0);
+      bytes_out_.Set(0);
+      generation_.store(generation, std::memory_order_release);
+    }
+    bytes_in_.Add(in);
+    bytes_out_.Add(out);
+  }
+  int64_t BytesIn(uint16_t generation) const { return Holds(generation) ? bytes_in_.Get() : 0; }
+  int64_t BytesOut(uint16_t generation) const { return Holds(generation) ? bytes_out_.Get() : 0; }
+
+ private:
+  bool Holds(uint16_t generation) const { return generation_.load(std::memory_order_acquire) == generation; }
+
+  std::atomic<uint16_t> generation_{0};
+  Counter bytes_in_, bytes_out_;
+};
+
+// A new one of its plain numbers has a row in control/worker_counter_rows.h, and is shown by that.
+struct alignas(128) WorkerCounters {
   Counter accepted;
   Counter active;            // gauge: connections in any state
   Counter in_hello;          // gauge
   Counter dialing;           // gauge
   Counter relaying;          // gauge
-  Counter bytes_in;          // client → node
+  Counter bytes_in;          // client → node, as they move
   Counter bytes_out;         // node → client
   Counter accept_backoffs;   // EMFILE, ENFILE, ENOMEM at accept
   Counter over_limit;        // connections accepted and closed at once, for want of a place
@@ -53,6 +82,9 @@ struct WorkerCounters {
   Counter records_dropped;   // access-log records that found the queue full
   std::array<Counter, kCloseReasonCount> closes;
   std::array<Counter, 8> choices;  // by ChoiceReason
+  std::array<ListenerCounters, limits::kMaxListeners> listeners;  // by ListenerIndex
+  std::array<PoolTraffic, limits::kMaxPools> pools;               // by PoolIndex
+  std::array<NodeTraffic, limits::kMaxNodes> nodes;               // by NodeIndex
 };
 
 }  // namespace hud

@@ -101,11 +101,12 @@ void Worker::TakeBacklog() {
 
 void Worker::Admit(Fd client, ListenerIndex listener) {
   counters_.accepted.Add();
+  counters_.listeners[Raw(listener)].accepted.Add();
   // Each listening socket may have one accept on its way when the last place is taken: those are served, too.
   Connection* c = connections_.Allocate(options_.max_connections + acceptors_.size() - 1);
   if (c == nullptr) {
     counters_.over_limit.Add();
-    counters_.closes[static_cast<size_t>(CloseReason::kOverLimit)].Add();
+    CountClose(listener, CloseReason::kOverLimit);
     return;
   }
   c->fd[Index(Side::kClient)] = std::move(client);

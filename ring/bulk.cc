@@ -109,7 +109,7 @@ void Worker::PumpSplice(Connection& c, Side source) {
     }
     held.pipe_bytes -= static_cast<uint32_t>(n);
     bytes_in_pipes_ -= n;
-    d.bytes += static_cast<uint64_t>(n);
+    CountBytes(c, source, static_cast<uint64_t>(n));
     held.vain_wakes = 0;
     c.last_activity = now_;
     if (held.pipe_bytes == 0 && d.small_again) {

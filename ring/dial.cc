@@ -172,7 +172,7 @@ void Worker::OnConnectFailed(Connection& c, int error) { DialFailed(c, c.context
 
 // The connect succeeded, and this is what became of the hello.
 void Worker::OnHelloSent(Connection& c, int result) {
-  if (result > c.context->header_bytes) c.direction[Index(Side::kClient)].bytes = static_cast<uint32_t>(result) - c.context->header_bytes;
+  if (result > c.context->header_bytes) CountBytes(c, Side::kClient, static_cast<uint32_t>(result) - c.context->header_bytes);
   shared_.nodes->node(c.choice.node.index).connect_failures.store(0, std::memory_order_relaxed);
   held_hello_bytes_ -= c.context->bytes.size;
   PrivateBytes hello = std::exchange(c.context->bytes, PrivateBytes());
@@ -220,6 +220,7 @@ void Worker::Joined(Connection& c) {
   Enter(c, ConnectionState::kRelaying);
   c.joined = true;
   c.connect_microseconds = Microseconds(now_ - c.context->dial_began);
+  counters_.pools[Raw(c.route.pool)].connect_time.Add(c.connect_microseconds);
   c.last_activity = now_;
   NodeCounters& node = shared_.nodes->node(c.choice.node.index);
   PoolCounters& pool = shared_.nodes->pool(c.route.pool);

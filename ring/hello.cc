@@ -92,6 +92,7 @@ void Worker::JudgeHello(Connection& c) {
 void Worker::HelloDone(Connection& c, HelloVerdict verdict) {
   c.hello_verdict = verdict;
   c.hello_microseconds = Microseconds(now_ - c.accepted_at);
+  counters_.listeners[Raw(c.listener)].hello_time.Add(c.hello_microseconds);
   ClientHello& hello = c.context->hello;
   switch (verdict) {
     case HelloVerdict::kComplete:

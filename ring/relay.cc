@@ -203,7 +203,7 @@ void Worker::OnSent(Connection& c, Side sink, int result) {
     return OnSinkError(c, sink, -result);
   }
   const auto sent = static_cast<uint32_t>(std::max(result, 0));
-  d.bytes += sent;
+  CountBytes(c, source, sent);
   // What was just received has been counted as activity; its send may be heard of much later.
   if (sent > 0 && !d.has_buffer) c.last_activity = now_;
   if (d.stream == Stream::kDiscard) {  // the sink was given up while this was on its way

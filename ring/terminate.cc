@@ -109,13 +109,10 @@ void Worker::CloseDescriptors(Connection& c) {
 void Worker::Record(const Connection& c) {
   const uint64_t in = c.direction[Index(Side::kClient)].bytes;
   const uint64_t out = c.direction[Index(Side::kNode)].bytes;
-  counters_.closes[static_cast<size_t>(c.close_reason)].Add();
-  counters_.bytes_in.Add(static_cast<int64_t>(in));
-  counters_.bytes_out.Add(static_cast<int64_t>(out));
+  CountClose(c.listener, c.close_reason);
   if (c.joined) {
-    NodeCounters& node = shared_.nodes->node(c.choice.node.index);
-    node.bytes_in.fetch_add(in, std::memory_order_relaxed);
-    node.bytes_out.fetch_add(out, std::memory_order_relaxed);
+    const Duration lasted = now_ - c.accepted_at;
+    counters_.pools[Raw(c.route.pool)].connection_time.Add(static_cast<uint64_t>(lasted / std::chrono::microseconds(1)));
   }
   if (!options_.log_connections) return;
   ConnectionRecord record;

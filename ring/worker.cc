@@ -126,7 +126,7 @@ void Worker::DispatchConnection(Connection& c, Tag tag, const Completion& comple
   if (!completion.more) Paid(c, tag.op, tag.side);
   if (c.state == ConnectionState::kTerminating) {
     if (completion.has_buffer) ring_->ReturnBuffer(completion.buffer);
-    if (tag.op == Op::kSend && completion.result > 0) c.direction[Index(Other(tag.side))].bytes += static_cast<uint32_t>(completion.result);
+    if (tag.op == Op::kSend && completion.result > 0) CountBytes(c, Other(tag.side), static_cast<uint32_t>(completion.result));
     return JoinIfDone(c);
   }
   switch (tag.op) {

@@ -11,6 +11,7 @@
 //   zero_copy.cc   the zero-copy engine
 //   hidden_ends.cc ends that a multishot receive does not tell
 //   terminate.cc   terminate → join → close, and the connection's record
+//   count.cc       what is counted by listener, pool and node
 #pragma once
 
 #include <array>
@@ -213,6 +214,10 @@ class Worker {
   void Record(const Connection& c);
   void EndAllAfterALoss();
   void Abandon(Connection& c);
+
+  // count.cc
+  void CountBytes(Connection& c, Side source, uint64_t bytes);
+  void CountClose(ListenerIndex listener, CloseReason reason);
 
   // Requests, and the bits that say what the kernel owes.
   void Owe(Connection& c, Op op, Side side) { c.pending[Index(side)] |= static_cast<uint16_t>(1u << static_cast<int>(op)); }

@@ -71,7 +71,7 @@ void Worker::OnZeroCopy(Connection& c, Tag tag, const Completion& completion) {
     }
     if (completion.result > 0) {
       buffer->offset += static_cast<uint32_t>(completion.result);
-      d.bytes += static_cast<uint32_t>(completion.result);
+      CountBytes(c, source, static_cast<uint32_t>(completion.result));
       d.held->vain_wakes = 0;
     }
     if (c.state == ConnectionState::kTerminating) return JoinIfDone(c);

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "control/process_stats.h"
 #include "control/status_report.h"
 #include "control/status_server.h"
 
@@ -23,6 +24,7 @@ class StatusReport : public ::testing::Test {
     sources_.pid = 42;
     sources_.started = now_ - 90s;
     sources_.board = &board_;
+    sources_.process = &process_;
     sources_.nodes = nodes_.get();
     sources_.affinity = &affinity_;
     sources_.workers = {workers_.data(), workers_.data() + 1};
@@ -31,7 +33,7 @@ class StatusReport : public ::testing::Test {
     snapshot->prefixes = 3;
     snapshot->listeners = {"tls"};
     snapshot->beacons.applied = 5;
-    snapshot->reloads = {2, 1, "f.yaml:3: \"bad\" \xff"};
+    snapshot->reloads = {2, 1, "f.yaml:3: \"bad\" \xff", now_ - 30s};
     snapshot->pools.resize(2);  // the first was removed by a reload
     snapshot->pools[0].index = PoolIndex{0};
     PoolSnapshot& pool = snapshot->pools[1];
@@ -47,6 +49,8 @@ class StatusReport : public ::testing::Test {
     node.verdicts.agent = AgentVerdict::kSilent;
     node.last_beacon = now_ - 4s;
     pool.nodes.push_back(node);
+    // The same node in another pool has the same numbers: they are shown once.
+    snapshot->pools.push_back({PoolIndex{2}, "mail", Balance::kPowerOfTwo, {node}});
     board_.Publish(std::move(snapshot));
 
     nodes_->node(NodeIndex{4}).active = 7;
@@ -57,11 +61,20 @@ class StatusReport : public ::testing::Test {
     nodes_->pool(PoolIndex{1}).over_bound = 2;
     for (WorkerCounters& worker : workers_) {
       worker.accepted.Set(60);
+      worker.listeners[0].accepted.Set(60);
+      worker.listeners[0].closes[static_cast<size_t>(CloseReason::kDone)].Set(30);
+      worker.listeners[0].hello_time.Add(100);
+      worker.pools[1].connect_time.Add(2000);
+      worker.pools[1].bytes_in.Set(10);
+      worker.nodes[4].Add(1, 1000, 2000);
+      worker.nodes[4].Add(1, 1, 2);
       worker.closes[static_cast<size_t>(CloseReason::kDone)].Set(30);
     }
   }
 
   Instant now_{1000s};
+  StatusTime time_{now_, std::chrono::system_clock::time_point(2'000'000'000s)};
+  ProcessStatsReader process_;
   StatusBoard board_;
   std::unique_ptr<NodeTable> nodes_ = std::make_unique<NodeTable>();
   AffinityMap affinity_{{1000, {1, 2}}};
@@ -75,7 +88,7 @@ TEST_F(StatusReport, JsonHasTheFieldsThatScriptsRead) {
   EXPECT_EQ(json["pid"], 42);
   EXPECT_EQ(json["uptime_s"], 90.0);
   EXPECT_EQ(json["route_table_version"], 17);
-  ASSERT_EQ(json["pools"].size(), 1u) << "a removed pool is not shown";
+  ASSERT_EQ(json["pools"].size(), 2u) << "a removed pool is not shown";
   const auto& pool = json["pools"][0];
   EXPECT_EQ(pool["name"], "web");
   EXPECT_EQ(pool["balance"], "maglev");
@@ -90,6 +103,13 @@ TEST_F(StatusReport, JsonHasTheFieldsThatScriptsRead) {
   EXPECT_EQ(node["total"], 100);
   EXPECT_EQ(node["offered"], 50);
   EXPECT_EQ(node["resumed"], 49);
+  EXPECT_EQ(node["bytes_in"], 2002);
+  EXPECT_EQ(node["bytes_out"], 4004);
+  EXPECT_EQ(json["listeners"][0]["name"], "tls");
+  EXPECT_EQ(json["listeners"][0]["accepted"], 120);
+  EXPECT_EQ(json["listeners"][0]["active"], 60);
+  EXPECT_GT(json["process"]["open_fds"], 0);
+  EXPECT_GT(json["process"]["resident_bytes"], 1 << 20);
   EXPECT_EQ(node["agent"]["last_beacon_age_s"], 4.0);
   EXPECT_EQ(json["affinity"]["prefixes"], 3);
   EXPECT_GE(json["affinity"]["capacity"], 1000);
@@ -104,23 +124,40 @@ TEST_F(StatusReport, JsonHasTheFieldsThatScriptsRead) {
 }
 
 TEST_F(StatusReport, MetricsFollowTheConventions) {
-  const std::string text = MetricsText(sources_, now_);
+  const std::string text = MetricsText(sources_, time_);
   for (const std::string line : {
-           "# TYPE hudsucker_connections_total counter",
-           "hudsucker_connections_total{close=\"done\"} 60",
+           "# TYPE hudsucker_connections_closed_total counter",
+           "hudsucker_connections_closed_total{reason=\"done\"} 60",
            "hudsucker_connections_accepted_total{worker=\"1\"} 60",
-           "hudsucker_node_resumed_total{pool=\"web\",node=\"n1\"} 49",
-           "hudsucker_node_connections_active{pool=\"web\",node=\"n1\"} 7",
-           "hudsucker_node_state{pool=\"web\",node=\"n1\",state=\"silent\"} 1",
-           "hudsucker_node_state{pool=\"web\",node=\"n1\",state=\"up\"} 0",
-           "hudsucker_node_usable{pool=\"web\",node=\"n1\"} 1",
-           "hudsucker_node_last_beacon_age_seconds{pool=\"web\",node=\"n1\"} 4",
+           "hudsucker_node_resumed_total{node=\"n1\"} 49",
+           "hudsucker_node_connections_active{node=\"n1\"} 7",
+           "hudsucker_node_state{node=\"n1\",state=\"silent\"} 1",
+           "hudsucker_node_state{node=\"n1\",state=\"up\"} 0",
+           "hudsucker_node_usable{node=\"n1\"} 1",
+           "hudsucker_node_received_bytes_total{node=\"n1\"} 2002",
+           "hudsucker_node_last_beacon_timestamp_seconds{node=\"n1\"} 1999999996",
+           "hudsucker_pool_node_info{pool=\"web\",node=\"n1\"} 1",
+           "hudsucker_pool_node_info{pool=\"mail\",node=\"n1\"} 1",
+           "hudsucker_pool_nodes{pool=\"web\",state=\"silent\"} 1",
+           "hudsucker_pool_nodes{pool=\"web\",state=\"up\"} 0",
+           "hudsucker_pool_bytes_total{pool=\"web\",direction=\"client_to_node\"} 20",
+           "hudsucker_pool_connect_duration_seconds_bucket{pool=\"web\",le=\"0.001024\"} 0",
+           "hudsucker_pool_connect_duration_seconds_bucket{pool=\"web\",le=\"0.002048\"} 2",
+           "hudsucker_pool_connect_duration_seconds_bucket{pool=\"web\",le=\"+Inf\"} 2",
+           "hudsucker_pool_connect_duration_seconds_sum{pool=\"web\"} 0.004",
+           "hudsucker_pool_connect_duration_seconds_count{pool=\"web\"} 2",
+           "hudsucker_listener_hello_duration_seconds_bucket{listener=\"tls\",le=\"0.000128\"} 2",
+           "hudsucker_listener_connections_active{listener=\"tls\"} 60",
+           "hudsucker_listener_connections_closed_total{listener=\"tls\",reason=\"done\"} 60",
            "hudsucker_pool_over_bound_total{pool=\"web\"} 2",
            "hudsucker_affinity_prefixes 3",
            "hudsucker_beacons_total{result=\"applied\"} 5",
            "hudsucker_reloads_total{result=\"failed\"} 1",
            "hudsucker_build_info{version=\"1.2.3\"} 1",
-           "hudsucker_uptime_seconds 90",
+           "hudsucker_config_last_reload_successful 0",
+           "hudsucker_config_last_reload_success_timestamp_seconds 1999999970",
+           "process_start_time_seconds 1999999910",
+           "# TYPE process_open_fds gauge",
        }) {
     EXPECT_NE(text.find(line + "\n"), std::string::npos) << line << "\n" << text;
   }

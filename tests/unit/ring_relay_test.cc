@@ -78,6 +78,45 @@ TEST_P(Relay, MegabytesGoBothWaysAtOnceInChunksOfAllSizes) {
   EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kDone) == 1; }));
 }
 
+// A connection may last for days: what is counted must not wait for its end.
+TEST_P(Relay, BytesAreCountedWhileTheConnectionLasts) {
+  TestBed bed(Options());
+  Peer client = bed.Client();
+  ASSERT_TRUE(client.Send(kFirst));
+  Peer node = bed.Node();
+  ASSERT_EQ(node.Receive(kFirst.size()), kFirst);
+  const std::string up = RandomBytes(3 * kMegabyte, 1), down = RandomBytes(kMegabyte + 7, 2);
+  std::thread sender([&] { EXPECT_TRUE(client.Send(up)); });
+  EXPECT_EQ(node.Receive(up.size()), up);
+  sender.join();
+  std::thread answerer([&] { EXPECT_TRUE(node.Send(down)); });
+  EXPECT_EQ(client.Receive(down.size()), down);
+  answerer.join();
+
+  const auto in = static_cast<int64_t>(kFirst.size() + up.size()), out = static_cast<int64_t>(down.size());
+  const WorkerCounters& counted = bed.counters();
+  EXPECT_TRUE(bed.Eventually([&] { return counted.bytes_in.Get() == in && counted.bytes_out.Get() == out; }, 2s));
+  EXPECT_EQ(counted.bytes_in.Get(), in);
+  EXPECT_EQ(counted.bytes_out.Get(), out);
+  EXPECT_EQ(counted.listeners[0].bytes_in.Get(), in);
+  EXPECT_EQ(counted.listeners[0].bytes_out.Get(), out);
+  EXPECT_EQ(counted.pools[0].bytes_in.Get(), in);
+  EXPECT_EQ(counted.pools[0].bytes_out.Get(), out);
+  EXPECT_EQ(counted.nodes[0].BytesIn(0), in);
+  EXPECT_EQ(counted.nodes[0].BytesOut(0), out);
+  EXPECT_EQ(counted.nodes[0].BytesIn(1), 0) << "of another node that has the slot";
+  EXPECT_EQ(counted.listeners[0].accepted.Get(), 1);
+  EXPECT_EQ(counted.active.Get(), 1) << "and it is still there";
+
+  client.Close();
+  node.Close();
+  EXPECT_TRUE(bed.Eventually([&] { return counted.active.Get() == 0; }));
+  EXPECT_EQ(counted.bytes_in.Get(), in) << "counted once";
+  int64_t ended = 0;
+  for (const Counter& closes : counted.listeners[0].closes) ended += closes.Get();
+  EXPECT_EQ(ended, 1);
+}
+
 TEST_P(Relay, AClientThatEndsItsStreamStillReceivesEverything) {
   TestBed bed(Options());
   Peer client = bed.Client();
