@@ -77,9 +77,9 @@ LogLine FormatConnection(const ConnectionRecord& record, const StatusSnapshot& n
   if (record.early_data) line.Flag("early_data", true);
   const size_t pool = Raw(record.pool);
   if (pool < names.pools.size()) {
-    // The route's number in its listener's configuration; the default pool has none.
+    // The route's number in its listener's configuration, from 1 as in error messages; the default pool has none.
     if (record.route != 0xffff) {
-      line.Number("route", record.route);
+      line.Number("route", int64_t{record.route} + 1);
     } else {
       line.Text("route", "default");
     }

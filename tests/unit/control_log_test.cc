@@ -246,7 +246,7 @@ StatusSnapshot Names() {
 
 TEST(AccessLog, AJoinedConnectionSaysWhoWhereAndWhy) {
   EXPECT_EQ(FormatConnection(JoinedRecord(), Names(), LogFormat::kLogfmt).text(),
-            "msg=connection listener=tls client=[2001:db8::7]:50123 hello=tls13 sni=www.example.com route=2 pool=web "
+            "msg=connection listener=tls client=[2001:db8::7]:50123 hello=tls13 sni=www.example.com route=3 pool=web "
             "why=ticket_prefix node=n1 offered=psk token=00c0ffee resumed=yes in=517 out=123456789012 hello_s=0.001500 "
             "connect_s=0.000250 total_s=61.000000 attempts=1 close=done");
 }
