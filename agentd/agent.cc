@@ -15,7 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "agentd/agent_key.h"
-#include "process/signals.h"
+#include "core/os/signals.h"
 
 namespace hud {
 namespace {

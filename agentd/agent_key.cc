@@ -14,7 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/fd.h"
 #include "core/secret_file.h"
-#include "process/privileges.h"
+#include "core/os/privileges.h"
 
 namespace hud {
 namespace {

@@ -13,7 +13,7 @@
 #include "agentd/agent.h"
 #include "agentd/agent_key.h"
 #include "agentd/configuration.h"
-#include "process/signals.h"
+#include "core/os/signals.h"
 
 namespace {
 

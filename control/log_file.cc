@@ -12,7 +12,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "process/privileges.h"
+#include "core/os/privileges.h"
 
 namespace hud {
 namespace {

@@ -28,8 +28,8 @@
 #include "control/reload.h"
 #include "control/status_report.h"
 #include "control/status_server.h"
-#include "process/privileges.h"
-#include "process/signals.h"
+#include "core/os/privileges.h"
+#include "core/os/signals.h"
 #include "ring/data_plane.h"
 
 namespace hud {

@@ -17,7 +17,7 @@
 #include "control/descriptor_budget.h"
 #include "control/log_file.h"
 #include "core/fd.h"
-#include "process/privileges.h"
+#include "core/os/privileges.h"
 
 namespace hud {
 namespace {

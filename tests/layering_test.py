@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Who may include whom. The folders are the architecture (ARCHITECTURE.md); this test keeps them so.
 
-ring, process -> core; control -> ring, process, core; agentd -> process, core, control/yaml; tests, perf -> all; never the
+ring, core/os -> core; control -> ring, core/os, core; agentd -> core/os, core, control/yaml; tests, perf -> all; never the
 other way.
 Run without arguments: checks the repository it lies in, then checks itself on sources that break each rule.
 """
@@ -15,12 +15,12 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAY_INCLUDE = {
     "core": {"core"},
     "ring": {"core", "ring"},
-    "process": {"core", "process"},
+    "core/os": {"core", "core/os"},
     "control/yaml": {"core", "control/yaml"},
-    "control": {"core", "ring", "process", "control", "control/yaml"},
-    "agentd": {"core", "process", "control/yaml", "agentd"},
-    "tests": {"core", "ring", "process", "control", "control/yaml", "agentd", "tests", "perf"},
-    "perf": {"core", "ring", "process", "control", "control/yaml", "agentd", "tests", "perf"},
+    "control": {"core", "ring", "core/os", "control", "control/yaml"},
+    "agentd": {"core", "core/os", "control/yaml", "agentd"},
+    "tests": {"core", "ring", "core/os", "control", "control/yaml", "agentd", "tests", "perf"},
+    "perf": {"core", "ring", "core/os", "control", "control/yaml", "agentd", "tests", "perf"},
 }
 
 # A header (or a family of them) and the only folders that may include it.
@@ -109,8 +109,9 @@ SELF_TEST = [
     ("core reads a file", "core/a.cc", "#include <fstream>", "core/ is pure"),
     ("core makes a system call", "core/a.cc", "# include <sys/socket.h>", "core/ is pure"),
     ("the owner of a descriptor may close it", "core/fd.h", "#include <unistd.h>", None),
-    ("process includes control", "process/a.cc", '#include "control/log.h"', "process may not include control"),
-    ("agentd gives up rights", "agentd/a.cc", '#include "process/privileges.h"', None),
+    ("core/os includes control", "core/os/a.cc", '#include "control/log.h"', "core/os may not include control"),
+    ("agentd gives up rights", "agentd/a.cc", '#include "core/os/privileges.h"', None),
+    ("core gives up rights", "core/a.cc", '#include "core/os/privileges.h"', "core may not include core/os"),
     ("ring logs", "ring/a.cc", "#include <spdlog/spdlog.h>", "logging belongs to"),
     ("a path that is not from the root", "core/a.cc", '#include "types.h"', "not written from the root"),
 ]

@@ -1,4 +1,4 @@
-#include "process/signals.h"
+#include "core/os/signals.h"
 
 #include <sys/signalfd.h>
 

@@ -1,4 +1,4 @@
-#include "process/privileges.h"
+#include "core/os/privileges.h"
 
 #include <grp.h>
 #include <pwd.h>
