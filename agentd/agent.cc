@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "agentd/agent_key.h"
+#include "agentd/prefix_file.h"
 #include "core/os/signals.h"
 
 namespace hud {
@@ -24,15 +25,19 @@ using Clock = std::chrono::steady_clock;
 
 constexpr Duration kHealthEvery = 1s;
 constexpr int kHealthShare = 100;  // counting connections may take this part of the loop's time at most
+constexpr int64_t kLongestKeptSeconds = 7 * 24 * 3600;
 constexpr Duration kSilenceAfter = 10s;
 constexpr Duration kLongestFarewell = 2s;
 constexpr int kComfortableQueue = 512;
+constexpr Duration kKeepEvery = 10min;  // the time for which prefixes are of use goes on
 
 uint64_t WallClockMicros() {
   return static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch())
           .count());
 }
+
+int64_t WallClockSeconds() { return static_cast<int64_t>(WallClockMicros() / 1'000'000); }
 
 std::vector<std::string> PathsOf(const std::vector<TicketKeyFileConfig>& files) {
   std::vector<std::string> paths;
@@ -62,11 +67,10 @@ void EnsureComfortableQueue() {
 
 }  // namespace
 
-Agent::Agent(AgentConfig config, bool keep)
+Agent::Agent(AgentConfig config)
     : config_(std::move(config)),
       epoch_(WallClockMicros()),
       started_(Clock::now()),
-      keep_(keep),
       now_(started_),
       key_files_(PathsOf(config_.ticket_key_files)) {
   next_health_ = next_key_file_poll_ = now_;
@@ -75,8 +79,8 @@ Agent::Agent(AgentConfig config, bool keep)
 
 Agent::~Agent() = default;
 
-absl::StatusOr<std::unique_ptr<Agent>> Agent::Make(AgentConfig config, bool keep) {
-  std::unique_ptr<Agent> agent(new Agent(std::move(config), keep));
+absl::StatusOr<std::unique_ptr<Agent>> Agent::Make(AgentConfig config) {
+  std::unique_ptr<Agent> agent(new Agent(std::move(config)));
   for (const auto step : {&Agent::AddNodes, &Agent::OpenFeeds, &Agent::OpenSignals, &Agent::StartProbes}) {
     if (absl::Status status = (agent.get()->*step)(); !status.ok()) return status;
   }
@@ -105,6 +109,7 @@ absl::Status Agent::AddNodes() {
 absl::Status Agent::OpenFeeds() {
   if (!config_.feeds.empty()) EnsureComfortableQueue();
   for (const FeedsConfig& config : config_.feeds) {
+    nodes_[config.node].agent->SetHasFeed();
     TokenJournal* journal = &nodes_[config.node].agent->journal();
     for (const Feed::Kind kind : {Feed::Kind::kSyslog, Feed::Kind::kTokens}) {
       const std::string& path = kind == Feed::Kind::kSyslog ? config.syslog : config.tokens;
@@ -142,6 +147,7 @@ void Agent::Run() {
   for (const Node& node : nodes_) spdlog::info("node {}: waiting for its server to answer", node.agent->name());
   std::vector<size_t> all(config_.ticket_key_files.size());
   for (size_t i = 0; i < all.size(); ++i) all[i] = i;
+  RestorePrefixes();
   ReadKeyFiles(all);
   sd_notify(0, "READY=1");
   while (Turn()) {
@@ -190,20 +196,35 @@ bool Agent::TakeSignals() {
   signalfd_siginfo info;
   while (::read(signals_.get(), &info, sizeof(info)) == sizeof(info)) {
     if (info.ssi_signo == SIGHUP) {
-      spdlog::info("SIGHUP: looking at the servers and the key files again");
+      spdlog::info("SIGHUP: looking at the servers, the ticket key files and the beacon keys again");
+      ReadBeaconKeys();
       LookNow();
       continue;
     }
     const int signal = static_cast<int>(info.ssi_signo);
-    if (signal != SIGTERM && signal != SIGINT && signal != SIGUSR1) {
+    if (signal != SIGTERM && signal != SIGINT && signal != SIGUSR1 && signal != SIGUSR2) {
       spdlog::warn("ignored {} of process {} (user {}): it has no meaning here, --help says which have", SignalName(signal),
                    info.ssi_pid, info.ssi_uid);
       continue;
     }
-    keep_ |= signal == SIGUSR1;
+    drain_ = signal == SIGUSR2;
     return false;
   }
   return true;
+}
+
+// A node's key may be changed without a gap: while the proxies' keys files have both, nobody misses the node.
+void Agent::ReadBeaconKeys() {
+  for (const AgentNodeConfig& node : config_.nodes) {
+    const absl::StatusOr<AgentKey> key = ReadAgentKey(node.key_path, node.name);
+    if (!key.ok()) {
+      spdlog::warn("{}; the key that was read before stays in use", std::string(key.status().message()));
+      continue;
+    }
+    bool is_new = false;
+    for (ProxyLink& proxy : proxies_) is_new |= proxy.SetKey(*key);
+    if (is_new) spdlog::info("node {}: speaks with its new key from now on", node.name);
+  }
 }
 
 void Agent::LookNow() {
@@ -223,6 +244,7 @@ void Agent::ReadFeeds() {
   feed_has_more_ = false;
   for (Feed& feed : feeds_) {
     feed_has_more_ |= feed.Read(now_);
+    if (const std::string count = feed.TakeCount(now_); !count.empty()) spdlog::info("{}", count);
     if (const std::string complaint = feed.TakeComplaint(now_); !complaint.empty()) spdlog::warn("{}", complaint);
   }
 }
@@ -251,6 +273,7 @@ void Agent::MeasureHealth() {
   for (Node& node : nodes_) node.agent->SetHealth(load, pressure, node.connections.Count());
   next_health_ = now_ + std::max<Duration>(kHealthEvery, kHealthShare * (Clock::now() - start));
   SetReports();
+  KeepPrefixes();
   TellSupervisor();
 }
 
@@ -269,6 +292,19 @@ void Agent::SpeakToProxies() {
   }
 }
 
+// Which of three it is, as far as silence can tell: to whom a proxy does not know by his key it says nothing at all.
+std::string_view Agent::WhySilent(const ProxyLink& proxy, std::string_view node) const {
+  if (proxy.HeardSince(node, started_)) {
+    return "knows this node's key, and does not take its report: does the line in its keys file allow the pools and the address "
+           "that are configured here? Its log says what it refuses";
+  }
+  if (proxy.stats().refused > 0) {
+    return "does not listen there: its machine refuses the datagrams. Is it up, is this its beacons.bind?";
+  }
+  return "does not answer at all: either it is not reached (is it up, is its UDP port open?), or its keys file has no line for "
+         "this node, or another key; then its log says so";
+}
+
 // A proxy answers every report of a node that its keys file names, so within seconds each one should have answered.
 void Agent::ComplainOfSilentProxies() {
   next_silence_check_ = now_ + kSilenceAfter;
@@ -282,10 +318,44 @@ void Agent::ComplainOfSilentProxies() {
         hearing = Hearing::kHeard;
         spdlog::info("{} knows it", pair);
       } else if (std::exchange(hearing, Hearing::kComplained) == Hearing::kNotYet) {
-        spdlog::warn("{} does not answer: is it up, is its UDP port open, does its keys file have this node's line?",
-                     pair);
+        spdlog::warn("{} {}", pair, WhySilent(proxy, node.agent->name()));
       }
     }
+  }
+}
+
+void Agent::RestorePrefixes() {
+  if (config_.state_dir.empty()) return;
+  for (Node& node : nodes_) {
+    const absl::StatusOr<std::vector<KeptPrefix>> kept =
+        ReadKeptPrefixes(absl::StrCat(config_.state_dir, "/", node.agent->name(), ".prefixes"));
+    if (!kept.ok()) spdlog::warn("{}; prefixes of old ticket keys are forgotten", std::string(kept.status().message()));
+    if (!kept.ok()) continue;
+    for (const KeptPrefix& one : *kept) {
+      const int64_t left = std::clamp<int64_t>(one.until_seconds - WallClockSeconds(), 0, kLongestKeptSeconds);
+      node.agent->Restore(one.prefix, std::chrono::seconds(left), now_);
+    }
+  }
+}
+
+// Whenever they change, and now and then, for the time goes on.
+void Agent::KeepPrefixes() {
+  if (config_.state_dir.empty()) return;
+  const bool all = now_ >= next_keep_;
+  if (all) next_keep_ = now_ + kKeepEvery;
+  for (const Node& node : nodes_) {
+    std::vector<KeptPrefix> kept;
+    std::vector<TicketPrefix> prefixes;
+    for (const auto& [prefix, left] : node.agent->Keep(now_)) {
+      kept.push_back({prefix, WallClockSeconds() + std::chrono::duration_cast<std::chrono::seconds>(left).count()});
+      prefixes.push_back(prefix);
+    }
+    std::vector<TicketPrefix>& before = kept_[node.agent->name()];
+    if (prefixes.empty() || (!all && prefixes == before)) continue;
+    before = std::move(prefixes);
+    const absl::Status written =
+        WriteKeptPrefixes(absl::StrCat(config_.state_dir, "/", node.agent->name(), ".prefixes"), kept);
+    if (!written.ok()) spdlog::warn("{}; after a restart prefixes of old ticket keys are forgotten", std::string(written.message()));
   }
 }
 
@@ -309,8 +379,9 @@ void Agent::Leave() {
   sd_notify(0, "STOPPING=1");
   probes_.clear();
   TakeFindings();
-  if (keep_) {
-    spdlog::info("leaving without a word to the proxies: the nodes stay in service until they are missed");
+  KeepPrefixes();
+  if (!drain_) {
+    spdlog::info("leaving without a word to the proxies: the nodes serve on (SIGUSR2 takes them out of service)");
     return;
   }
   std::vector<std::string> dying;

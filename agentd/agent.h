@@ -20,9 +20,11 @@ namespace hud {
 
 class Agent {
  public:
-  // Reads the keys, binds the feeds, starts the probes. SIGTERM, SIGINT, SIGHUP and SIGUSR1 are blocked from here on.
-  // `keep`: leave without DYING at SIGTERM, as SIGUSR1 always does.
-  static absl::StatusOr<std::unique_ptr<Agent>> Make(AgentConfig config, bool keep);
+  // Reads the keys, binds the feeds, starts the probes. The signals that it knows are blocked from here on:
+  //   SIGTERM, SIGINT, SIGUSR1  the agent ends, and says nothing: its nodes serve on
+  //   SIGUSR2                   takes the nodes out of service (DYING), and ends
+  //   SIGHUP                    looks at servers, key files and beacon keys again
+  static absl::StatusOr<std::unique_ptr<Agent>> Make(AgentConfig config);
   ~Agent();
 
   // Until a signal ends it.
@@ -34,7 +36,7 @@ class Agent {
     ConnectionCounter connections;
   };
 
-  explicit Agent(AgentConfig config, bool keep);
+  explicit Agent(AgentConfig config);
   absl::Status AddNodes();
   absl::Status OpenFeeds();
   absl::Status StartProbes();
@@ -49,7 +51,11 @@ class Agent {
   void MeasureHealth();
   void SpeakToProxies();
   void ComplainOfSilentProxies();
+  std::string_view WhySilent(const ProxyLink& proxy, std::string_view node) const;
+  void ReadBeaconKeys();
   void TellNews();
+  void RestorePrefixes();
+  void KeepPrefixes();
   void TellSupervisor();
   void SetReports();
   void LookNow();
@@ -58,7 +64,7 @@ class Agent {
   const AgentConfig config_;
   const uint64_t epoch_;
   const Instant started_;
-  bool keep_;
+  bool drain_ = false;  // leave with a DYING
   Instant now_;
   Fd signals_;
   std::vector<Node> nodes_;            // in the order of config_.nodes
@@ -71,6 +77,8 @@ class Agent {
   std::unique_ptr<ProbeMailbox> mailbox_;
   std::vector<std::unique_ptr<ProbeThread>> probes_;  // destroyed first: they post to the mailbox
   Instant next_health_, next_key_file_poll_, next_silence_check_;
+  Instant next_keep_{};
+  std::map<std::string, std::vector<TicketPrefix>> kept_;  // of each node, as last written
   std::string last_status_;
 };
 

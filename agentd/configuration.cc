@@ -15,6 +15,7 @@ namespace {
 
 constexpr size_t kMaxNamesPerProbe = 32;
 constexpr Duration kLongest = std::chrono::hours(24);
+constexpr Duration kUsualMostEvery = 1s;  // a third of a proxy's usual dead_after
 
 class Reader {
  public:
@@ -27,7 +28,17 @@ class Reader {
     ReadProbes(root);
     ReadTicketKeyFiles(root);
     ReadFeeds(root);
-    root.Get("beacon").Get("every").ReadDuration(&config_.beacon_every, 100ms, 60s);
+    const YamlValue state_dir = root.Get("state_dir");
+    if (state_dir.ReadString(&config_.state_dir) && config_.state_dir.front() != '/') {
+      state_dir.Error("give an absolute path, like /var/lib/hud-agentd");
+    }
+    const YamlValue every = root.Get("beacon").Get("every");
+    every.ReadDuration(&config_.beacon_every, 100ms, 60s);
+    if (config_.beacon_every > kUsualMostEvery) {
+      config_.warnings.push_back(absl::StrCat(document_.path(), ":", every.place().line, ": beacon.every: a proxy calls a node ",
+                                              "silent after its beacons.dead_after, 3s unless configured; say at least three ",
+                                              "times in it, or raise dead_after there"));
+    }
     if (absl::Status status = document_.Finish(); !status.ok()) return status;
     return std::move(config_);
   }
@@ -260,7 +271,7 @@ class Reader {
 
   void ReadSocketPath(const YamlValue& value, std::string* path) {
     if (!value.ReadString(path)) return;
-    if (path->front() != '/') value.Error("give an absolute path, like /run/hudsucker/n1.syslog");
+    if (path->front() != '/') value.Error("give an absolute path, like /run/hud-agentd/n1.syslog");
     if (path->size() >= sizeof(sockaddr_un::sun_path)) value.Error("a socket's path has at most 107 bytes");
     if (!socket_paths_.insert(*path).second)
       value.Error(absl::StrCat(*path, " is used twice; each feed needs its own"));

@@ -60,6 +60,8 @@ struct AgentConfig {
   std::vector<TicketKeyFileConfig> ticket_key_files;
   std::vector<FeedsConfig> feeds;          // at most one a node
   Duration beacon_every = 1s;
+  std::string state_dir;                   // empty: nothing is kept over a restart
+  std::vector<std::string> warnings;       // what is allowed and may be meant otherwise, "FILE:LINE: …"
 };
 
 inline constexpr size_t kMaxAgentNodes = 64;

@@ -11,6 +11,7 @@ namespace {
 constexpr size_t kDatagramsPerTurn = 256;
 constexpr size_t kSampleBytes = 80;
 constexpr Duration kComplainEvery = std::chrono::minutes(1);
+constexpr Duration kCountEvery = std::chrono::hours(1);
 
 }  // namespace
 
@@ -41,6 +42,7 @@ void Feed::TakeDatagram(std::string_view datagram, bool truncated, Instant now) 
 
 void Feed::TakeLine(std::string_view line, Instant now) {
   FeedToken token;
+  if (kind_ == Kind::kSyslog) stats_.several_fields += HasSeveralFields(line);
   switch (kind_ == Kind::kSyslog ? ParseSyslogLine(line, token) : ParseTokenLine(line, token)) {
     case FeedVerdict::kNoSession:
       ++stats_.without_session;
@@ -69,7 +71,20 @@ void Feed::Reject(std::string_view line) {
   if (rejected_sample_.empty()) rejected_sample_ = "(empty)";
 }
 
+std::string Feed::TakeCount(Instant now) {
+  if (stats_.added == added_told_ || now < next_count_) return {};
+  next_count_ = now + kCountEvery;
+  added_told_ = stats_.added;
+  return absl::StrCat(path_, ": ", stats_.added, stats_.added == 1 ? " session id has" : " session ids have", " come so far");
+}
+
 std::string Feed::TakeComplaint(Instant now) {
+  if (stats_.several_fields != several_told_ && now >= next_complaint_) {
+    next_complaint_ = now + kComplainEvery;
+    several_told_ = stats_.several_fields;
+    return absl::StrCat(path_, ": ", stats_.several_fields, " lines so far have more than one hud_session=; the last one counts. ",
+                        "A client can write one into its request: put the field behind all that clients control");
+  }
   if (rejected_sample_.empty() || now < next_complaint_) return {};
   next_complaint_ = now + kComplainEvery;
   const std::string sample = std::exchange(rejected_sample_, {});

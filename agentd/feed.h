@@ -16,7 +16,7 @@ class Feed {
  public:
   enum class Kind : uint8_t { kSyslog, kTokens };
   struct Stats {
-    uint64_t datagrams = 0, added = 0, removed = 0, without_session = 0, rejected = 0;
+    uint64_t datagrams = 0, added = 0, removed = 0, without_session = 0, rejected = 0, several_fields = 0;
   };
 
   // `group`: may write to it, too; empty: the agent's own. `ttl`: of tokens that do not say their own.
@@ -30,7 +30,9 @@ class Feed {
   Kind kind() const { return kind_; }
   const std::string& path() const { return path_; }
   const Stats& stats() const { return stats_; }
-  // A sentence on lines that were rejected, at most once a minute; empty: nothing to say.
+  // How many ids have come, when that is news: the first one, and then once an hour; empty: it is not.
+  std::string TakeCount(Instant now);
+  // A sentence on lines that were rejected, or that name two sessions, at most once a minute; empty: nothing to say.
   std::string TakeComplaint(Instant now);
 
  private:
@@ -48,6 +50,9 @@ class Feed {
   Stats stats_;
   std::string rejected_sample_;  // the first part of the first line since the last complaint, printable
   Instant next_complaint_{};
+  uint64_t several_told_ = 0;
+  uint64_t added_told_ = 0;
+  Instant next_count_{};
 };
 
 }  // namespace hud

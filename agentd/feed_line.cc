@@ -12,9 +12,11 @@ constexpr std::string_view kField = "hud_session=";
 
 bool IsBoundary(char c) { return std::string_view(" \t\"',\r\n\0", 8).find(c) != std::string_view::npos; }
 
-// The value of the first field of that name; the name must not be the tail of a longer word.
+// The value of the last field of that name: what stands before it may be a client's own words, like a name or a path. The
+// field's name must not be the tail of a longer word.
 std::optional<std::string_view> FindField(std::string_view line) {
-  for (size_t at = line.find(kField); at != std::string_view::npos; at = line.find(kField, at + 1)) {
+  for (size_t at = line.rfind(kField); at != std::string_view::npos;
+       at = at == 0 ? std::string_view::npos : line.rfind(kField, at - 1)) {
     if (at > 0 && !IsBoundary(line[at - 1])) continue;
     const std::string_view rest = line.substr(at + kField.size());
     return rest.substr(0, static_cast<size_t>(std::find_if(rest.begin(), rest.end(), IsBoundary) - rest.begin()));
@@ -59,6 +61,11 @@ std::string_view TakeWord(std::string_view& rest) {
 }
 
 }  // namespace
+
+bool HasSeveralFields(std::string_view line) {
+  const size_t first = line.find(kField);
+  return first != std::string_view::npos && line.find(kField, first + 1) != std::string_view::npos;
+}
 
 FeedVerdict ParseSyslogLine(std::string_view line, FeedToken& token) {
   token = {};

@@ -1,7 +1,7 @@
 // The two text formats by which servers and applications on this machine tell the agent whose a session is.
 // Pure parsers: a line comes in, a verdict comes out. Grammar:
 //
-//   syslog   = anything, then the first field  "hud_session=" ID, where the field begins the line or follows a space, a
+//   syslog   = anything, then the last field  "hud_session=" ID, where the field begins the line or follows a space, a
 //              quote or a comma, and ends at one of these or at the line's end; or, in a line without such a field,
 //              [header ": "] ID  where nothing but the id follows the last ": " of the line.
 //   ID       = HEX | "-" | ""                              no id: the request had no TLS session; skipped, not an error
@@ -39,6 +39,8 @@ enum class FeedVerdict : uint8_t {
   kRejected,   // not in the format
 };
 
+// True if the field's name stands there twice: a client wrote one into its request, or the log format has two.
+bool HasSeveralFields(std::string_view line);
 FeedVerdict ParseSyslogLine(std::string_view line, FeedToken& token);
 FeedVerdict ParseTokenLine(std::string_view line, FeedToken& token);
 

@@ -5,11 +5,14 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdlib>
 #include <iostream>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "absl/strings/str_split.h"
 #include "agentd/agent.h"
 #include "agentd/agent_key.h"
 #include "agentd/configuration.h"
@@ -19,6 +22,14 @@ namespace {
 
 constexpr int kBadConfiguration = 1;
 constexpr int kUsage = 2;
+
+constexpr std::string_view kFooter = R"(Signals:
+  SIGTERM, SIGINT   end without a word to the proxies: the nodes serve on, and an agent that is started again within half of
+                    the proxies' beacons.dead_after is not missed (SIGUSR1 does the same)
+  SIGUSR2           take the nodes out of service: no new connections, those there are may go on; then end
+  SIGHUP            look at the servers, the ticket key files and the beacon keys again, not at the YAML file
+  others that would end the process (SIGQUIT, SIGALRM, …) are ignored, with a word in the log
+)";
 
 // Started with a standard descriptor closed, a socket would take its number, and messages would go into it.
 void OccupyStandardDescriptors() {
@@ -30,7 +41,9 @@ void OccupyStandardDescriptors() {
 }
 
 int Complain(const absl::Status& status) {
-  std::cerr << "hud-agentd: " << status.message() << "\n";
+  for (absl::string_view line : absl::StrSplit(status.message(), '\n', absl::SkipEmpty())) {
+    std::cerr << "hud-agentd: " << line << "\n";
+  }
   return kBadConfiguration;
 }
 
@@ -87,16 +100,21 @@ int Check(const std::string& path) {
   if (!config.ok()) return Complain(config.status());
   const std::vector<absl::Status> found = CheckFiles(*config);
   for (const absl::Status& status : found) Complain(status);
+  for (const std::string& warning : config->warnings) std::cerr << "hud-agentd: warning: " << warning << "\n";
   if (!found.empty()) return kBadConfiguration;
   std::cout << path << ": good; " << config->nodes.size() << " nodes, " << config->proxies.size() << " proxies\n";
   return 0;
 }
 
-int Run(const std::string& path, bool keep) {
+int Run(const std::string& path) {
   hud::HoldSignals();
   absl::StatusOr<hud::AgentConfig> config = hud::ReadAgentConfig(path);
   if (!config.ok()) return Complain(config.status());
-  absl::StatusOr<std::unique_ptr<hud::Agent>> agent = hud::Agent::Make(*std::move(config), keep);
+  for (const std::string& warning : config->warnings) spdlog::warn("{}", warning);
+  if (const char* state = std::getenv("STATE_DIRECTORY"); config->state_dir.empty() && state != nullptr) {
+    config->state_dir = std::string(absl::string_view(state).substr(0, absl::string_view(state).find(':')));  // systemd may name several
+  }
+  absl::StatusOr<std::unique_ptr<hud::Agent>> agent = hud::Agent::Make(*std::move(config));
   if (!agent.ok()) return Complain(agent.status());
   (*agent)->Run();
   return 0;
@@ -111,15 +129,15 @@ int main(int argc, char** argv) {
   spdlog::set_default_logger(std::move(logger));
 
   CLI::App app("The agent of the Hudsucker proxy: runs beside TLS servers and tells proxies about them.");
+  app.footer(std::string(kFooter));
   std::string config_path, check_path;
   bool keep = false;
   KeygenOptions key;
   auto* config = app.add_option("--config", config_path, "run with this YAML file")->type_name("FILE");
   auto* check =
       app.add_option("--check", check_path, "say all that is wrong with this YAML file, and end")->type_name("FILE");
-  app.add_flag("--keep", keep,
-               "at SIGTERM leave without saying DYING, so that the nodes stay in service while the agent "
-               "is restarted (SIGUSR1 does the same once)");
+  app.set_version_flag("--version", std::string("hud-agentd ") + HUD_VERSION);
+  app.add_flag("--keep", keep, "what SIGTERM does anyway: leave the nodes in service")->group("");
   config->excludes(check);
   auto* keygen = app.add_subcommand("keygen", "make a node's key: writes ./NAME.key and prints the proxy's line");
   keygen->add_option("name", key.name, "the node")->required()->type_name("NAME");
@@ -148,7 +166,7 @@ int main(int argc, char** argv) {
 
   if (keygen->parsed()) return Keygen(key);
   if (!check_path.empty()) return Check(check_path);
-  if (!config_path.empty()) return Run(config_path, keep);
+  if (!config_path.empty()) return Run(config_path);
   std::cerr << "hud-agentd: nothing to do; give --config FILE, --check FILE, or 'keygen NAME --pools POOL --addresses ADDRESS' (--help says more)\n";
   return kBadConfiguration;
 }

@@ -31,10 +31,13 @@ std::string Abbreviate(const std::vector<TicketPrefix>& prefixes) {
 }
 
 // What to do about a server of this kind, in words that fit what is configured.
-std::string Describe(const ProbeFinding& finding) {
+std::string Describe(const ProbeFinding& finding, bool has_feed) {
   std::string text(Explain(finding.verdict.kind));
+  if (finding.verdict.kind == TicketKind::kStateful && has_feed) {
+    text = "stateful: every session has an id of its own, which the configured feed has to bring";
+  }
   if (!finding.verdict.prefixes.empty()) absl::StrAppend(&text, " (", Abbreviate(finding.verdict.prefixes), ")");
-  if (finding.verdict.kind == TicketKind::kStateful) absl::StrAppend(&text, " (feeds.syslog or feeds.tokens)");
+  if (finding.verdict.kind == TicketKind::kStateful && !has_feed) absl::StrAppend(&text, " (feeds.syslog or feeds.tokens)");
   if (finding.verdict.kind == TicketKind::kStateful && finding.version == TlsVersion::kTls13) {
     absl::StrAppend(&text, "; let the server issue one ticket a session (nginx: ssl_conf_command NumTickets 1;)");
   }
@@ -96,7 +99,7 @@ void NodeAgent::ApplyFinding(size_t probe, const ProbeFinding& finding, Instant 
         lifetimes_[source] = finding.verdict.lifetime_seconds;
         ledger_.Replace(source, finding.verdict.prefixes, TicketLifetime(), now);
       }
-      said = Describe(finding);
+      said = Describe(finding, has_feed_);
       break;
     case SessionEnd::kVersionRefused:
       ledger_.Replace(source, {}, TicketLifetime(), now);
@@ -134,6 +137,19 @@ void NodeAgent::Apply(const std::string& path, const std::vector<TicketPrefix>& 
   if (!ledger_.Replace(absl::StrCat("file ", path), names, TicketLifetime(), now)) return;
   Say(false,
       absl::StrCat(path, ": ", names.size(), " key name", names.size() == 1 ? "" : "s", " (", Abbreviate(names), ")"));
+}
+
+std::vector<std::pair<TicketPrefix, Duration>> NodeAgent::Keep(Instant now) const {
+  std::vector<std::pair<TicketPrefix, Duration>> kept;
+  for (const TicketPrefix& prefix : ledger_.Advertised(now)) {
+    kept.emplace_back(prefix, ledger_.UsefulUntil(prefix, TicketLifetime(), now) - now);
+  }
+  return kept;
+}
+
+void NodeAgent::Restore(const TicketPrefix& prefix, Duration left, Instant now) {
+  const Duration longest = std::chrono::seconds(kLongestLifetimeSeconds);
+  if (left > Duration(0)) ledger_.Restore(prefix, now + std::min(left, longest));
 }
 
 Duration NodeAgent::TicketLifetime() const {

@@ -23,6 +23,9 @@ class NodeAgent {
   void Apply(const ProbeReport& report, Instant now);
   // What a ticket key file holds now. Names that it no longer holds stay advertised for a ticket's lifetime.
   void Apply(const std::string& path, const std::vector<TicketPrefix>& names, Instant now);
+  // Prefixes for the file that outlives the agent, with the time that they are still of use; and back again.
+  std::vector<std::pair<TicketPrefix, Duration>> Keep(Instant now) const;
+  void Restore(const TicketPrefix& prefix, Duration left, Instant now);
   void SetHealth(uint16_t load_permille, uint16_t cpu_pressure_permille, std::optional<uint32_t> connections);
 
   // Every probe succeeds now. The first time this is true, the node may be announced.
@@ -32,6 +35,7 @@ class NodeAgent {
   TokenJournal& journal() { return journal_; }
   const TokenJournal& journal() const { return journal_; }
   const std::string& name() const { return config_.name; }
+  void SetHasFeed() { has_feed_ = true; }
 
   struct News {
     bool warning = false;
@@ -58,6 +62,7 @@ class NodeAgent {
   TokenJournal journal_;
   NodeHealth health_;
   bool announced_ = false;
+  bool has_feed_ = false;  // exact feeds are configured
   std::vector<News> news_;
 };
 

@@ -29,6 +29,18 @@ bool PrefixLedger::Replace(const std::string& source, std::span<const TicketPref
   return Advertised(now) != before;
 }
 
+void PrefixLedger::Restore(const TicketPrefix& prefix, Instant until) {
+  const bool known = std::any_of(retired_.begin(), retired_.end(), [&](const Retired& old) { return old.prefix == prefix; });
+  if (known || IsCurrent(prefix) || retired_.size() >= limits::kMaxPrefixesPerNode) return;
+  retired_.push_back({prefix, until});
+}
+
+Instant PrefixLedger::UsefulUntil(const TicketPrefix& prefix, Duration lifetime, Instant now) const {
+  if (IsCurrent(prefix)) return now + lifetime;
+  const auto old = std::find_if(retired_.begin(), retired_.end(), [&](const Retired& r) { return r.prefix == prefix; });
+  return old != retired_.end() ? old->until : now;
+}
+
 std::vector<TicketPrefix> PrefixLedger::Advertised(Instant now) const {
   std::vector<TicketPrefix> all;
   const auto add = [&](const TicketPrefix& prefix) {

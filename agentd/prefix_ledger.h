@@ -18,6 +18,11 @@ class PrefixLedger {
   // True if the set that is advertised changed.
   bool Replace(const std::string& source, std::span<const TicketPrefix> current, Duration lifetime, Instant now);
 
+  // Advertised until then, unless a source sees it again: what an earlier run of the agent knew.
+  void Restore(const TicketPrefix& prefix, Instant until);
+  // Until when a prefix that is advertised is of use; a current one as if its source lost it now.
+  Instant UsefulUntil(const TicketPrefix& prefix, Duration lifetime, Instant now) const;
+
   // At most kMaxPrefixesPerNode: the current ones in the order of their sources, then the retired that live longest.
   std::vector<TicketPrefix> Advertised(Instant now) const;
   bool IsCurrent(const TicketPrefix& prefix) const;

@@ -25,6 +25,8 @@ void ProxyLink::AddNode(const AgentKey& key, uint64_t epoch, const TokenJournal*
   senders_[key.node] = std::make_unique<BeaconSender>(key, epoch, journal, every);
 }
 
+bool ProxyLink::SetKey(const AgentKey& key) { return senders_.find(key.node)->second->SetKey(key); }
+
 void ProxyLink::SetReport(std::string_view node, const NodeReport& report) {
   HUD_CHECK(senders_.find(node)->second->SetReport(report).ok());  // ParseAgentConfig refuses what cannot be sent
 }
@@ -96,6 +98,10 @@ Instant ProxyLink::NextDeadline() const {
   for (const auto& [node, sender] : senders_) next = std::min(next, sender->NextDeadline());
   // Without a socket what is due cannot be sent: it is dropped once in each interval, not in a busy loop.
   return socket_ ? next : std::max(next, open_again_);
+}
+
+bool ProxyLink::HeardSince(std::string_view node, Instant since) const {
+  return senders_.find(node)->second->HeardSince(since);
 }
 
 bool ProxyLink::Confirmed(std::string_view node) const { return senders_.find(node)->second->Confirmed(); }

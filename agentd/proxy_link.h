@@ -23,6 +23,8 @@ class ProxyLink {
   explicit ProxyLink(const SocketAddress& proxy) : proxy_(proxy) {}
 
   void AddNode(const AgentKey& key, uint64_t epoch, const TokenJournal* journal, Duration every);
+  // The node's key from now on; true if it is another one.
+  bool SetKey(const AgentKey& key);
   void SetReport(std::string_view node, const NodeReport& report);
   // Nodes that were never announced have nothing to take back.
   void Die(std::string_view node, Instant now);
@@ -34,6 +36,8 @@ class ProxyLink {
   // Sends what is due, a bounded number of datagrams.
   void Send(Instant now);
   Instant NextDeadline() const;
+  // Has a valid answer for this node come since then?
+  bool HeardSince(std::string_view node, Instant since) const;
   // Does the proxy know this node?
   bool Confirmed(std::string_view node) const;
 

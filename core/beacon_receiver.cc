@@ -33,8 +33,13 @@ constexpr Duration kAlarmEach = 250ms;
 constexpr int64_t kAlarmBurst = 8;
 constexpr Duration kSameAlarmAgain = 10s;
 
-enum class Alarm : uint8_t { kSecondEpoch, kLowerEpoch, kPool, kAddress, kMalformed, kQuota, kWeight, kKey };
+enum class Alarm : uint8_t { kSecondEpoch, kLowerEpoch, kPool, kAddress, kMalformed, kQuota, kWeight, kSlow };
 constexpr size_t kAlarmKinds = 8;
+constexpr int kTellingGaps = 3;
+// Of senders that have not shown a right key there may be any number: one line in so much time for all of them.
+constexpr Duration kStrangerAlarmAgain = 10s;
+
+double ToSeconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
 
 // Names are hashed before they are authenticated, but only looked up: a sender cannot add one.
 struct NameHash {
@@ -123,6 +128,9 @@ struct Peer {
   RateLimit token_items{kTokenEach, kTokenBurst};
   RateLimit challenges_to_newest{kChallengeEach, kChallengeBurst};
   RateLimit challenges{kChallengeEach, kChallengeBurst};
+  uint64_t rival_epoch = 0;  // the last one that was refused because another is alive
+  Instant rival_since{};
+  int long_gaps = 0;         // reports in a row that came only after `dead_after`
   std::pair<uint64_t, uint64_t> newest_challenged{};  // epoch and time of sending
   std::array<Instant, kAlarmKinds> last_alarm;
 
@@ -172,8 +180,24 @@ struct BeaconReceiver::Impl {
     alarms.push_back(absl::StrCat("node ", peer.node, ": ", what));
   }
 
+  // Half of `dead_after`, so that an agent which restarts speaks for its node again before that is missed.
   bool IsAlive(const Peer& peer, Instant now) const {
-    return peer.epoch.number != 0 && !peer.epoch.dying && now - peer.epoch.last_valid < dead_after;
+    return peer.epoch.number != 0 && !peer.epoch.dying && now - peer.epoch.last_valid < dead_after / 2;
+  }
+
+  // Does the first one speak on, after the second was first heard? Only then there are two, and it is no restart.
+  bool AreTwo(Peer& peer, uint64_t second, Instant now) {
+    if (peer.rival_epoch != second) peer.rival_epoch = second, peer.rival_since = now;
+    return peer.epoch.last_valid > peer.rival_since;
+  }
+
+  void TellStranger(Instant now, std::string what) {
+    ++strangers;
+    if (stranger_told != Instant::min() && now - stranger_told < kStrangerAlarmAgain) return;
+    stranger_told = now;
+    if (strangers > 1) absl::StrAppend(&what, " (", strangers, " such datagrams since the last word on it)");
+    strangers = 0;
+    alarms.push_back(std::move(what));
   }
 
   void Answer(const Question& q, BeaconType type, Bytes body, BeaconAnswer* answer) {
@@ -231,10 +255,10 @@ struct BeaconReceiver::Impl {
     }
     if (IsAlive(peer, q.now)) {
       ++stats.second_epoch;
+      if (!AreTwo(peer, number, q.now)) return false;
       RaiseAlarm(peer, Alarm::kSecondEpoch, q.now,
                  absl::StrCat("a second agent (epoch ", number, ") speaks from ", q.from.ToString(), " while epoch ",
-                              peer.epoch.number, " is alive; refused until that one is silent. After a restart of the "
-                              "agent this is normal, and over in a moment; if it stays, two agents share one key"));
+                              peer.epoch.number, " is alive; refused until that one is silent. Two agents share one key"));
       return false;
     }
     // The first is silent or has said that it dies. This datagram may be one that was refused while it lived, and recorded: only who
@@ -310,8 +334,16 @@ struct BeaconReceiver::Impl {
   }
 
   // A node that was silent for `dead_after` may have been declared dead, and its tokens withdrawn: ask for all of them.
-  void NoteReport(Epoch& epoch, Instant now) {
-    if (epoch.has_report && now - epoch.last_report >= dead_after) epoch.ForgetTokens();
+  void NoteReport(Peer& peer, Instant now) {
+    Epoch& epoch = peer.epoch;
+    const bool was_missed = epoch.has_report && now - epoch.last_report >= dead_after;
+    if (was_missed) epoch.ForgetTokens();
+    peer.long_gaps = was_missed ? peer.long_gaps + 1 : 0;
+    if (peer.long_gaps >= kTellingGaps) {
+      RaiseAlarm(peer, Alarm::kSlow, now,
+                 absl::StrCat("its agent speaks every ", ToSeconds(now - epoch.last_report), " s only, and is called silent after ",
+                              ToSeconds(dead_after), " s: set the agent's beacon.every to a third of beacons.dead_after or less"));
+    }
     epoch.has_report = true;
     epoch.last_report = now;
   }
@@ -333,7 +365,7 @@ struct BeaconReceiver::Impl {
     ++stats.applied;
     epoch.newest_report = std::max(epoch.newest_report, q.envelope.sequence);
     if (!epoch.assembly.IsComplete()) return false;  // and no SYNC: the agent is not heard until all of it is
-    NoteReport(epoch, q.now);
+    NoteReport(q.peer, q.now);
     Sync(q, answer);
     event->kind = q.envelope.type == BeaconType::kAlive ? BeaconEvent::Kind::kAlive : BeaconEvent::Kind::kStillHere;
     event->report = epoch.assembly.Whole();
@@ -439,6 +471,8 @@ struct BeaconReceiver::Impl {
     const auto peer = peers.find(envelope->node);
     if (peer == peers.end()) {
       ++stats.unknown_node;
+      TellStranger(now, absl::StrCat("node ", std::string(envelope->node), ": beacons come from ", from.ToString(),
+                                     ", and the keys file has no line for this node; dropped"));
       return false;
     }
     // The key id is no secret and no proof; comparing it first spares the hash for an agent that has an old key.
@@ -448,6 +482,8 @@ struct BeaconReceiver::Impl {
     });
     if (credential == credentials.end()) {
       ++stats.bad_mac;
+      TellStranger(now, absl::StrCat("node ", peer->second->node, ": beacons come from ", from.ToString(),
+                                     ", and are not signed with its key in the keys file; dropped. Was one of the two changed?"));
       return false;
     }
     return HandleAuthentic({datagram, *envelope, from, now, *peer->second, *credential}, event, answer);
@@ -499,6 +535,8 @@ struct BeaconReceiver::Impl {
   std::vector<SocketAddress> our_addresses;
   BeaconStats stats;
   std::vector<std::string> alarms;
+  Instant stranger_told = Instant::min();
+  uint64_t strangers = 0;
   RateLimit alarm_rate{kAlarmEach, kAlarmBurst};
 };
 

@@ -302,8 +302,8 @@ struct BeaconSender::Impl {
                                                     : HandleSync(*envelope, ReadSyncBody(body), now);
   }
 
-  const AgentKey key;
-  const BeaconMac mac;
+  AgentKey key;
+  BeaconMac mac;
   const TokenJournal* const journal;
   const Duration every;
 
@@ -348,6 +348,14 @@ absl::Status BeaconSender::SetReport(NodeReport report) {
   impl_->has_report = true;
   impl_->report = std::move(report);
   return absl::OkStatus();
+}
+
+bool BeaconSender::SetKey(const AgentKey& key) {
+  HUD_CHECK(key.node == impl_->key.node);
+  if (key.secret == impl_->key.secret) return false;
+  impl_->key = key;
+  impl_->mac = BeaconMac(key.secret);
+  return true;
 }
 
 void BeaconSender::Die(Instant now) {

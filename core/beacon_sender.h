@@ -21,6 +21,8 @@ class BeaconSender {
   // What the next ALIVE / STILL_HERE says; it goes out at once if it says something new beyond load figures. Until the
   // first call nothing is sent. An error says why this report can never be sent; the one before stays.
   absl::Status SetReport(NodeReport report);
+  // Another key of the same node, from now on; true if it is one. What the proxy knows of the node it knows under either key.
+  bool SetKey(const AgentKey& key);
   // From now on only kDying is sent: three times, then nothing.
   void Die(Instant now);
   bool DoneDying() const;

@@ -79,11 +79,11 @@ def ticket_name(address, version):
 class Watched:
     """A node's agent, and the proxy that listens to it."""
 
-    def __init__(self, stage, address, name="n1", **options):
-        self.name = name
-        self.key, _ = make_key(stage, name)
+    def __init__(self, stage, address, node="n1", key=None, **options):
+        self.name = node
+        self.key = key or make_key(stage, node)[0]
         self.proxy = ListeningProxy(stage, self.key)
-        self.agent = Agent(stage, name, address, [self.proxy.address], self.key, **options)
+        self.agent = Agent(stage, node, address, [self.proxy.address], self.key, **options)
 
     def stop(self, how=signal.SIGTERM):
         self.agent.expected, self.agent.stop_signal = True, how
@@ -311,16 +311,38 @@ def a_stale_socket_is_replaced_and_anything_else_is_not(stage):
 
 
 @case
-def sigterm_says_dying_three_times_and_keep_says_nothing(stage):
+def sigusr2_says_dying_three_times_and_sigterm_says_nothing(stage):
     server = SServer(stage, "server")
     dying = Watched(stage, server.address, "dying")
     kept = Watched(stage, server.address, "kept")
     for watched in (dying, kept):
         wait_until(lambda w=watched: w.report().get("ready"), 10, "ready")
-    dying.stop()
-    kept.stop(signal.SIGUSR1)
+    dying.stop(signal.SIGUSR2)
+    kept.stop()
     wait_until(lambda: dying.proxy.count("dying", "DYING") == 3, 3, "three DYINGs")
     assert kept.proxy.count("kept", "DYING") == 0
+
+
+@case
+def prefixes_of_an_old_key_outlive_a_restart_of_the_agent(stage):
+    node = Nginx(stage, "node")
+    state = stage.path("state")
+    state.mkdir()
+    watched = Watched(stage, node.address, state_dir=str(state))
+    wait_until(lambda: len(watched.prefixes()) == 1, 10, "the first name")
+    old = watched.prefixes()
+    kept = state / "n1.prefixes"
+    wait_until(kept.exists, 5, "the file")
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600 and old[0].hex() in kept.read_text()
+    watched.stop()
+    node.signal(signal.SIGHUP)  # it draws new keys while nobody looks
+    wait_until(lambda: ticket_name(node.address, "-tls1_2") not in old, 10, "the new key")
+    again = Watched(stage, node.address, key=watched.key, name="again", state_dir=str(state))
+    again.wait_prefixes([ticket_name(node.address, "-tls1_2"), *old])
+    again.stop()
+    kept.write_text("nonsense\n")
+    last = Watched(stage, node.address, key=watched.key, name="last", state_dir=str(state))
+    last.wait_prefixes([ticket_name(node.address, "-tls1_2")])
 
 
 @case

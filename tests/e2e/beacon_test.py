@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+import signal
 import socket
 import subprocess
 import threading
@@ -313,20 +314,52 @@ def a_dying_node_drains_and_gets_no_new_connections(stage):
 
 
 @case
-def sigterm_makes_the_real_agent_say_dying_and_keep_does_not(stage):
+def sigusr2_takes_a_node_out_and_a_restart_of_the_agent_does_not(stage):
     names = ("n1", "n2")
     keys = {n: make_key(stage, n) for n in names}
     hudsucker = Hudsucker(stage, [{"name": "web"}], keys=[line for _, line in keys.values()])
     agents = {}
     for n in names:
-        options = ["--keep"] if n == "n2" else []
-        agents[n] = Agent(stage, n, Nginx(stage, n).address, [hudsucker.beacon_address], keys[n][0], options=options)
+        agents[n] = Agent(stage, n, Nginx(stage, n).address, [hudsucker.beacon_address], keys[n][0])
     hudsucker.wait_states({n: "up" for n in names})
+    watch = StateWatch(hudsucker, "n2")
+    agents["n1"].stop_signal = signal.SIGUSR2
     for agent in agents.values():
         assert agent.stop() == 0
         agent.expected = True
     wait_until(lambda: (hudsucker.node("n1") or {"state": "gone"})["state"] in ("draining", "down", "gone"), 1, "n1 draining at once")
-    assert hudsucker.node("n2")["state"] == "up", "--keep, and yet the node is not up"
+    again = Agent(stage, "n2", agents["n2"].config["node"]["address"], [hudsucker.beacon_address], keys["n2"][0], name="agent-n2-again")
+    time.sleep(3.5)  # longer than the silence that would be judged
+    assert watch.stop() == ["up"], f"a restart of its agent took n2 through {watch.changes}"
+    assert again.alive() and "a second agent" not in hudsucker.log()
+
+
+@case
+def a_nodes_key_is_changed_without_a_gap(stage):
+    path, old = make_key(stage, "n1")
+    old_text = path.read_text()
+    hudsucker = Hudsucker(stage, [{"name": "web"}], keys=[old])
+    node = Nginx(stage, "n1")
+    agent = Agent(stage, "n1", node.address, [hudsucker.beacon_address], path)
+    hudsucker.wait_states({"n1": "up"})
+    watch = StateWatch(hudsucker, "n1")
+    path.unlink()
+    path, new = make_key(stage, "n1")
+    assert path.read_text() != old_text
+
+    def reload_with(*lines):
+        done = hudsucker.status()["reloads"]["ok"]
+        stage.write("hudsucker.keys", "".join(lines), 0o600)
+        hudsucker.signal(signal.SIGHUP)
+        wait_until(lambda: hudsucker.status()["reloads"]["ok"] > done, 5, "the reload")
+    reload_with(old, new)
+    agent.signal(signal.SIGHUP)
+    wait_until(lambda: "speaks with its new key" in agent.log(), 5, "the agent's word")
+    reload_with(new)
+    time.sleep(3.5)
+    assert watch.stop() == ["up"], watch.changes
+    reload_with(old)  # and a key that the proxy does not have is said on both sides
+    wait_until(lambda: "not signed with its key" in hudsucker.log(), 5, "the proxy's word")
 
 
 @case
@@ -440,7 +473,7 @@ def a_node_powered_off_with_an_idle_relay_open_dies_without_flapping(stage):
             if done.returncode != 0:
                 raise Skip(f"no use of network namespaces here: {' '.join(step[1:])}: {done.stderr.strip()}")
         key = random_key()
-        hudsucker = Hudsucker(stage, [{"name": "web"}], keys=[key_line("n1", key)],
+        hudsucker = Hudsucker(stage, [{"name": "web"}], keys=[key_line("n1", key, addresses=f"{net}.2")],
                               beacons={"bind": "0.0.0.0:" + stage.address(socket.SOCK_DGRAM).split(":")[1], "dead_after": "1s"})
         # The node and its agent live on the other side of the wire.
         program = stage.write("far_node.py", f"""

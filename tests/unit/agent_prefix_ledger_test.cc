@@ -1,3 +1,4 @@
+#include "agentd/prefix_file.h"
 #include "agentd/prefix_ledger.h"
 
 #include <gmock/gmock.h>
@@ -71,6 +72,27 @@ TEST_F(Ledger, AdvertisesNoMoreThanItsBoundAndTheCurrentOnesFirst) {
   ASSERT_EQ(advertised.size(), limits::kMaxPrefixesPerNode);
   EXPECT_EQ(advertised[0], P(499));
   EXPECT_EQ(advertised[1], P(498)) << "of the retired the one that lives longest";
+}
+
+TEST(KeptPrefixes, WhatIsWrittenIsReadAndBadLinesAreLeftOut) {
+  const std::vector<KeptPrefix> kept = {{TicketPrefix::Of(std::vector<uint8_t>(16, 0xab)), 1'700'000'000},
+                                        {TicketPrefix::Of(std::vector<uint8_t>(4, 0x01)), 0}};
+  EXPECT_EQ(ParseKeptPrefixes(FormatKeptPrefixes(kept)), kept);
+  EXPECT_EQ(ParseKeptPrefixes("\n01020304\n010203 5\n01020304 -5\n01020304 5x\nzz 5\n01010101 0").size(), 1u);
+  EXPECT_TRUE(ParseKeptPrefixes(std::string(100'000, 'a')).empty());
+}
+
+TEST(KeptPrefixes, RestoredOnesAreAdvertisedUntilThen) {
+  PrefixLedger ledger;
+  const TicketPrefix old = TicketPrefix::Of(std::vector<uint8_t>(16, 1));
+  const Instant now{std::chrono::hours(1)};
+  ledger.Restore(old, now + std::chrono::seconds(10));
+  EXPECT_EQ(ledger.Advertised(now).size(), 1u);
+  EXPECT_EQ(ledger.UsefulUntil(old, std::chrono::seconds(300), now), now + std::chrono::seconds(10));
+  EXPECT_TRUE(ledger.Advertised(now + std::chrono::seconds(11)).empty());
+  ledger.Replace("probe", std::vector<TicketPrefix>{old}, std::chrono::seconds(300), now);
+  EXPECT_EQ(ledger.Advertised(now).size(), 1u);
+  EXPECT_EQ(ledger.UsefulUntil(old, std::chrono::seconds(300), now), now + std::chrono::seconds(300));
 }
 
 }  // namespace
