@@ -42,8 +42,8 @@ int Interruption::WaitForEndOf(int input) const {
 
 int Interruption::Taken() const {
   signalfd_siginfo info{};
-  ::read(signals_.get(), &info, sizeof(info));
-  return static_cast<int>(info.ssi_signo);
+  const bool taken = ::read(signals_.get(), &info, sizeof(info)) == static_cast<ssize_t>(sizeof(info));
+  return taken ? static_cast<int>(info.ssi_signo) : 0;
 }
 
 }  // namespace hud::load
