@@ -107,6 +107,8 @@ void Worker::PumpSplice(Connection& c, Side source) {
       if (errno == EAGAIN) return Stall(c, source);
       return OnSinkError(c, sink, errno);
     }
+    // splice(2) that could give only a part to the socket keeps to itself what stopped it, a reset, too.
+    if (static_cast<uint32_t>(n) < held.pipe_bytes) d.sink_error_hidden = true;
     held.pipe_bytes -= static_cast<uint32_t>(n);
     bytes_in_pipes_ -= n;
     CountBytes(c, source, static_cast<uint64_t>(n));
@@ -124,7 +126,10 @@ void Worker::PumpSplice(Connection& c, Side source) {
 
 // A direct read said 0. That is the source's FIN, or a reset that was told to a send whose completion we have not seen yet.
 void Worker::OnDirectEnd(Connection& c, Side source) {
-  if (!c.IsPending(source, Op::kSend) && !c.IsPending(source, Op::kZeroCopy)) return OnSourceEnd(c, source);
+  if (!c.IsPending(source, Op::kSend) && !c.IsPending(source, Op::kZeroCopy)) {
+    c.direction[Index(Other(source))].sink_error_hidden = true;
+    return OnSourceEnd(c, source);
+  }
   AwaitSend(c, source);
   TakeTurnLater(c, source);
 }

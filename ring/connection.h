@@ -96,6 +96,7 @@ struct Direction {
   bool heard : 1 = false;           // received since LookForHiddenEnds() last looked
   bool in_heard_list : 1 = false;
   bool said_readable : 1 = false;   // a poll did, and nothing has been read since
+  bool sink_error_hidden : 1 = false;  // perhaps: a transfer to the sink stopped short, and what stopped it told nobody else
   uint32_t buffer_length = 0;
   uint32_t discarded = 0;           // bytes thrown away in kDiscard (it is reset long before they overflow); in kFlushing,
                                     // bytes that the sink owed acknowledgements for when it was last asked

@@ -149,13 +149,13 @@ void Worker::OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t 
   const Side sink = Other(source);
   const Bytes bytes = ring_->BufferBytes(buffer).first(length);
   LentBuffer lent(*ring_, buffer);
+  NoteHeard(c, d, source);
   if (d.stream == Stream::kDiscard) {
     d.discarded += length;
     if (!ResetDiscardedSource(c, source)) Read(c, source);
     return;
   }
   c.last_activity = now_;
-  NoteHeard(c, d, source);
   if (source == Side::kNode && c.verdict_pending) ReadVerdict(c, bytes);
   const bool full_run = d.policy.SawReceive(length, ring_->buffer_size(), next == Expected::kNow);
   if (d.HoldsBytes() || c.IsPending(sink, Op::kSend)) {
@@ -226,6 +226,7 @@ void Worker::OnSent(Connection& c, Side sink, int result) {
   }
   if (!d.HoldsBytes()) return Advance(c, source);
   if (sent > 0 && d.held) d.held->vain_wakes = 0;
+  if (sent > 0 && !took_all) d.sink_error_hidden = true;
   if (!took_all) return Stall(c, source);
   SendHeld(c, source);
 }
@@ -353,6 +354,7 @@ void Worker::FreeHeldIfUnused(Direction& d) {
 void Worker::OnSourceEnd(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
   c.last_activity = now_;
+  if (c.direction[Index(Other(source))].sink_error_hidden && !FinCame(c.fd[Index(source)].get())) d.source_reset = true;
   if (d.stream == Stream::kDiscard) {
     if (d.source_reset) return Abort(c, ResetReason(source));  // both are gone
     d.stream = Stream::kFinished;
@@ -374,7 +376,10 @@ void Worker::FinishDirection(Connection& c, Side source) {
   if (d.source_reset) {
     d.stream = Stream::kFlushing;
     d.discarded = 0;
-    if (!ResetFlushedSink(c, source)) SetTimerAtMost(c, now_ + kAcknowledgedCheck);
+    if (ResetFlushedSink(c, source)) return;
+    SetTimerAtMost(c, now_ + kAcknowledgedCheck);
+    // A sink that has ended its own stream is not read: its reset would leave the acknowledgement owed for ever.
+    if (!c.IsPending(Other(source), Op::kRecv)) WatchErrors(c, Other(source));
     return;
   }
   shutdown(c.fd[Index(Other(source))].get(), SHUT_WR);
@@ -393,13 +398,14 @@ void Worker::OnSourceError(Connection& c, Side source, int error) {
 
 // The direction towards that side is over; what it said itself may still lie in our receive queue, and is read to its end.
 // EPIPE says that its FIN had come before its reset (tcp_reset() in the kernel tells the two apart by the state), or that
-// somebody else was told of the reset: the read will know. An ordinary TLS server does the first: it closes, and answers the
+// somebody else was told of the reset: the end of the read will know. An ordinary TLS server does the first: it closes, and answers the
 // client's close_notify with a reset.
 void Worker::OnSinkError(Connection& c, Side sink, int error) {
   if (IsLocalError(error)) return Abort(c, CloseReason::kLocalError);
   const Side source = Other(sink);
   Direction& from_sink = c.direction[Index(sink)];
   if (error != EPIPE && from_sink.stream == Stream::kOpen) from_sink.source_reset = true;
+  if (error == EPIPE) c.direction[Index(source)].sink_error_hidden = true;
   const bool nobody_is_left = c.direction[Index(source)].source_reset || from_sink.stream == Stream::kDiscard;
   if (nobody_is_left) return Abort(c, ResetReason(c.direction[Index(source)].source_reset ? source : sink));
   DropDirection(c, source);

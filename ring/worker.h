@@ -184,6 +184,7 @@ class Worker {
   void NoteHeard(const Connection& c, Direction& d, Side source);
   void LookForHiddenEnds();
   void LookAgain(Connection& c, Side source);
+  static bool FinCame(int fd);
 
   // bulk.cc
   void EnterBulk(Connection& c, Side source);

@@ -113,7 +113,10 @@ void Worker::OnZeroCopyResult(Connection& c, Side sink, int result) {
   }
   if (result < 0) return OnSinkError(c, sink, -result);
   c.last_activity = now_;
-  if (d.HoldsBytes()) return Stall(c, source);  // a short send: the sink is full
+  if (d.HoldsBytes()) {  // a short send: the sink is full
+    d.sink_error_hidden = true;
+    return Stall(c, source);
+  }
   FreeZeroCopyBuffers(d);
   Advance(c, source);
 }
