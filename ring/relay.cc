@@ -409,7 +409,12 @@ void Worker::OnSinkError(Connection& c, Side sink, int error) {
   const bool nobody_is_left = c.direction[Index(source)].source_reset || from_sink.stream == Stream::kDiscard;
   if (nobody_is_left) return Abort(c, ResetReason(c.direction[Index(source)].source_reset ? source : sink));
   DropDirection(c, source);
-  if (c.state == ConnectionState::kRelaying) LookAgain(c, sink);
+  if (c.state != ConnectionState::kRelaying) return;
+  LookAgain(c, sink);
+  if (WaitsForNotification(c, sink)) {  // which may take a while: what is left to read goes by copy
+    LeaveBulk(c, sink);
+    Read(c, sink);
+  }
 }
 
 void Worker::DropDirection(Connection& c, Side source) {

@@ -205,6 +205,7 @@ class Worker {
   void OnZeroCopy(Connection& c, Tag tag, const Completion& completion);
   void OnZeroCopyResult(Connection& c, Side sink, int result);
   void FreeZeroCopyBuffers(Direction& d);
+  bool WaitsForNotification(const Connection& c, Side source) const;
   bool ZeroCopyIsUseful(const Direction& d) const;
 
   // terminate.cc

@@ -24,7 +24,7 @@ bool Worker::ZeroCopyIsUseful(const Direction& d) const { return options_.zero_c
 // Precondition: every byte received has been accepted by the sink.
 void Worker::PumpZeroCopy(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
-  if (d.Held().zero_copy.size() >= kBuffersPerDirection) return WatchErrors(c, source);  // a notification goes on from here
+  if (d.Held().zero_copy.size() >= kBuffersPerDirection) return WatchErrors(c, source);  // WaitsForNotification()
   const bool forced = options_.relay_mode == RelayMode::kZeroCopy && options_.zero_copy_send && !d.zero_copy_refused;
   uint8_t* memory = forced || ZeroCopyIsUseful(d) ? zero_copy_pool_.Borrow() : nullptr;
   if (memory == nullptr) {
@@ -85,12 +85,16 @@ void Worker::OnZeroCopy(Connection& c, Tag tag, const Completion& completion) {
     d.zero_copy_copied = true;
   }
   if (c.state == ConnectionState::kTerminating) return JoinIfDone(c);
-  const bool was_full = buffers.size() >= kBuffersPerDirection;
+  const bool waited = WaitsForNotification(c, source);
   FreeZeroCopyBuffers(d);
-  const bool waits_for_buffer = was_full && buffers.size() < kBuffersPerDirection && !d.HoldsBytes() &&
-                                d.engine == Engine::kZeroCopy && d.stream == Stream::kOpen &&
-                                !c.IsPending(source, Op::kPollIn);
-  if (waits_for_buffer) Advance(c, source);
+  if (waited && buffers.size() < kBuffersPerDirection) Advance(c, source);
+}
+
+// All buffers are on their way, so nothing is read.
+bool Worker::WaitsForNotification(const Connection& c, Side source) const {
+  const Direction& d = c.direction[Index(source)];
+  return d.engine == Engine::kZeroCopy && d.stream == Stream::kOpen && d.held && d.held->zero_copy.size() >= kBuffersPerDirection &&
+         !d.HoldsBytes() && !c.IsPending(source, Op::kPollIn);
 }
 
 void Worker::OnZeroCopyResult(Connection& c, Side sink, int result) {
