@@ -346,16 +346,24 @@ int64_t ControlThread::CutByDrain() const {
 }
 
 void ControlThread::BeginReload() {
-  if (phase_ != Phase::kServing) return;
+  parts_.reports->Ask();
+  if (phase_ != Phase::kServing) return AnswerReload(false, "it is draining; nothing is loaded any more");
   if (parts_.reloader == nullptr) {
     parts_.log->Warning("SIGHUP: there is no configuration file to load; start with --config to have one");
-    return;
+    return AnswerReload(false, "there is no configuration file to load; start with --config to have one");
   }
   timespec monotonic{};
   ::clock_gettime(CLOCK_MONOTONIC, &monotonic);
   TellServiceManager(absl::StrCat("RELOADING=1\nMONOTONIC_USEC=",
                                   int64_t{monotonic.tv_sec} * 1'000'000 + monotonic.tv_nsec / 1000));
   parts_.reloader->Request();
+}
+
+void ControlThread::AnswerReload(bool ok, std::string text) {
+  parts_.reports->Answer(ok, std::move(text));
+  if (const std::string& fault = parts_.reports->fault(); !fault.empty()) {
+    parts_.log->Warning("nobody can be told what became of the reload", {{"error", std::string_view(fault)}});
+  }
 }
 
 void ControlThread::OnReloaded(ReloadResult result) {
@@ -370,6 +378,7 @@ void ControlThread::OnReloaded(ReloadResult result) {
     reloads_.last_error = absl::StrJoin(result.errors, "\n");
     for (const std::string& error : result.errors) parts_.log->Error("reload", {{"error", std::string_view(error)}});
     parts_.log->Error("reload failed: nothing has changed", {{"errors", Count(result.errors.size())}});
+    AnswerReload(false, absl::StrCat(reloads_.last_error, "\nthe reload failed: nothing has changed"));
   } else {
     for (const std::string& change : result.changes) parts_.log->Info("reload", {{"change", std::string_view(change)}});
     const ClusterConfig& config = result.loaded->configuration.cluster;
@@ -386,6 +395,7 @@ void ControlThread::OnReloaded(ReloadResult result) {
     reloads_.last_ok = now;
     reloads_.last_error.clear();
     parts_.log->Info("reloaded", {{"changes", Count(result.changes.size())}});
+    AnswerReload(true, absl::StrCat("reloaded, ", result.changes.size(), " changes\n", absl::StrJoin(result.changes, "\n")));
   }
   if (phase_ == Phase::kServing) TellServiceManager("READY=1");
 }

@@ -16,6 +16,7 @@
 #include "control/reload.h"
 #include "control/status_snapshot.h"
 #include "core/fd.h"
+#include "core/os/reload_report.h"
 #include "core/rate_limit.h"
 #include "ring/data_plane.h"
 
@@ -48,6 +49,7 @@ class ControlThread {
     BeaconReceiver* receiver;
     BeaconIntake* intake;
     Reloader* reloader;  // null: started without a file
+    ReloadReporter* reports;
     int signals;         // of TakeSignals
   };
 
@@ -83,6 +85,7 @@ class ControlThread {
   int64_t ActiveConnections() const;
   int64_t CutByDrain() const;
   void BeginReload();
+  void AnswerReload(bool ok, std::string text);
   void BeginDrain(Instant now);
   void CloseListeners();
   void CheckDrain(Instant now);

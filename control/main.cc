@@ -6,6 +6,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,7 @@
 #include "control/status_report.h"
 #include "control/status_server.h"
 #include "core/os/privileges.h"
+#include "core/os/reload_report.h"
 #include "core/os/signals.h"
 #include "ring/data_plane.h"
 
@@ -47,9 +49,13 @@ constexpr std::string_view kFooter = R"(Signals:
 
 Ends with 0 when all is well, 1 when something is wrong with the configuration or the machine, 2 with the options.)";
 
+// Longer than any load takes whose disk does not hang, and less than systemd's own patience of 90 s.
+constexpr Duration kReloadPatience = std::chrono::seconds(80);
+
 struct Options {
   std::string config;
   std::string check;
+  bool reload = false;
   std::vector<std::string> listen;
   std::vector<std::string> nodes;
   std::string status;
@@ -107,6 +113,18 @@ int Check(const std::string& path) {
   }
   if (!ErrorsOf(findings).ok()) return kSetUpFailed;
   std::puts("ok");
+  return kClean;
+}
+
+// As systemd's ExecReload=, or by hand as root or the service's user.
+int Reload() {
+  std::string folder = ReloadReporter::FolderFromEnvironment();
+  if (folder.empty()) folder = "/run/hudsucker";
+  const char* main_process = ::getenv("MAINPID");
+  const absl::StatusOr<std::string> answer =
+      AskForReload(folder, main_process == nullptr ? 0 : static_cast<pid_t>(std::atoi(main_process)), kReloadPatience);
+  if (!answer.ok()) return Fail(answer.status().message());
+  std::printf("%s%s", answer->c_str(), answer->ends_with('\n') ? "" : "\n");
   return kClean;
 }
 
@@ -218,9 +236,10 @@ int Serve(std::shared_ptr<const LoadedConfiguration> loaded, Sockets sockets, co
     reloader = *std::move(created);
   }
   StatusBoard board;
+  ReloadReporter reports(ReloadReporter::FolderFromEnvironment());
   control = std::make_unique<ControlThread>(
       ControlThread::Parts{loop->get(), &log, nodes.get(), &affinity, &routes, data_plane->get(), &board, &cluster, &receiver,
-                           &intake, reloader.get(), signals.get()},
+                           &intake, reloader.get(), &reports, signals.get()},
       loaded);
 
   const ProcessStatsReader process;
@@ -318,11 +337,13 @@ int Main(int argc, char** argv) {
   app.set_version_flag("--version", std::string("hudsucker ") + HUD_VERSION);
   auto* config = app.add_option("--config", options.config, "Run with this configuration")->type_name("FILE");
   auto* check = app.add_option("--check", options.check, "Check a configuration, say everything that is wrong, and end")->type_name("FILE");
+  auto* reload = app.add_flag("--reload", options.reload, "Tell the service that runs to load its configuration again, and wait for the result");
   auto* listen = app.add_option("--listen", options.listen, "Without a file: where to listen")->type_name("ADDR");
   auto* node = app.add_option("--node", options.nodes, "Without a file: where the TLS servers are")->type_name("ADDR");
   auto* status = app.add_option("--status", options.status, "Without a file: where to serve /status, /metrics, /ready and a page")->type_name("ADDR");
   config->excludes(listen)->excludes(node)->excludes(status);  // a file says it itself, and may be loaded again
   check->excludes(config)->excludes(listen)->excludes(node)->excludes(status);
+  reload->excludes(config)->excludes(check)->excludes(listen)->excludes(node)->excludes(status);
   listen->needs(node);
   node->needs(listen);
   app.footer(std::string(kFooter));
@@ -338,6 +359,7 @@ int Main(int argc, char** argv) {
     return kUsage;
   }
   if (!options.check.empty()) return Check(options.check);
+  if (options.reload) return Reload();
   if (options.config.empty() && options.listen.empty()) {
     std::fputs("hudsucker: nothing to do: give --config FILE, or --listen ADDR and --node ADDR; see hudsucker --help\n", stderr);
     return kUsage;

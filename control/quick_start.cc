@@ -12,7 +12,8 @@
 namespace hud {
 namespace {
 
-constexpr std::string_view kOptions[] = {"--help", "--version", "--config", "--check", "--listen", "--node", "--status"};
+constexpr std::string_view kOptions[] = {"--help",   "--version", "--config", "--check",
+                                         "--reload", "--listen",  "--node",   "--status"};
 
 // Letters that other programs have for the same.
 const std::map<std::string_view, std::string_view> kHabits = {

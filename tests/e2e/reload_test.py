@@ -2,15 +2,16 @@
 """A reload refuses and resets nobody; a bad configuration changes nothing and says why."""
 import copy
 import json
+import os
 import signal
+import subprocess
 import threading
 import time
 
-from harness import TOOLS, Hudsucker, connect, http_get, reduced, wait_until
+from harness import PROGRAMS, TOOLS, Hudsucker, connect, http_get, reduced, wait_until
 from runner import case, main
 from servers.nginx import Nginx
 from servers.scripted import ScriptedNode, answer_name, echo, read_exactly, read_to_end
-import subprocess
 
 
 def reloads(hudsucker):
@@ -178,6 +179,34 @@ def a_reload_takes_new_keys_and_forgets_removed_ones(stage):
     reload_and_wait(hudsucker, "ok")
     wait_until(lambda: (hudsucker.node("n1") or {"state": "gone"})["state"] != "up", 10, "n1 not being up without a key")
     assert http_get(hudsucker.status_address, "/status")[0] == 200
+
+
+@case
+def reload_as_systemd_asks_for_it_waits_for_the_result_and_fails_when_the_reload_fails(stage):
+    folder = stage.path("run")
+    folder.mkdir()
+    node, other = ScriptedNode(stage, answer_name, name="n1"), ScriptedNode(stage, answer_name, name="n2")
+    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}], env={"RUNTIME_DIRECTORY": str(folder)})
+
+    def ask(**environment):
+        return subprocess.run([PROGRAMS / "hudsucker", "--reload"], env={**os.environ, "RUNTIME_DIRECTORY": str(folder), **environment},
+                              capture_output=True, text=True, timeout=30, check=False)
+    hudsucker.config["pools"][0]["nodes"] = [other.as_node()]
+    hudsucker.write_config()
+    done = ask(MAINPID=str(hudsucker.pid))
+    assert done.returncode == 0 and "reloaded" in done.stdout and "n2" in done.stdout, done
+    with connect(hudsucker.address) as client:
+        client.sendall(b"who?")
+        assert read_to_end(client) == b"n2", "it returned before the configuration was in use"
+    hudsucker.config["worker_count"] = 3
+    hudsucker.write_config()
+    done = ask(MAINPID=str(hudsucker.pid))
+    assert done.returncode == 1 and "worker_count" in done.stderr and "nothing has changed" in done.stderr, done
+    wait_until(lambda: reloads(hudsucker) == (1, 1), 5, "the count of reloads")
+    done = ask(MAINPID=str(os.getpid()))  # not the process that the report is of: it gets no signal
+    assert done.returncode == 1 and f"not of {os.getpid()}" in done.stderr, done
+    assert ask(RUNTIME_DIRECTORY=str(stage.path("none"))).returncode == 1
+    assert reloads(hudsucker) == (1, 1)
 
 
 if __name__ == "__main__":
