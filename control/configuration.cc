@@ -73,6 +73,8 @@ class Reader {
     ReadWorkers(Mark(root.Get("workers"), "workers"));
     Mark(root.Get("user"), "user").ReadString(&config_.user);
     ReadMaxConnections(Mark(root.Get("max_connections"), "max_connections"));
+    Mark(root.Get("max_connections_per_source"), "max_connections_per_source")
+        .ReadInteger(&config_.max_connections_per_source, 1, kMostConnections);
     const YamlValue command = root.Get("command_socket");
     ReadSocketPath(Mark(command.Require("path", "like '/run/hudsucker/command.sock'"), "command_socket"));
     ReadAbsolutePath(Mark(root.Get("state_dir"), "state_dir"), &config_.state_dir);
@@ -425,7 +427,7 @@ class Reader {
   void CheckLoops() {
     for (const auto& [place, address] : node_places_) {
       for (const Bound& bound : stream_binds_) {
-        if (address.family() == AF_UNSPEC || !(bound.address == address)) continue;
+        if (address.family() == AF_UNSPEC || !WouldReach(address, bound.address)) continue;
         place.Error(absl::StrCat("is where ", bound.what, " listens (line ", bound.line,
                                  "): hudsucker would connect to itself; write the address of the TLS server"));
       }

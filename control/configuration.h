@@ -20,7 +20,7 @@ struct RelayConfig {
   RelayMode mode = RelayMode::kAuto;
   size_t pipe_bytes = 1024 * 1024;       // size asked for a pipe
   std::optional<unsigned> pipes;         // budget of a worker; none: what the descriptor limit has room for
-  size_t hello_budget_bytes = 64 << 20;  // of a worker
+  size_t hello_budget_bytes = 64 << 20;  // of the process
 };
 
 struct AccessLogConfig {
@@ -48,6 +48,7 @@ struct Configuration {
   // All of the rest needs a restart to change.
   std::optional<unsigned> workers;          // none: one for each core that this process may use
   std::optional<unsigned> max_connections;  // of the process; none: what the descriptor limit has room for
+  unsigned max_connections_per_source = 0;  // 0: none
   std::string user;                         // empty: stay who we are
   RelayConfig relay;
   std::string command_socket;         // path; empty: none. Not yet served.

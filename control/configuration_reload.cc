@@ -10,6 +10,7 @@ namespace {
 std::string Text(const std::string& value) { return value.empty() ? "none" : absl::StrCat("'", value, "'"); }
 std::string Text(bool value) { return value ? "true" : "false"; }
 std::string Text(int value) { return absl::StrCat(value); }
+std::string Text(unsigned value) { return absl::StrCat(value); }
 std::string Text(size_t value) { return absl::StrCat(value); }
 std::string Text(double value) { return absl::StrCat(value); }
 std::string Text(const std::optional<unsigned>& value) { return value ? absl::StrCat(*value) : "auto"; }
@@ -100,6 +101,7 @@ absl::Status CheckReload(const Configuration& running, const Configuration& next
   comparison.Same("workers", running.workers, next.workers);
   comparison.Same("user", running.user, next.user);
   comparison.Same("max_connections", running.max_connections, next.max_connections);
+  comparison.Same("max_connections_per_source", running.max_connections_per_source, next.max_connections_per_source);
   comparison.Same("command_socket", running.command_socket, next.command_socket);
   comparison.Same("state_dir", running.state_dir, next.state_dir);
   CompareListeners(running, next, &comparison);

@@ -1,5 +1,6 @@
 #include "control/control_thread.h"
 
+#include <malloc.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
@@ -16,6 +17,12 @@
 
 namespace hud {
 namespace {
+
+std::vector<const WorkerCounters*> CountersOf(const DataPlane& plane) {
+  std::vector<const WorkerCounters*> all;
+  for (unsigned i = 0; i < plane.workers(); ++i) all.push_back(&plane.counters(i));
+  return all;
+}
 
 // Whole buckets of the map, a few at a time: a map of a million is swept in two seconds, one of ten million in twenty.
 constexpr size_t kSweepBuckets = 4096;
@@ -61,6 +68,7 @@ ControlThread::ControlThread(const Parts& parts, std::shared_ptr<const LoadedCon
                  if (!connected) bad_news_ = true;
                }),
       pause_(Now()),
+      limits_(CountersOf(*parts.data_plane)),
       started_(Now()) {
   checker_.SetTimeout(loaded_->configuration.cluster.timeouts.connect);
   uint64_t micros = 0;
@@ -125,6 +133,8 @@ void ControlThread::Turn(Instant now, Duration paused) {
   Sweep(now);
   TellOfReopenedLog();
   if (!first_reports_over_ && now - started_ >= kFirstReports) first_reports_over_ = snapshot_due_ = true;
+  WarnOfLimits(now);
+  ReturnMemory(now);
   FeedWatchdog(now);
   CheckDrain(now);
 }
@@ -273,6 +283,32 @@ void ControlThread::Sweep(Instant now) {
   if (last_sweep_ != Instant::min() && now - last_sweep_ < kSweepEvery) return;
   last_sweep_ = now;
   parts_.affinity->SweepExpired(now, kSweepBuckets);
+}
+
+void ControlThread::WarnOfLimits(Instant now) {
+  for (const LimitWatch::Warning& warning : limits_.Look(now)) {
+    LogLine line(parts_.log->format(), warning.message);
+    for (const auto& [name, count] : warning.counts) line.Number(name, count);
+    if (const SourceKey source = parts_.data_plane->LastToMakeRoom(); source.kind != SourceKey::Kind::kUnknown) {
+      line.Text("last_source", source.ToString());
+    }
+    parts_.log->Write(LogLevel::kWarning, line);
+  }
+}
+
+// The allocator keeps what was freed in the middle of its arenas: after a flood of held hellos it is told to give it back.
+void ControlThread::ReturnMemory(Instant now) {
+  if (now < next_trim_) return;
+  next_trim_ = now + kTrimEvery;
+  int64_t held = 0;
+  for (unsigned i = 0; i < parts_.data_plane->workers(); ++i) {
+    const WorkerCounters& w = parts_.data_plane->counters(i);
+    held += w.private_bytes.Get();
+  }
+  most_held_ = std::max(most_held_, held);
+  if (most_held_ < kWorthATrim || held > most_held_ / 4) return;
+  most_held_ = held;
+  ::malloc_trim(0);
 }
 
 // ---- Signals --------------------------------------------------------------------------------------------------------

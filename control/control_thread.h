@@ -11,6 +11,7 @@
 #include "control/beacon_intake.h"
 #include "control/event_loop.h"
 #include "control/health_checker.h"
+#include "control/limit_watch.h"
 #include "control/log.h"
 #include "control/pause_meter.h"
 #include "control/reload.h"
@@ -33,6 +34,9 @@ class ControlThread {
   static constexpr int64_t kUrgentBurst = 4;
   // /status is at most this old.
   static constexpr Duration kSnapshotEvery = std::chrono::milliseconds(100);
+  // Private memory of connections that is worth returning once it is free, and how often one looks.
+  static constexpr int64_t kWorthATrim = 16 << 20;
+  static constexpr Duration kTrimEvery = std::chrono::seconds(1);
   static constexpr Duration kLongestSleep = std::chrono::milliseconds(500);
   // How much longer than its deadline a drain may take before the process ends without it.
   static constexpr Duration kDrainGrace = std::chrono::seconds(5);
@@ -78,6 +82,8 @@ class ControlThread {
   void LogNodeStates(const StatusSnapshot& snapshot);
   void LogEmptyPools(const StatusSnapshot& snapshot, Instant now);
   void Sweep(Instant now);
+  void WarnOfLimits(Instant now);
+  void ReturnMemory(Instant now);
 
   void OnSignal();
   void ReopenLog(bool says_if_none);
@@ -95,6 +101,7 @@ class ControlThread {
   std::shared_ptr<const LoadedConfiguration> loaded_;
   HealthChecker checker_;
   PauseMeter pause_;
+  LimitWatch limits_;
   Instant started_;
   bool first_reports_over_ = false;
   Phase phase_ = Phase::kServing;
@@ -114,6 +121,8 @@ class ControlThread {
   Instant last_sweep_ = Instant::min();
   Instant listeners_close_ = Instant::max();  // set while a drain has begun and new connections are still taken
   bool listeners_closed_ = false;
+  Instant next_trim_{};
+  int64_t most_held_ = 0;  // bytes of private memory, since memory was last returned
   Instant drain_ends_ = Instant::max();
   Instant tell_drain_ = Instant::max();
   int64_t drain_had_ = 0;  // connections when the listeners closed

@@ -167,6 +167,7 @@ absl::StatusOr<DataPlaneOptions> PlanDataPlane(const Configuration& configuratio
   options.pin_workers = CpuQuota("/").value_or(UsableCores()) >= UsableCores();
   options.relay_mode = configuration.relay.mode;
   options.max_connections = budget->max_connections;
+  options.max_connections_per_source = configuration.max_connections_per_source;
   options.pipe_bytes = configuration.relay.pipe_bytes;
   options.pipes_per_worker = std::min(budget->pipes_per_worker, configuration.relay.pipes.value_or(budget->pipes_per_worker));
   options.hello_budget_bytes = configuration.relay.hello_budget_bytes;

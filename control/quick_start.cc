@@ -81,7 +81,8 @@ class QuickStartReader {
       const bool is_twice =
           std::any_of(pool.nodes.begin(), pool.nodes.end(), [&](const NodeConfig& n) { return n.address == *address; });
       if (is_twice) Complain("--node: '", text, "' is there twice; remove one");
-      const bool is_loop = std::find(bound.begin(), bound.end(), *address) != bound.end();
+      const bool is_loop =
+          std::any_of(bound.begin(), bound.end(), [&](const SocketAddress& b) { return WouldReach(*address, b); });
       if (is_loop) Complain("--node: '", text, "' is where hudsucker listens: it would connect to itself");
       pool.nodes.push_back({.name = absl::StrCat("n", pool.nodes.size() + 1), .address = *address});
     }

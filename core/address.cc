@@ -79,6 +79,18 @@ std::optional<absl::Status> NotOneAddress(std::string_view text) {
   return std::nullopt;
 }
 
+// Is it ::ffff:a.b.c.d? Then that, as IPv4.
+bool ReadMappedIpv4(const sockaddr* address, sockaddr_in& plain) {
+  sockaddr_in6 v6;
+  std::memcpy(&v6, address, sizeof v6);
+  if (std::memcmp(&v6.sin6_addr, kIpv4MappedPrefix, sizeof kIpv4MappedPrefix) != 0) return false;
+  plain = {};
+  plain.sin_family = AF_INET;
+  plain.sin_port = v6.sin6_port;
+  std::memcpy(&plain.sin_addr, v6.sin6_addr.s6_addr + sizeof kIpv4MappedPrefix, sizeof plain.sin_addr);
+  return true;
+}
+
 // A sensible sentence for what is neither IPv4 nor IPv6 in front of a port.
 absl::Status NotNumeric(std::string_view text, std::string_view host, std::string_view port) {
   const std::string port_text(port);
@@ -187,6 +199,11 @@ SocketAddress SocketAddress::FromSockaddr(const sockaddr* address, socklen_t len
       return result;
   }
   if (length < size) return result;
+  sockaddr_in plain;
+  if (address->sa_family == AF_INET6 && ReadMappedIpv4(address, plain)) {
+    address = reinterpret_cast<const sockaddr*>(&plain);
+    size = sizeof plain;
+  }
   std::memcpy(&result.storage_, address, size);
   result.size_ = static_cast<socklen_t>(size);
   return result;
@@ -240,18 +257,6 @@ SocketAddress SocketAddress::WithPort(uint16_t port) const {
   if (family() == AF_INET) reinterpret_cast<sockaddr_in*>(&result.storage_)->sin_port = htons(port);
   if (family() == AF_INET6) reinterpret_cast<sockaddr_in6*>(&result.storage_)->sin6_port = htons(port);
   return result;
-}
-
-std::optional<SocketAddress> SocketAddress::UnmappedIpv4() const {
-  const Bytes host = host_bytes();
-  if (family() != AF_INET6 || std::memcmp(host.data(), kIpv4MappedPrefix, sizeof(kIpv4MappedPrefix)) != 0) {
-    return std::nullopt;
-  }
-  sockaddr_in v4{};
-  v4.sin_family = AF_INET;
-  v4.sin_port = htons(port());
-  std::memcpy(&v4.sin_addr, host.data() + sizeof(kIpv4MappedPrefix), sizeof(v4.sin_addr));
-  return FromSockaddr(reinterpret_cast<const sockaddr*>(&v4), sizeof(v4));
 }
 
 bool SocketAddress::operator==(const SocketAddress& other) const {
@@ -332,12 +337,11 @@ absl::StatusOr<AddressRange> AddressRange::Parse(std::string_view text) {
 }
 
 bool AddressRange::Contains(const SocketAddress& address) const {
-  const SocketAddress plain = address.UnmappedIpv4().value_or(address);
-  const Bytes host = plain.host_bytes();
-  if (plain.family() == AF_INET) {
+  const Bytes host = address.host_bytes();
+  if (address.family() == AF_INET) {
     return ipv4_ && SharePrefix(bytes_ + sizeof(kIpv4MappedPrefix), host.data(), prefix_bits_ - kIpv4MappedBits);
   }
-  return plain.family() == AF_INET6 && !ipv4_ && SharePrefix(bytes_, host.data(), prefix_bits_);
+  return address.family() == AF_INET6 && !ipv4_ && SharePrefix(bytes_, host.data(), prefix_bits_);
 }
 
 bool AddressRange::Contains(const AddressRange& other) const {

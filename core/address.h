@@ -6,7 +6,6 @@
 #include <sys/un.h>
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 
@@ -21,7 +20,9 @@ class SocketAddress {
 
   // An error is one sentence that quotes the text and says what to write instead. Port 0 is taken: binding may want it.
   static absl::StatusOr<SocketAddress> Parse(std::string_view text);
-  // As the kernel gave it (accept, getsockname). What is neither internet nor unix, or too short, is AF_UNSPEC.
+  // As the kernel gave it (accept, getsockname). What is neither internet nor unix, or too short, is AF_UNSPEC. What a
+  // dual-stack socket shows as ::ffff:a.b.c.d becomes the IPv4 address that it is, here and in Parse(): an address has one
+  // notation, in the log, in hashes, and wherever two are compared.
   static SocketAddress FromSockaddr(const sockaddr* address, socklen_t length);
 
   const sockaddr* data() const { return reinterpret_cast<const sockaddr*>(&storage_); }
@@ -33,8 +34,6 @@ class SocketAddress {
   // Raw address bytes: 4, 16, or the path (of an abstract socket, from its leading zero byte on).
   Bytes host_bytes() const;
   SocketAddress WithPort(uint16_t port) const;
-  // What a dual-stack socket shows as ::ffff:a.b.c.d, as the IPv4 address that it is.
-  std::optional<SocketAddress> UnmappedIpv4() const;
 
   bool operator==(const SocketAddress& other) const;
 

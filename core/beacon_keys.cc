@@ -192,7 +192,7 @@ class KeysFileReader {
         return Refuse(absl::StrCat("address ", count, " of addresses= is not like 10.0.0.7, 10.0.0.0/8, 2001:db8::/32, ",
                                    "10.0.0.7:8443 or unix:/run/web.sock; addresses=* allows any that is not this machine's"));
       }
-      key->endpoints.push_back(endpoint->UnmappedIpv4().value_or(*endpoint));
+      key->endpoints.push_back(*endpoint);
     }
     return true;
   }
@@ -257,7 +257,7 @@ bool BeaconKey::AllowsPool(std::string_view pool) const {
 }
 
 AddressVerdict BeaconKey::JudgeAddress(const SocketAddress& address, bool is_ours) const {
-  const SocketAddress plain = address.UnmappedIpv4().value_or(address);
+  const SocketAddress plain = address;
   if (std::find(endpoints.begin(), endpoints.end(), plain) != endpoints.end()) return AddressVerdict::kAllowed;
   if (plain.IsUnix()) return AddressVerdict::kSpecial;
   const bool is_special = IsSpecial(plain);

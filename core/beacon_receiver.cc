@@ -305,10 +305,9 @@ struct BeaconReceiver::Impl {
 
   // Behind a wildcard all of loopback is ours, whatever its interface lists.
   bool IsOurs(const SocketAddress& address) const {
-    const SocketAddress plain = address.UnmappedIpv4().value_or(address);
-    const bool is_loopback = !plain.IsUnix() && IsLoopback(plain);
+    const bool is_loopback = !address.IsUnix() && IsLoopback(address);
     return std::any_of(our_addresses.begin(), our_addresses.end(), [&](const SocketAddress& ours) {
-      return ours == plain || (is_loopback && ours.port() == plain.port() && IsWildcard(ours));
+      return ours == address || (is_loopback && ours.port() == address.port() && IsWildcard(ours));
     });
   }
 
@@ -546,7 +545,6 @@ BeaconReceiver::~BeaconReceiver() = default;
 void BeaconReceiver::SetKeys(std::vector<BeaconKey> keys) { impl_->SetKeys(std::move(keys)); }
 void BeaconReceiver::SetDeadAfter(Duration dead_after) { impl_->dead_after = dead_after; }
 void BeaconReceiver::SetOurAddresses(std::vector<SocketAddress> addresses) {
-  for (SocketAddress& address : addresses) address = address.UnmappedIpv4().value_or(address);
   impl_->our_addresses = std::move(addresses);
 }
 void BeaconReceiver::OnPause(Duration paused) { impl_->OnPause(paused); }

@@ -21,9 +21,11 @@ enum class CloseReason : uint8_t {
   kIdleTimeout,
   kHalfClosedTimeout,
   kLocalError,         // ours: no port, no memory, no descriptor
-  kOverLimit,          // max_connections, or the budget for held hellos
+  kOverLimit,          // max_connections, or the memory for hellos, and nobody who could make room
   kDrainDeadline,      // SIGTERM, and the time was up
   kProxyHeader,        // the listener expects a PROXY header and got something else
+  kMadeRoom,           // a limit was reached, and its source held most
+  kSourceLimit,        // its source has max_connections_per_source already
   kCount,
 };
 inline constexpr size_t kCloseReasonCount = static_cast<size_t>(CloseReason::kCount);

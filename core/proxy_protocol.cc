@@ -26,6 +26,8 @@ constexpr uint8_t kV2Tcp4 = 0x11;
 constexpr uint8_t kV2Tcp6 = 0x21;
 constexpr uint8_t kV2Unix = 0x31;
 constexpr size_t kUnixPathBytes = 108;
+constexpr size_t kTcp4Bytes = 2 * (4 + 2), kTcp6Bytes = 2 * (16 + 2), kUnixBytes = 2 * kUnixPathBytes;
+constexpr uint8_t kTlvCrc32c = 0x03;
 static_assert(sizeof(sockaddr_un::sun_path) == kUnixPathBytes);
 
 std::string_view AsText(Bytes bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
@@ -76,7 +78,8 @@ bool ReadV1Address(int family, std::string_view host, std::string_view port, Soc
   if (host.find('%') != std::string_view::npos) return false;
   const std::string h(host), p(port);
   const auto parsed = SocketAddress::Parse(family == AF_INET6 ? "[" + h + "]:" + p : h + ":" + p);
-  if (!parsed.ok() || parsed->family() != family) return false;
+  // "::ffff:10.0.0.1" is an IPv6 notation of an IPv4 address.
+  if (!parsed.ok() || parsed->IsUnix() || (family == AF_INET && parsed->family() != AF_INET)) return false;
   address = *parsed;
   return true;
 }
@@ -128,6 +131,35 @@ bool ReadUnixPair(ByteReader reader, ProxyHeader& header) {
   return true;
 }
 
+// CRC-32C (Castagnoli), bit by bit: a header is short, and few have one.
+uint32_t Crc32c(Bytes bytes, uint32_t crc) {
+  for (const uint8_t byte : bytes) {
+    crc ^= byte;
+    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ (0x82f63b78 & (0 - (crc & 1)));
+  }
+  return crc;
+}
+
+// Behind the addresses, up to the end of `header`: types, lengths and values, and nothing else. A checksum among them,
+// made of the whole header with its own place as zero, must be right.
+bool TlvsAreRight(Bytes header, size_t begin) {
+  ByteReader reader(header.subspan(begin));
+  while (reader.remaining() > 0) {
+    uint8_t type;
+    uint16_t length;
+    Bytes value;
+    if (!reader.U8(type) || !reader.U16(length) || !reader.Take(length, value)) return false;
+    if (type != kTlvCrc32c) continue;
+    if (length != sizeof(uint32_t)) return false;
+    const auto at = static_cast<size_t>(value.data() - header.data());
+    constexpr uint8_t kZero[sizeof(uint32_t)] = {};
+    const uint32_t crc = ~Crc32c(header.subspan(at + length), Crc32c(kZero, Crc32c(header.first(at), 0xffffffff)));
+    const uint32_t said = uint32_t{value[0]} << 24 | uint32_t{value[1]} << 16 | uint32_t{value[2]} << 8 | value[3];
+    if (crc != said) return false;
+  }
+  return true;
+}
+
 // Families and protocols that exist, for version 2: unspecified, IPv4, IPv6, unix; unspecified, stream, datagram.
 bool Exists(uint8_t family_and_protocol) { return family_and_protocol >> 4 <= 3 && (family_and_protocol & 15) <= 2; }
 
@@ -146,9 +178,14 @@ ProxyHeaderVerdict ParseV2(Bytes prefix, ProxyHeader& header) {
 
   bool valid = true;
   if (command == kV2Proxy) {
-    if (family == kV2Tcp4) valid = ReadInternetPair(AF_INET, ByteReader(payload), header);
-    if (family == kV2Tcp6) valid = ReadInternetPair(AF_INET6, ByteReader(payload), header);
-    if (family == kV2Unix) valid = ReadUnixPair(ByteReader(payload), header);
+    const Bytes whole = prefix.first(kV2HeadBytes + length);
+    if (family == kV2Tcp4) {
+      valid = ReadInternetPair(AF_INET, ByteReader(payload), header) && TlvsAreRight(whole, kV2HeadBytes + kTcp4Bytes);
+    } else if (family == kV2Tcp6) {
+      valid = ReadInternetPair(AF_INET6, ByteReader(payload), header) && TlvsAreRight(whole, kV2HeadBytes + kTcp6Bytes);
+    } else if (family == kV2Unix) {
+      valid = ReadUnixPair(ByteReader(payload), header) && TlvsAreRight(whole, kV2HeadBytes + kUnixBytes);
+    }
   }
   header.bytes_used = kV2HeadBytes + length;
   return valid ? ProxyHeaderVerdict::kComplete : ProxyHeaderVerdict::kMalformed;
@@ -202,23 +239,22 @@ ProxyHeaderVerdict ParseProxyHeader(Bytes prefix, ProxyHeader& header) {
 }
 
 ProxyV2Header WriteProxyV2(const SocketAddress& client, const SocketAddress& local) {
-  const SocketAddress source = client.UnmappedIpv4().value_or(client);
-  const SocketAddress destination = local.UnmappedIpv4().value_or(local);
+  const SocketAddress &source = client, &destination = local;
   ProxyV2Header header;
   if (source.family() == AF_INET && destination.family() == AF_INET) {
-    V2Writer writer(header, kV2Proxy, kV2Tcp4, 2 * (4 + 2));
+    V2Writer writer(header, kV2Proxy, kV2Tcp4, kTcp4Bytes);
     writer.Append(source.host_bytes());
     writer.Append(destination.host_bytes());
     writer.AppendPort(source.port());
     writer.AppendPort(destination.port());
   } else if (IsInternet(source) && IsInternet(destination)) {
-    V2Writer writer(header, kV2Proxy, kV2Tcp6, 2 * (16 + 2));
+    V2Writer writer(header, kV2Proxy, kV2Tcp6, kTcp6Bytes);
     writer.Append(AsIpv6(source));
     writer.Append(AsIpv6(destination));
     writer.AppendPort(source.port());
     writer.AppendPort(destination.port());
   } else if (source.IsUnix() && destination.IsUnix()) {
-    V2Writer writer(header, kV2Proxy, kV2Unix, 2 * kUnixPathBytes);
+    V2Writer writer(header, kV2Proxy, kV2Unix, kUnixBytes);
     writer.AppendPath(source.host_bytes());
     writer.AppendPath(destination.host_bytes());
   } else {

@@ -3,7 +3,7 @@
 //   v1: "PROXY" SP ("TCP4" | "TCP6") SP source SP destination SP source-port SP destination-port CRLF, or
 //       "PROXY UNKNOWN" … CRLF; at most 107 bytes
 //   v2: signature(12) version-and-command(1) family-and-protocol(1) length(2) addresses, then TLVs
-// We write v2 without TLVs, and read both.
+// We write v2 without TLVs, and read both. Of TLVs the form is checked, and a checksum (PP2_TYPE_CRC32C) where there is one.
 #pragma once
 
 #include <array>
@@ -38,8 +38,7 @@ struct ProxyV2Header {
   Bytes bytes() const { return {data.data(), size}; }
 };
 
-// `client` as accepted, `local` what it connected to. Two IPv4 addresses seen through a dual-stack socket are written
-// as IPv4; a mixed pair as IPv6; without two addresses of one kind (AF_UNSPEC, unix and internet) it is LOCAL.
+// `client` as accepted, `local` what it connected to. A mixed pair is written as IPv6; without two addresses of one kind (AF_UNSPEC, unix and internet) it is LOCAL.
 ProxyV2Header WriteProxyV2(const SocketAddress& client, const SocketAddress& local);
 
 }  // namespace hud

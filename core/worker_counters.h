@@ -61,8 +61,10 @@ struct alignas(128) WorkerCounters {
   Counter bytes_out;         // node → client
   Counter accept_backoffs;   // EMFILE, ENFILE, ENOMEM at accept
   Counter over_limit;        // connections accepted and closed at once, for want of a place
-  Counter connection_limit;  // gauge: this worker's share of max_connections
-  Counter limit_reached;     // times it stopped accepting because its share was in use; clients then wait in the backlog
+  Counter connection_limit;  // gauge: max_connections, of all workers together
+  Counter limit_reached;     // times it found all places in use
+  Counter evicted_for_places, evicted_for_hellos;  // connections that made room
+  Counter hello_budget_refused;  // clients closed for want of memory for their hello
   Counter connect_failures;
   Counter connect_retries;
   Counter hello_complete, hello_not_tls, hello_malformed, hello_too_large;

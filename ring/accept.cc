@@ -24,21 +24,23 @@ bool IsTransient(int error) {  // of one connection, not of the listener
 
 void Worker::ArmAcceptors() {
   if (!accepting_) return;
-  const size_t used = connections_.used();
-  const bool was_at_limit = std::exchange(at_limit_, used >= options_.max_connections);
+  const size_t used = places_.used(), limit = places_.limits().connections;
+  const bool was_at_limit = std::exchange(at_limit_, used >= limit);
   if (at_limit_ && !was_at_limit) counters_.limit_reached.Add();
-  const size_t headroom = at_limit_ ? 0 : options_.max_connections - used;
+  // All of them may be accepting: what one of them could take at once, each of them could.
+  const size_t headroom = (at_limit_ ? 0 : limit - used) / places_.limits().workers;
+  over_limit_ = used > limit + places_.spare();
   for (uint32_t i = 0; i < acceptors_.size(); ++i) {
     Acceptor& a = acceptors_[i];
     const Tag tag{.slot = i, .op = Op::kAccept};
     if (a.armed) {
-      if (!a.cancelling && (at_limit_ || (a.multishot && headroom < kMultishotHeadroom))) {
+      if (!a.cancelling && (over_limit_ || (a.multishot && headroom < kMultishotHeadroom))) {
         ring_->Cancel(tag.Pack());
         a.cancelling = true;
       }
       continue;
     }
-    if (at_limit_ || Now() < a.retry_at) continue;
+    if (over_limit_ || Now() < a.retry_at) continue;
     a.multishot = headroom >= kMultishotHeadroom;
     if (a.multishot) {
       ring_->AcceptMultishot(a.socket.fd.get(), tag.Pack());
@@ -63,7 +65,7 @@ void Worker::OnAccept(uint32_t acceptor, const Completion& completion) {
 
 // One-by-one mode: what else is in the backlog, as long as there is room.
 void Worker::TakeMore(Acceptor& a) {
-  for (int i = 0; i < kAcceptsPerTurn && connections_.used() < options_.max_connections; ++i) {
+  for (int i = 0; i < kAcceptsPerTurn && places_.used() < places_.limits().connections; ++i) {
     Fd client(accept4(a.socket.fd.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (!client) {
       if (!IsTransient(errno)) BackOff(a);
@@ -90,7 +92,7 @@ void Worker::StopAccepting() {
 // closing it while the cancelled accept is on its way is harmless: the request holds the file.
 void Worker::TakeBacklog() {
   for (Acceptor& a : acceptors_) {
-    while (connections_.used() < options_.max_connections) {
+    while (places_.used() < places_.limits().connections) {
       Fd client(accept4(a.socket.fd.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
       if (!client) break;
       Admit(std::move(client), a.socket.listener);
@@ -102,17 +104,12 @@ void Worker::TakeBacklog() {
 void Worker::Admit(Fd client, ListenerIndex listener) {
   counters_.accepted.Add();
   counters_.listeners[Raw(listener)].accepted.Add();
-  // Each listening socket may have one accept on its way when the last place is taken: those are served, too.
-  Connection* c = connections_.Allocate(options_.max_connections + acceptors_.size() - 1);
-  if (c == nullptr) {
-    counters_.over_limit.Add();
-    CountClose(listener, CloseReason::kOverLimit);
-    return;
-  }
+  const size_t used = places_.Take();
+  Connection* c = connections_.Allocate();
   c->fd[Index(Side::kClient)] = std::move(client);
   c->listener = listener;
   c->accepted_at = c->last_activity = now_;
-  Guarded(*c, [&] { BeginHello(*c); });
+  Guarded(*c, [&] { BeginHello(*c, used); });
 }
 
 }  // namespace hud

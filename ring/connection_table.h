@@ -12,9 +12,8 @@ namespace hud {
 
 class ConnectionTable {
  public:
-  // Null when `limit` connections are open.
-  Connection* Allocate(size_t limit) {
-    if (used_ >= limit) return nullptr;
+  // How many there may be is for Places to say.
+  Connection* Allocate() {
     if (free_.empty()) Grow();
     Connection* c = &At(free_.back());
     free_.pop_back();
@@ -36,6 +35,7 @@ class ConnectionTable {
 
   Connection& At(uint32_t slot) { return (*chunks_[slot / kChunk])[slot % kChunk]; }
   size_t used() const { return used_; }
+  size_t slots() const { return chunks_.size() * kChunk; }  // free ones, too
 
   template <typename Visit>
   void ForEach(Visit&& visit) {

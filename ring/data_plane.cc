@@ -61,6 +61,7 @@ struct DataPlane::Impl {
     std::atomic<bool> ended{false};
     std::thread thread;
   };
+  std::unique_ptr<Places> places;  // outlives the threads
   std::vector<std::unique_ptr<Thread>> threads;
 
   void Signal() {
@@ -80,10 +81,23 @@ absl::StatusOr<std::unique_ptr<DataPlane>> DataPlane::Start(const DataPlaneOptio
   if (!features.ok()) return features.status();
   auto impl = std::make_unique<Impl>();
   const std::vector<int> cores = UsableCores();
+  size_t accepts = 0;
+  for (const ListenerSockets& listener : listeners) accepts += listener.sockets.size() * options.workers;
+  impl->places = std::make_unique<Places>(PlaceLimits{.connections = options.max_connections,
+                                                      .per_source = options.max_connections_per_source,
+                                                      .hello_bytes = options.hello_budget_bytes,
+                                                      .workers = options.workers,
+                                                      .accepts = std::max<size_t>(1, accepts)},
+                                          SipKey{RandomSeed(), RandomSeed()});
+  std::vector<Fd> wakes;  // all there before the first worker may wake another
+  for (unsigned i = 0; i < options.workers; ++i) {
+    wakes.emplace_back(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+    impl->places->SetWake(i, wakes[i].get());
+  }
   std::vector<std::future<absl::Status>> started;
   for (unsigned i = 0; i < options.workers; ++i) {
     auto& t = *impl->threads.emplace_back(std::make_unique<Impl::Thread>());
-    t.wake = Fd(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+    t.wake = std::move(wakes[i]);
     Fd wake(dup(t.wake.get()));
     if (!t.wake || !wake) return absl::ResourceExhaustedError(absl::StrCat("cannot make an eventfd: ", std::strerror(errno)));
     std::vector<ListeningSocket> sockets;
@@ -95,10 +109,8 @@ absl::StatusOr<std::unique_ptr<DataPlane>> DataPlane::Start(const DataPlaneOptio
     }
     Worker::Options worker{.index = i,
                            .relay_mode = options.relay_mode,
-                           .max_connections = std::max(1u, options.max_connections / options.workers),
                            .pipe_bytes = options.pipe_bytes,
                            .pipes = options.pipes_per_worker,
-                           .hello_budget_bytes = options.hello_budget_bytes,
                            .log_connections = options.log_connections,
                            .zero_copy_send = features->zero_copy_send,
                            .digest_key = options.digest_key,
@@ -106,7 +118,7 @@ absl::StatusOr<std::unique_ptr<DataPlane>> DataPlane::Start(const DataPlaneOptio
     std::promise<absl::Status> ready;
     started.push_back(ready.get_future());
     const int core = options.pin_workers && cores.size() > 1 ? cores[i % cores.size()] : -1;
-    t.thread = std::thread([&t, worker, shared, core, features = *features, ready = std::move(ready),
+    t.thread = std::thread([&t, worker, shared, &places = *impl->places, core, features = *features, ready = std::move(ready),
                             sockets = std::move(sockets), wake = std::move(wake)]() mutable {
       sigset_t all;
       sigfillset(&all);
@@ -119,7 +131,7 @@ absl::StatusOr<std::unique_ptr<DataPlane>> DataPlane::Start(const DataPlaneOptio
         return ready.set_value(ring.status());
       }
       // The worker lives on this thread from its first to its last breath, as does its ring.
-      Worker w(worker, shared, std::move(*ring), std::move(sockets), std::move(wake), t.orders, t.counters, t.records);
+      Worker w(worker, shared, places, std::move(*ring), std::move(sockets), std::move(wake), t.orders, t.counters, t.records);
       ready.set_value(absl::OkStatus());
       w.Run();
       t.ended = true;
@@ -140,6 +152,7 @@ DataPlane::~DataPlane() {
 
 unsigned DataPlane::workers() const { return static_cast<unsigned>(impl_->threads.size()); }
 const WorkerCounters& DataPlane::counters(unsigned worker) const { return impl_->threads[worker]->counters; }
+SourceKey DataPlane::LastToMakeRoom() const { return impl_->places->LastToMakeRoom(); }
 SpscQueue<ConnectionRecord>& DataPlane::records(unsigned worker) { return impl_->threads[worker]->records; }
 
 void DataPlane::Drain(Duration deadline) {

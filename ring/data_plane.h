@@ -15,6 +15,7 @@
 #include "core/route_table.h"
 #include "core/siphash.h"
 #include "core/snapshot_channel.h"
+#include "core/source.h"
 #include "core/spsc_queue.h"
 #include "core/worker_counters.h"
 
@@ -26,10 +27,11 @@ struct DataPlaneOptions {
   unsigned workers = 1;
   bool pin_workers = true;            // worker i to the i-th core that this process may use
   RelayMode relay_mode = RelayMode::kAuto;
-  unsigned max_connections = 1000;    // of the whole process; a worker at its share stops accepting until one ends
+  unsigned max_connections = 1000;    // of the whole process; at the limit, the source that holds most makes room
+  unsigned max_connections_per_source = 0;  // 0: none
   size_t pipe_bytes = 1024 * 1024;    // size asked for a pipe; the one granted is read back
   unsigned pipes_per_worker = 128;    // budget
-  size_t hello_budget_bytes = 64 << 20;  // of a worker, for held hellos
+  size_t hello_budget_bytes = 64 << 20;  // of the whole process, for held hellos
   bool log_connections = true;        // queue a ConnectionRecord when a connection ends
   SipKey digest_key;                  // for ConnectionRecord::token_digest
 };
@@ -64,6 +66,7 @@ class DataPlane {
 
   unsigned workers() const;
   const WorkerCounters& counters(unsigned worker) const;
+  SourceKey LastToMakeRoom() const;  // or whose newcomer was refused by max_connections_per_source; for the log
   SpscQueue<ConnectionRecord>& records(unsigned worker);
 
   // Graceful stop: no more accepts; what is in the middle goes on until it ends or `deadline` from now is over.

@@ -25,10 +25,11 @@ std::unique_ptr<char[]> CopyOf(std::string_view text) {
 
 }  // namespace
 
-void Worker::BeginHello(Connection& c) {
+void Worker::BeginHello(Connection& c, size_t used) {
   Enter(c, ConnectionState::kHello);
   c.context = std::make_unique<HelloContext>();
   if (options_.log_connections) (void)ClientAddress(c);  // a client that is gone can no longer be asked
+  if (!Welcome(c, used)) return;
   const ListenerView& listener = table_->listeners[Raw(c.listener)];
   SetTimer(c, now_ + listener.hello_deadline);
   RequestRecv(c, Side::kClient, Expected::kNow);
@@ -41,9 +42,10 @@ SocketAddress Worker::ClientAddress(Connection& c) {
   return c.client_address.ToSocketAddress();
 }
 
-// Appends to what is held of the client's first bytes; false when this worker's budget for them is used up.
+// Appends to what is held of the client's first bytes; false when the memory for them is used up, and nobody makes room.
 bool Worker::Hold(Connection& c, Bytes bytes) {
-  if (held_hello_bytes_ + bytes.size() > options_.hello_budget_bytes) return false;
+  const size_t held = held_hello_bytes_ + others_hello_bytes_ + bytes.size();
+  if (held > places_.limits().hello_bytes && !MakeHelloRoom(c, bytes.size())) return false;
   if (!Append(c.context->bytes, bytes)) throw std::bad_alloc();
   held_hello_bytes_ += bytes.size();
   return true;
@@ -52,7 +54,7 @@ bool Worker::Hold(Connection& c, Bytes bytes) {
 void Worker::OnHelloBytes(Connection& c, Bytes bytes) {
   c.last_activity = now_;
   if (!Hold(c, bytes)) {
-    counters_.over_limit.Add();
+    counters_.hello_budget_refused.Add();
     return Terminate(c, CloseReason::kOverLimit);
   }
   JudgeHello(c);
@@ -77,7 +79,7 @@ bool Worker::TakeProxyHeader(Connection& c) {
   held_hello_bytes_ -= header.bytes_used;
   std::memmove(held.data.get(), held.data.get() + header.bytes_used, held.size);
   c.context->proxy_header_taken = true;
-  return true;
+  return SourceIsKnown(c);
 }
 
 void Worker::JudgeHello(Connection& c) {

@@ -96,6 +96,7 @@ void Worker::CloseDescriptors(Connection& c) {
   if (c.context) FreePrivate(c.context->bytes);
   c.context.reset();
   ReleaseNode(c);
+  places_.GiveBack();
   for (Fd& fd : c.fd) {
     if (fd) ring_->Close(std::move(fd));
   }

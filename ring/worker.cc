@@ -15,16 +15,20 @@ namespace {
 constexpr Duration kAbsent = std::chrono::milliseconds(50);
 constexpr Duration kCatchUp = std::chrono::milliseconds(100);
 
+// Those who make room are gone within a turn or two, here or on another worker.
+constexpr Duration kRoomWithin = std::chrono::milliseconds(2);
+
 // What all directions together may splice before the ring is asked again: well under a fifth of a millisecond.
 constexpr size_t kBulkBytesPerTurn = 1024 * 1024;
 
 }  // namespace
 
-Worker::Worker(const Options& options, const DataPlane::Shared& shared, std::unique_ptr<Ring> ring,
+Worker::Worker(const Options& options, const DataPlane::Shared& shared, Places& places, std::unique_ptr<Ring> ring,
                std::vector<ListeningSocket> listeners, Fd wake, const WorkerOrders& orders, WorkerCounters& counters,
                SpscQueue<ConnectionRecord>& records)
     : options_(options),
       shared_(shared),
+      places_(places),
       orders_(orders),
       counters_(counters),
       records_(records),
@@ -34,7 +38,7 @@ Worker::Worker(const Options& options, const DataPlane::Shared& shared, std::uni
       pipes_(options.pipes, options.pipe_bytes),
       now_(Now()),
       random_state_(options.random_seed) {
-  counters_.connection_limit.Set(static_cast<int64_t>(options.max_connections));
+  counters_.connection_limit.Set(static_cast<int64_t>(places.limits().connections));
   for (ListeningSocket& socket : listeners) {
     acceptors_.emplace_back();
     acceptors_.back().socket = std::move(socket);
@@ -64,11 +68,13 @@ void Worker::RunOnce() {
   table_ = &shared_.routes->Current(options_.index);
   const Instant before = std::exchange(now_, Now());
   if (ring_->losses() != losses_) [[unlikely]] EndAllAfterALoss();
+  others_hello_bytes_ = places_.HelloBytesOfOthers(options_.index);
   for (size_t i = 0; i < n; ++i) Dispatch(completions_[i]);
   AdvanceTimers(now_ > due + kAbsent);
   TakeTurns();
   FeedStarved();
   LookForHiddenEnds();
+  CountSources();
   gather_.SawTurn(std::exchange(arrivals_, 0), now_ - before, std::exchange(bulk_bytes_, 0) > 0, std::exchange(moved_messages_, false));
   if (draining_ && (NothingLeft() || now_ >= drain_deadline_)) {
     stopping_ = true;
@@ -88,11 +94,13 @@ bool Worker::NothingLeft() const {
 Duration Worker::TimeToWait() const {
   // The starved wait for shared buffers, which are free or in sends that are on their way.
   if (!ready_.empty() || !starved_.empty() || sends_awaited_) return Duration::zero();
+  if (watching_ && next_to_count_ < connections_.slots()) return Duration::zero();
   Instant next = catching_up_ ? caught_up_at_ : timers_.NextDeadline();
   if (!heard_.empty()) next = std::min(next, look_at_);
+  if (over_limit_ && accepting_) next = std::min(next, now_ + kRoomWithin);
   if (accepting_) {
     for (const Acceptor& a : acceptors_) {
-      if (!a.armed && !at_limit_) next = std::min(next, a.retry_at);
+      if (!a.armed && !over_limit_) next = std::min(next, a.retry_at);
     }
   }
   if (draining_ && !stopping_) next = std::min(next, drain_deadline_);
@@ -143,6 +151,8 @@ void Worker::OnWake() {
   wake_armed_ = false;
   uint64_t value;
   (void)!read(wake_.get(), &value, sizeof value);
+  WatchSources();
+  MakeRoomForOthers();
   if (orders_.stop.load(std::memory_order_acquire)) {
     StopAccepting();
     draining_ = true;
@@ -217,6 +227,10 @@ void Worker::FeedStarved() {
 void Worker::UpdateGauges() {
   counters_.active.Set(static_cast<int64_t>(connections_.used()));
   counters_.hello_bytes_held.Set(static_cast<int64_t>(held_hello_bytes_));
+  if (held_hello_bytes_ != std::exchange(published_hello_bytes_, held_hello_bytes_)) {
+    places_.PublishHelloBytes(options_.index, held_hello_bytes_);
+  }
+  if (watching_) places_.PublishLargest(options_.index, LargestHere().count);
   counters_.buffers_free.Set(static_cast<int64_t>(ring_->buffers_free()));
   counters_.pipes_held.Set(static_cast<int64_t>(pipes_.lent()));
   counters_.pipe_bytes.Set(static_cast<int64_t>(pipes_.lent_bytes()));
@@ -242,6 +256,10 @@ void Worker::Enter(Connection& c, ConnectionState state) {
       default: return nullptr;
     }
   };
+  if (watching_) {
+    if (state == ConnectionState::kTerminating) LeaveSource(c);
+    else if (state != ConnectionState::kHello) sources_.HelloDone(c.slot);
+  }
   if (Counter* left = gauge(c.state)) left->Add(-1);
   if (Counter* entered = gauge(state)) entered->Add();
   c.state = state;

@@ -3,7 +3,8 @@
 //
 // The methods are in the file of the stage they belong to:
 //   worker.cc      the loop and the one switch where every completion goes
-//   accept.cc      accept, back-off, the share of max_connections
+//   accept.cc      accept, back-off, the limit of connections
+//   room.cc        who makes room at a limit
 //   hello.cc       read and judge the ClientHello, choose a route; the unrecognized_name alert
 //   dial.cc        choose a node, connect, try another
 //   relay.cc       the small engine: copy through shared buffers; ends, resets, stalls
@@ -23,10 +24,12 @@
 #include <vector>
 
 #include "core/gather_policy.h"
+#include "core/source_table.h"
 #include "core/timer_wheel.h"
 #include "ring/connection_table.h"
 #include "ring/data_plane.h"
 #include "ring/pipe_pool.h"
+#include "ring/places.h"
 #include "ring/ring.h"
 #include "ring/zero_copy_pool.h"
 
@@ -49,10 +52,8 @@ class Worker {
   struct Options {
     unsigned index = 0;
     RelayMode relay_mode = RelayMode::kAuto;
-    size_t max_connections = 1000;  // of this worker
     size_t pipe_bytes = 1024 * 1024;
     unsigned pipes = 128;
-    size_t hello_budget_bytes = 64 << 20;
     bool log_connections = true;
     bool zero_copy_send = false;    // the kernel has it
     Duration quiet_after = std::chrono::seconds(5);    // of a relay, before it waits with polls and keep-alive
@@ -62,7 +63,7 @@ class Worker {
     uint64_t random_seed = 1;
   };
 
-  Worker(const Options& options, const DataPlane::Shared& shared, std::unique_ptr<Ring> ring,
+  Worker(const Options& options, const DataPlane::Shared& shared, Places& places, std::unique_ptr<Ring> ring,
          std::vector<ListeningSocket> listeners, Fd wake, const WorkerOrders& orders, WorkerCounters& counters,
          SpscQueue<ConnectionRecord>& records);
   ~Worker();
@@ -71,6 +72,8 @@ class Worker {
   void Run();
 
  private:
+  static constexpr uint32_t kNoSlot = 0xffffffff;
+
   struct Acceptor {
     ListeningSocket socket;
     bool armed = false;
@@ -119,8 +122,25 @@ class Worker {
   void TakeBacklog();
   void Admit(Fd client, ListenerIndex listener);
 
+  // room.cc
+  void WatchSources();
+  void CountSources();
+  SourceKey SourceOf(Connection& c);
+  uint32_t EnterSource(Connection& c);
+  void LeaveSource(const Connection& c);
+  bool Welcome(Connection& c, size_t used);
+  bool WithinSourceLimit(Connection& c, uint32_t held);
+  bool SourceIsKnown(Connection& c);
+  SourceTable::Holder LargestHere() const;
+  bool MakeRoom(const Connection& newcomer);
+  bool Evict(uint64_t source, uint32_t except, Instant quiet_until);
+  void EndForRoom(Connection& c);
+  void MakeRoomForOthers();
+  bool MakeHelloRoom(Connection& c, size_t bytes);
+  bool EvictHellos(Connection* newcomer, size_t wanted);
+
   // hello.cc
-  void BeginHello(Connection& c);
+  void BeginHello(Connection& c, size_t used);
   SocketAddress ClientAddress(Connection& c);
   void OnHelloBytes(Connection& c, Bytes bytes);
   void JudgeHello(Connection& c);
@@ -238,6 +258,7 @@ class Worker {
 
   const Options options_;
   const DataPlane::Shared shared_;
+  Places& places_;
   const WorkerOrders& orders_;
   WorkerCounters& counters_;
   SpscQueue<ConnectionRecord>& records_;
@@ -246,6 +267,9 @@ class Worker {
   std::array<Completion, 512> completions_;  // of this turn; here, because to make 12 KB anew costs every turn 150 ns
   std::vector<Acceptor> acceptors_;
   ConnectionTable connections_;
+  SourceTable sources_;  // empty until they are counted
+  bool watching_ = false;
+  size_t next_to_count_ = 0;  // slot
   TimerWheel timers_;
   PipePool pipes_;
   int64_t bytes_in_pipes_ = 0;  // of all directions
@@ -266,8 +290,11 @@ class Worker {
   Instant now_{};
   uint64_t random_state_;
   size_t held_hello_bytes_ = 0;
+  size_t published_hello_bytes_ = 0;
+  size_t others_hello_bytes_ = 0;  // held by the other workers when this turn began
   bool accepting_ = true;
-  bool at_limit_ = false;
+  bool at_limit_ = false;  // all places are in use
+  bool over_limit_ = false;  // more than that: newcomers wait until those who make room have left
   bool draining_ = false;
   bool wake_armed_ = false;
   bool stopping_ = false;

@@ -224,19 +224,116 @@ def with_200_descriptors_and_1000_clients_it_stays_calm_answers_and_recovers(sta
     stage.note(f"a client after them was served after {took * 1000:.0f} ms")
 
 
+def hold_relays(address, count, source):
+    """`count` idle relays from an address of 127.0.0.0/8: each has moved its first bytes."""
+    clients = []
+    for _ in range(count):
+        clients.append(connect(address, source_address=(source, 0)))
+        clients[-1].sendall(b"x")
+    return clients
+
+
+def is_served(address, source, words=b"let me in"):
+    try:
+        with connect(address, timeout=5, source_address=(source, 0)) as client:
+            client.sendall(words)
+            return read_exactly(client, len(words)) == words
+    except OSError:
+        return False
+
+
 @case(seconds=60)
-def when_max_connections_are_in_use_others_wait_and_are_served_later(stage):
+def max_connections_are_the_process_s_whoever_the_workers_are(stage):
     node = ScriptedNode(stage, echo)
-    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}], max_connections=20, workers=1)
-    holders = open_clients(hudsucker.address, 20, b"x")
-    wait_until(lambda: active(hudsucker) >= 18, 5, "the holders being in")
-    with connect(hudsucker.address) as late:
-        late.sendall(b"let me in")
-        time.sleep(0.5)
-        assert active(hudsucker) <= 20, f"{active(hudsucker)} connections, with a limit of 20"
-        for holder in holders:
-            holder.close()
-        assert read_exactly(late, 9) == b"let me in"
+    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}], max_connections=40, workers=2)
+    clients = []
+    for i in range(40):
+        clients.append(connect(hudsucker.address, timeout=5, source_address=(f"127.0.1.{i + 1}", 0)))
+        clients[-1].sendall(b"hello")
+        assert read_exactly(clients[-1], 5) == b"hello", f"client {i + 1} of 40 is not served"
+    by_worker = [worker["active"] for worker in hudsucker.status()["workers"]]
+    stage.note(f"40 places, the workers have {by_worker}")
+    for client in clients:
+        client.sendall(b"again")
+        assert read_exactly(client, 5) == b"again", "a client made room although there was a place for each"
+
+
+@case(seconds=60)
+def one_source_that_fills_every_place_keeps_nobody_else_out(stage):
+    """Idle relays, hellos that drip and hellos that stay halves; the newcomers come from elsewhere."""
+    raise_own_limit(4000)
+    node = ScriptedNode(stage, echo)
+    count = reduced(300, 100)
+    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}], max_connections=count, workers=2,
+                          relay={"hello_budget": "1MiB"})
+    relays = hold_relays(hudsucker.address, count + 30, "127.0.0.1")
+    wait_until(lambda: active(hudsucker) >= count, 10, "the places being in use")
+    for i in range(100):
+        assert is_served(hudsucker.address, f"127.0.2.{i + 1}"), f"newcomer {i + 1} beside {count} idle relays"
+    half = in_records(client_hello(pad_to=15000))[:14000]
+    dripping = [connect(hudsucker.address, source_address=("127.0.0.3", 0)) for _ in range(count + 30)]
+    for client in dripping:
+        try:
+            client.sendall(half[:5])
+        except OSError:
+            pass
+    for i in range(100):
+        assert is_served(hudsucker.address, f"127.0.3.{i + 1}"), f"newcomer {i + 1} beside hellos that drip"
+    for client in relays + dripping:
+        client.close()
+    wait_until(lambda: active(hudsucker) < 20, 10, "the places being free")
+    halves = [connect(hudsucker.address, source_address=("127.0.0.4", 0)) for _ in range(200)]
+    for client in halves:
+        try:
+            client.sendall(half)
+        except OSError:
+            pass
+    for i in range(50):
+        assert is_served(hudsucker.address, f"127.0.4.{i + 1}"), f"newcomer {i + 1} beside halves of hellos"
+    status = hudsucker.status()
+    assert active(hudsucker) <= count + 4, f"{active(hudsucker)} connections, with a limit of {count}"
+    made_room = status["closes"]["made_room"]
+    assert made_room >= 100, status["closes"]
+    assert sum(w["evicted_for_hellos"] for w in status["workers"]) > 0, "the memory for hellos was never short"
+    wait_until(lambda: "all places are in use" in hudsucker.log() and "the memory for hellos is in use" in hudsucker.log(), 5,
+               "the warnings")
+    assert hudsucker.log().count("all places are in use") <= 4, "the warning is not limited in its rate"
+    stage.note(f"250 of 250 newcomers were served; {made_room} connections made room")
+    for client in halves:
+        client.close()
+
+
+@case(seconds=30)
+def a_source_at_max_connections_per_source_is_refused_and_others_are_not(stage):
+    node = ScriptedNode(stage, echo)
+    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}], workers=2,
+                          max_connections_per_source=10)
+    relays = hold_relays(hudsucker.address, 10, "127.0.0.1")
+    for relay in relays:
+        assert read_exactly(relay, 1) == b"x"
+    assert not is_served(hudsucker.address, "127.0.0.1")
+    assert is_served(hudsucker.address, "127.0.0.2")
+    relays.pop().close()
+    wait_until(lambda: is_served(hudsucker.address, "127.0.0.1"), 5, "a place of its own being free again")
+    assert hudsucker.status()["closes"]["source_limit"] >= 1
+    wait_until(lambda: "max_connections_per_source" in hudsucker.log() and "127.0.0.1" in hudsucker.log(), 5, "the warning")
+
+
+@case(seconds=60)
+def memory_of_held_hellos_is_returned(stage):
+    raise_own_limit(8000)
+    node = ScriptedNode(stage, echo)
+    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}], max_connections=8000, workers=2,
+                          relay={"hello_budget": "256MiB"})
+    before = memory_kib(hudsucker.pid)
+    half = in_records(client_hello(pad_to=15000))[:14000]
+    clients = open_clients(hudsucker.address, reduced(3000, 1000), half)
+    wait_until(lambda: sum(w["hello_bytes_held"] for w in hudsucker.status()["workers"]) > reduced(30, 10) << 20, 4, "the hellos")
+    most = memory_kib(hudsucker.pid)
+    for client in clients:
+        client.close()
+    wait_until(lambda: memory_kib(hudsucker.pid) - before < (most - before) / 2, 8, "memory being returned")
+    stage.note(f"{before} KiB before, {most} with the hellos, {memory_kib(hudsucker.pid)} afterwards")
 
 
 @case(seconds=120)

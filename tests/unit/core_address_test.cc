@@ -31,7 +31,7 @@ TEST(SocketAddress, ReadsAndPrintsWhatItAccepts) {
       {"255.255.255.255:65535", AF_INET, 65535, "255.255.255.255:65535"},
       {"[::]:443", AF_INET6, 443, "[::]:443"},
       {"[2001:DB8:0::1]:8443", AF_INET6, 8443, "[2001:db8::1]:8443"},
-      {"[::ffff:10.0.0.1]:1", AF_INET6, 1, "[::ffff:10.0.0.1]:1"},
+      {"[::ffff:10.0.0.1]:1", AF_INET, 1, "10.0.0.1:1"},
       {"[fe80::1%2]:443", AF_INET6, 443, "[fe80::1%2]:443"},
       {"unix:/run/x.sock", AF_UNIX, 0, "unix:/run/x.sock"},
       {"unix:@abstract", AF_UNIX, 0, "unix:@abstract"},
@@ -133,7 +133,7 @@ TEST(SocketAddress, IsUnspecifiedForWhatItDoesNotKnow) {
 TEST(SocketAddress, ComparesFamilyHostPortAndZone) {
   EXPECT_NE(Address("10.0.0.1:443"), Address("10.0.0.2:443"));
   EXPECT_NE(Address("10.0.0.1:443"), Address("10.0.0.1:444"));
-  EXPECT_NE(Address("[::ffff:10.0.0.1]:443"), Address("10.0.0.1:443"));
+  EXPECT_EQ(Address("[::ffff:10.0.0.1]:443"), Address("10.0.0.1:443"));
   EXPECT_NE(Address("[fe80::1%1]:443"), Address("[fe80::1%2]:443"));
   EXPECT_NE(Address("unix:/a"), Address("unix:@a"));
   EXPECT_EQ(Address("10.0.0.1:443").WithPort(80), Address("10.0.0.1:80"));
@@ -141,11 +141,20 @@ TEST(SocketAddress, ComparesFamilyHostPortAndZone) {
   EXPECT_EQ(Address("unix:/a").WithPort(80), Address("unix:/a"));
 }
 
-TEST(SocketAddress, ShowsAMappedAddressAsIpv4) {
-  EXPECT_EQ(Address("[::ffff:10.0.0.1]:443").UnmappedIpv4(), Address("10.0.0.1:443"));
-  EXPECT_EQ(Address("[2001:db8::1]:443").UnmappedIpv4(), std::nullopt);
-  EXPECT_EQ(Address("10.0.0.1:443").UnmappedIpv4(), std::nullopt);
-  EXPECT_EQ(Address("unix:/a").UnmappedIpv4(), std::nullopt);
+TEST(SocketAddress, AMappedAddressIsTheIpv4AddressThatItIsWhereverItComesFrom) {
+  sockaddr_in6 raw{};
+  raw.sin6_family = AF_INET6;
+  raw.sin6_port = htons(443);
+  raw.sin6_addr.s6_addr[10] = raw.sin6_addr.s6_addr[11] = 0xff;
+  raw.sin6_addr.s6_addr[12] = 10;
+  raw.sin6_addr.s6_addr[15] = 1;
+  const SocketAddress address = SocketAddress::FromSockaddr(reinterpret_cast<sockaddr*>(&raw), sizeof raw);
+  EXPECT_EQ(address.family(), AF_INET);
+  EXPECT_EQ(address.size(), sizeof(sockaddr_in));
+  EXPECT_EQ(address, Address("10.0.0.1:443"));
+  EXPECT_EQ(address.ToString(), "10.0.0.1:443");
+  EXPECT_EQ(Address("[2001:db8::1]:443").family(), AF_INET6);
+  EXPECT_EQ(Address("[::10.0.0.1]:443").family(), AF_INET6) << "compatible is not mapped";
 }
 
 TEST(AddressRange, ContainsWhatItNames) {

@@ -27,6 +27,9 @@ Buffer V2(uint8_t command, uint8_t family, const Buffer& payload) {
 const Buffer kTcp4 = {10, 0, 0, 1, 10, 0, 0, 2, 0x30, 0x39, 0x01, 0xbb};
 const Buffer kTcp6 = Counting(16, 0x20) + Counting(16, 0x40) + Buffer{0x30, 0x39, 0x01, 0xbb};
 
+// Of kTcp4 in a header of version 2 with this checksum and one byte of padding (computed by another program).
+const Buffer kChecksum = {0x84, 0x50, 0xd5, 0x31};
+
 Buffer Path(std::string_view path) { return Text(path) + Filled(108 - path.size(), 0); }
 
 struct Parsed {
@@ -58,6 +61,9 @@ TEST(ProxyHeader, SaysWhoTheClientIs) {
       {"v1 UNKNOWN with more", Text("PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n"), "none", "none"},
       {"the longest v1", Text("PROXY UNKNOWN " + std::string(91, 'x') + "\r\n"), "none", "none"},
       {"v2 TCP4", V2(0x21, 0x11, kTcp4), "10.0.0.1:12345", "10.0.0.2:443"},
+      {"v2 TCP4 with a checksum and padding", V2(0x21, 0x11, kTcp4 + Buffer{3, 0, 4} + kChecksum + Buffer{4, 0, 1, 0}),
+       "10.0.0.1:12345", "10.0.0.2:443"},
+      {"v1 TCP6 with a mapped address", Text("PROXY TCP6 ::ffff:10.0.0.1 ::1 1 2\r\n"), "10.0.0.1:1", "[::1]:2"},
       {"v2 TCP4 with TLVs", V2(0x21, 0x11, kTcp4 + Buffer{4, 0, 1, 0}), "10.0.0.1:12345", "10.0.0.2:443"},
       {"v2 TCP6", V2(0x21, 0x21, kTcp6), "[2021:2223:2425:2627:2829:2a2b:2c2d:2e2f]:12345",
        "[4041:4243:4445:4647:4849:4a4b:4c4d:4e4f]:443"},
@@ -121,6 +127,11 @@ TEST(ProxyHeader, CallsMalformedWhatBreaksARule) {
       {"v2 TCP4 that is too short", V2(0x21, 0x11, Buffer(kTcp4.begin(), kTcp4.end() - 1))},
       {"v2 TCP6 that is too short", V2(0x21, 0x21, kTcp4)},
       {"v2 unix that is too short", V2(0x21, 0x31, Filled(215, 0))},
+      {"v2 with a TLV longer than the header", V2(0x21, 0x11, kTcp4 + Buffer{4, 0, 2, 0})},
+      {"v2 with a TLV of a type only", V2(0x21, 0x21, kTcp6 + Buffer{4})},
+      {"v2 unix with stray bytes", V2(0x21, 0x31, Path("/a") + Path("/b") + Buffer{0, 0})},
+      {"v2 with a wrong checksum", V2(0x21, 0x11, kTcp4 + Buffer{3, 0, 4} + kChecksum + Buffer{4, 0, 1, 1})},
+      {"v2 with a checksum of three bytes", V2(0x21, 0x11, kTcp4 + Buffer{3, 0, 3, 1, 2, 3})},
       {"v2 longer than we take", kSignature + Buffer{0x21, 0x11} + U16(limits::kMaxProxyHeaderBytes - 15)},
   };
   for (const auto& row : rows) {

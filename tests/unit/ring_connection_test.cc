@@ -187,30 +187,103 @@ TEST(Timeouts, AHalfClosedRelayHasATimeOfItsOwn) {
   EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kHalfClosedTimeout) == 1; }));
 }
 
-TEST(Limit, WhatIsOverTheLimitWaitsInTheBacklogAndIsServedLater) {
+// A relay from `from` that has moved its first bytes, and its node's end.
+std::pair<Peer, Peer> Relay(TestBed& bed, const char* from) {
+  Peer client = bed.Client(from);
+  client.Send(kNotTls);
+  Peer node = bed.Node();
+  EXPECT_EQ(node.Receive(kNotTls.size()), kNotTls);
+  return {std::move(client), std::move(node)};
+}
+
+TEST(Limit, ANewcomerFromElsewhereIsServedAndTheLongestIdleOfTheLargestHolderMakesRoom) {
+  TestBed bed({.max_connections = 4});
+  auto honest = Relay(bed, "127.0.0.7");
+  std::vector<std::pair<Peer, Peer>> many;
+  for (int i = 0; i < 3; ++i) many.push_back(Relay(bed, "127.0.0.1"));
+  many[0].first.Send("x");  // now the second has been idle longest
+  EXPECT_EQ(many[0].second.Receive(1), "x");
+  auto newcomer = Relay(bed, "127.0.0.8");
+  EXPECT_EQ(many[1].first.HowItEnds(), "reset");
+  EXPECT_EQ(many[1].second.HowItEnds(), "reset");
+  auto another = Relay(bed, "127.0.0.9");
+  EXPECT_EQ(many[2].first.HowItEnds(), "reset");
+  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kMadeRoom) == 2; }));
+  EXPECT_EQ(bed.counters().evicted_for_places.Get(), 2);
+  EXPECT_GE(bed.counters().limit_reached.Get(), 1);
+  for (auto* pair : {&honest, &newcomer, &another, &many[0]}) {
+    pair->second.Send("alive");
+    EXPECT_EQ(pair->first.Receive(5), "alive");
+  }
+}
+
+TEST(Limit, AnUnfinishedHelloGoesBeforeARelay) {
+  TestBed bed({.max_connections = 4});
+  auto relay = Relay(bed, "127.0.0.1");
+  std::vector<Peer> hellos;
+  for (int i = 0; i < 3; ++i) {
+    hellos.push_back(bed.Client("127.0.0.1"));
+    hellos.back().Send(kHelloBegun);
+    ASSERT_TRUE(bed.Eventually([&] { return bed.counters().in_hello.Get() == i + 1; }));
+  }
+  auto newcomer = Relay(bed, "127.0.0.8");
+  EXPECT_EQ(hellos[0].HowItEnds(), "end");
+  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kMadeRoom) == 1; }));
+  relay.second.Send("alive");
+  EXPECT_EQ(relay.first.Receive(5), "alive");
+}
+
+TEST(Limit, WhereNobodyHoldsMoreThanTheNewcomersSourceOnlyTheQuietMakeRoom) {
   TestBed bed({.max_connections = 3});
-  std::vector<Peer> clients;
-  for (int i = 0; i < 8; ++i) {
-    clients.push_back(bed.Client());
-    clients.back().Send(kNotTls);
-  }
-  std::vector<Peer> nodes;
-  for (int i = 0; i < 3; ++i) nodes.push_back(bed.Node());
-  std::this_thread::sleep_for(50ms);
-  EXPECT_EQ(bed.counters().active.Get(), 3);
-  EXPECT_EQ(bed.counters().accepted.Get(), 3);
-  EXPECT_EQ(bed.counters().limit_reached.Get(), 1) << "an operator cannot see that clients wait";
+  std::vector<std::pair<Peer, Peer>> relays;
+  for (int i = 0; i < 4; ++i) relays.push_back(Relay(bed, "127.0.0.1"));  // one more: there are two listening sockets
+  Peer refused = bed.Client("127.0.0.1");
+  refused.Send(kNotTls);
+  EXPECT_NE(refused.HowItEnds(), "bytes");
+  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kOverLimit) == 1; }));
+  EXPECT_EQ(bed.counters().over_limit.Get(), 1);
+  EXPECT_EQ(bed.counters().limit_reached.Get(), 1);
   const int64_t loops = bed.counters().loops.Get();
-  std::this_thread::sleep_for(200ms);
+  std::this_thread::sleep_for(1100ms);
   EXPECT_LE(bed.counters().loops.Get() - loops, 5) << "a full worker spins";
-  for (int i = 0; i < 8; ++i) {
-    nodes[static_cast<size_t>(i)].Receive(kNotTls.size());
-    nodes[static_cast<size_t>(i)].Close();
-    clients[static_cast<size_t>(i)].Close();
-    if (i + 3 < 8) nodes.push_back(bed.Node());
+  auto newcomer = Relay(bed, "127.0.0.1");
+  EXPECT_EQ(relays[0].first.HowItEnds(), "reset");
+  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kMadeRoom) == 1; }));
+}
+
+TEST(Limit, ASourceAtItsOwnLimitIsRefusedAndOthersAreServed) {
+  TestBed bed({.max_connections_per_source = 2});
+  std::vector<std::pair<Peer, Peer>> relays;
+  for (int i = 0; i < 2; ++i) relays.push_back(Relay(bed, "127.0.0.1"));
+  Peer refused = bed.Client("127.0.0.1");
+  refused.Send(kNotTls);
+  EXPECT_NE(refused.HowItEnds(), "bytes");
+  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kSourceLimit) == 1; }));
+  auto other = Relay(bed, "127.0.0.2");
+  relays.pop_back();
+  ASSERT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kDone) == 1; }));
+  relays.push_back(Relay(bed, "127.0.0.1"));
+}
+
+TEST(Limit, MemoryForHellosIsMadeByTheSourceThatHoldsMostOfIt) {
+  TestBed bed({.hello_budget = 64 << 10});
+  const std::string half = std::string("\x16\x03\x01\x3f\xff\x01\x00\x3f\xfb\x03\x03", 11) + std::string(8000, 'h');
+  std::vector<Peer> attackers;
+  for (int i = 0; i < 12; ++i) {
+    attackers.push_back(bed.Client("127.0.0.1"));
+    attackers.back().Send(half);
   }
-  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kDone) == 8; }));
-  EXPECT_EQ(bed.counters().over_limit.Get(), 0);
+  ASSERT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kMadeRoom) >= 4; }));
+  EXPECT_LE(bed.counters().hello_bytes_held.Get(), 64 << 10);
+  Peer honest = bed.Client("127.0.0.9");
+  honest.Send(half);
+  const std::string rest(0x3fff + 5 - half.size(), 'h');
+  std::this_thread::sleep_for(20ms);
+  honest.Send(rest);
+  Peer node = bed.Node();
+  EXPECT_EQ(node.Receive(half.size() + rest.size()), half + rest);
+  EXPECT_EQ(bed.counters().hello_budget_refused.Get(), 0);
+  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kMadeRoom) == bed.counters().evicted_for_hellos.Get(); }));
 }
 
 TEST(Drain, ConnectionsGoOnAndTheWorkerEndsAfterTheLast) {

@@ -63,11 +63,16 @@ inline std::string RandomBytes(size_t n, uint32_t seed) {
 struct Peer {
   Fd fd;
 
-  static Peer Connect(uint16_t port) {
+  // From an address of 127.0.0.0/8, if one is given.
+  static Peer Connect(uint16_t port, const char* from = nullptr) {
     Peer peer{Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0))};
     peer.SetTimeout(60s);
     sockaddr_in address{};
     address.sin_family = AF_INET;
+    if (from != nullptr) {
+      ::inet_pton(AF_INET, from, &address.sin_addr);
+      if (::bind(peer.fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) Fail("bind");
+    }
     address.sin_port = htons(port);
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     if (::connect(peer.fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) Fail("connect");
@@ -126,6 +131,8 @@ struct Peer {
 struct TestBedOptions {
   RelayMode mode = RelayMode::kAuto;
   size_t max_connections = 5000;  // enough for multishot accept
+  size_t max_connections_per_source = 0;
+  size_t hello_budget = 64 << 20;
   unsigned pipes = 16;
   std::function<std::unique_ptr<Ring>(std::unique_ptr<Ring>)> wrap_ring;  // a ring of the test's around the kernel's
   std::function<void(RouteTable&)> adjust;
@@ -179,14 +186,18 @@ class TestBed {
       std::vector<ListeningSocket> sockets;
       sockets.push_back({ListenerIndex(0), std::move(accepting)});
       sockets.push_back({ListenerIndex(0), std::move(second)});
+      Places places({.connections = options.max_connections,
+                     .per_source = options.max_connections_per_source,
+                     .hello_bytes = options.hello_budget,
+                     .accepts = 2},
+                    SipKey{1, 2});
       Worker worker({.relay_mode = options.mode,
-                     .max_connections = options.max_connections,
                      .pipes = options.pipes,
                      .zero_copy_send = features.zero_copy_send,
                      .quiet_after = options.quiet_after,
                      .node_silence = options.node_silence,
                      .reset_patience = options.reset_patience},
-                    {routes_.get(), &affinity_, &nodes_}, std::move(ring), std::move(sockets), Fd(::dup(wake_.get())),
+                    {routes_.get(), &affinity_, &nodes_}, places, std::move(ring), std::move(sockets), Fd(::dup(wake_.get())),
                     orders_, counters_, records_);
       ready = true;
       worker.Run();
@@ -209,7 +220,7 @@ class TestBed {
     for (int i = 0; i < static_cast<int>(node_listeners_.size()); ++i) EXPECT_EQ(node(i).active.load(), 0);
   }
 
-  Peer Client() { return Peer::Connect(port_); }
+  Peer Client(const char* from = nullptr) { return Peer::Connect(port_, from); }
   Peer Node(int i = 0) { return Peer::Accept(node_listeners_[static_cast<size_t>(i)]); }
   void CloseNodeListener(int i) { node_listeners_[static_cast<size_t>(i)].Reset(); }
   WorkerCounters& counters() { return counters_; }

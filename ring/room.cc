@@ -1,0 +1,182 @@
+// Who makes room when a limit is reached (ring/places.h has the rule, core/source_table.h who goes of one source).
+#include <algorithm>
+
+#include "absl/container/flat_hash_map.h"
+#include "core/check.h"
+#include "ring/socket_names.h"
+#include "ring/worker.h"
+
+namespace hud {
+namespace {
+
+// Where nobody holds more than the newcomer's own source, only what has been quiet for this long makes room: to cut off a
+// connection at work for another one like it would help nobody.
+constexpr Duration kQuiet = std::chrono::seconds(1);
+// Sources here that are compared by what they hold over all workers.
+constexpr size_t kCompared = 8;
+constexpr size_t kCountedPerTurn = 1024;  // twice the completions of a turn: all are counted before the limit is reached
+
+}  // namespace
+
+// From now on sources are counted: newcomers at once, those who are here already in the next turns.
+void Worker::WatchSources() {
+  if (watching_ || !places_.watched()) return;
+  watching_ = true;
+  next_to_count_ = 0;
+}
+
+void Worker::CountSources() {
+  if (!watching_ || next_to_count_ >= connections_.slots()) return;
+  const size_t until = std::min(connections_.slots(), next_to_count_ + kCountedPerTurn);
+  for (; next_to_count_ < until; ++next_to_count_) {
+    Connection& c = connections_.At(static_cast<uint32_t>(next_to_count_));
+    if (c.state == ConnectionState::kFree || c.state == ConnectionState::kTerminating || sources_.Contains(c.slot)) continue;
+    Guarded(c, [&] {
+      EnterSource(c);
+      if (c.state != ConnectionState::kHello) sources_.HelloDone(c.slot);
+    });
+  }
+}
+
+SourceKey Worker::SourceOf(Connection& c) {
+  if (!c.client_address) c.client_address = InternetEndpoint(PeerOf(c.fd[Index(Side::kClient)].get()));
+  return SourceKey::Of(c.client_address.ToSocketAddress());
+}
+
+// Returns what its source then holds.
+uint32_t Worker::EnterSource(Connection& c) {
+  const SourceKey source = SourceOf(c);
+  const uint64_t hash = places_.HashOf(source);
+  sources_.Enter(c.slot, source, hash);
+  return places_.Enter(hash);
+}
+
+void Worker::LeaveSource(const Connection& c) {
+  if (!sources_.Contains(c.slot)) return;
+  places_.Leave(sources_.HashOf(c.slot));
+  sources_.Leave(c.slot);
+}
+
+// A newcomer, who has taken a place already. False: there is none for it, and it is closed.
+bool Worker::Welcome(Connection& c, size_t used) {
+  if (!watching_) {
+    if (!places_.Watched(used, options_.index)) return true;
+    WatchSources();
+  }
+  const uint32_t held = EnterSource(c);
+  // Where a balancer speaks for its clients, it is they who are counted: when its header has come.
+  if (!table_->listeners[Raw(c.listener)].accept_proxy_protocol && !WithinSourceLimit(c, held)) return false;
+  const PlaceLimits& limits = places_.limits();
+  if (used <= limits.connections || MakeRoom(c) || used <= limits.connections + places_.spare()) return true;
+  counters_.over_limit.Add();
+  Terminate(c, CloseReason::kOverLimit);
+  return false;
+}
+
+bool Worker::WithinSourceLimit(Connection& c, uint32_t held) {
+  const size_t most = places_.limits().per_source;
+  if (most == 0 || held <= most) return true;
+  places_.NoteMadeRoom(sources_.SourceOf(sources_.HashOf(c.slot)));
+  Terminate(c, CloseReason::kSourceLimit);
+  return false;
+}
+
+// The PROXY header has said who the client is.
+bool Worker::SourceIsKnown(Connection& c) {
+  if (!watching_) return true;
+  LeaveSource(c);
+  return WithinSourceLimit(c, EnterSource(c));
+}
+
+SourceTable::Holder Worker::LargestHere() const {
+  SourceTable::Holder most;
+  for (const SourceTable::Holder& holder : sources_.Largest(kCompared)) {
+    if (const uint32_t count = places_.CountOf(holder.hash); count > most.count) most = {holder.hash, count};
+  }
+  return most;
+}
+
+bool Worker::MakeRoom(const Connection& newcomer) {
+  const uint64_t own = sources_.HashOf(newcomer.slot);
+  const uint32_t own_count = places_.CountOf(own);
+  const SourceTable::Holder here = LargestHere();
+  if (const unsigned worker = places_.WhoHoldsMore(options_.index, std::max(own_count, here.count)); worker != Places::kNobody) {
+    places_.AskForPlace(worker);
+    return true;
+  }
+  if (here.count > own_count) return Evict(here.hash, newcomer.slot, Instant::max());
+  const Instant quiet_until = now_ - kQuiet;
+  if (Evict(own, newcomer.slot, quiet_until)) return true;
+  for (const SourceTable::Holder& holder : sources_.Largest(kCompared)) {
+    if (places_.CountOf(holder.hash) == own_count && Evict(holder.hash, newcomer.slot, quiet_until)) return true;
+  }
+  return false;
+}
+
+bool Worker::Evict(uint64_t source, uint32_t except, Instant quiet_until) {
+  const auto since = [this](uint32_t slot) {
+    const Connection& c = connections_.At(slot);
+    return c.state == ConnectionState::kHello ? c.accepted_at : c.last_activity;
+  };
+  const std::optional<uint32_t> slot = sources_.FirstToGo(source, except, quiet_until, since);
+  if (!slot) return false;
+  counters_.evicted_for_places.Add();
+  places_.NoteMadeRoom(sources_.SourceOf(source));
+  EndForRoom(connections_.At(*slot));
+  return true;
+}
+
+void Worker::EndForRoom(Connection& c) {
+  if (c.state == ConnectionState::kHello) return Terminate(c, CloseReason::kMadeRoom);
+  Abort(c, CloseReason::kMadeRoom);
+}
+
+// Other workers had newcomers, and what holds most is here.
+void Worker::MakeRoomForOthers() {
+  for (uint32_t n = places_.TakePlacesWanted(options_.index); n > 0 && places_.used() > places_.limits().connections; --n) {
+    if (const SourceTable::Holder here = LargestHere(); here.count > 0) Evict(here.hash, kNoSlot, Instant::max());
+  }
+  if (places_.TakeHelloRoomWanted(options_.index)) {
+    const size_t held = held_hello_bytes_ + places_.HelloBytesOfOthers(options_.index);
+    if (held > places_.limits().hello_bytes) (void)EvictHellos(nullptr, held - places_.limits().hello_bytes);
+  }
+}
+
+// Memory for `bytes` more of this client's hello. A worker within an even part of the whole is never refused, but asks the
+// one that holds most to let go: so the bound can be passed for a moment, by less than itself.
+bool Worker::MakeHelloRoom(Connection& c, size_t bytes) {
+  const PlaceLimits& limits = places_.limits();
+  if (held_hello_bytes_ + bytes > limits.hello_bytes / limits.workers) return EvictHellos(&c, bytes);
+  places_.AskForHelloRoom(options_.index);
+  return true;
+}
+
+// Hellos of the source that holds most memory, the oldest first. A sixteenth of it at once: to look for it takes time.
+bool Worker::EvictHellos(Connection* newcomer, size_t wanted) {
+  absl::flat_hash_map<uint64_t, size_t> held;
+  connections_.ForEach([&](Connection& c) {
+    if (c.state == ConnectionState::kHello) held[places_.HashOf(SourceOf(c))] += c.context->bytes.size;
+  });
+  const uint64_t own = newcomer ? places_.HashOf(SourceOf(*newcomer)) : 0;
+  std::pair<uint64_t, size_t> most(own, newcomer ? held[own] : 0);
+  for (const auto& [source, bytes] : held) {
+    if (bytes > most.second) most = {source, bytes};
+  }
+  std::vector<Connection*> hellos;
+  connections_.ForEach([&](Connection& c) {
+    if (c.state != ConnectionState::kHello || &c == newcomer || c.context->bytes.size == 0) return;
+    if (places_.HashOf(SourceOf(c)) == most.first) hellos.push_back(&c);
+  });
+  std::sort(hellos.begin(), hellos.end(), [](const Connection* a, const Connection* b) { return a->accepted_at < b->accepted_at; });
+  size_t freed = 0;
+  for (Connection* c : hellos) {
+    if (freed >= std::max(wanted, most.second / 16)) break;
+    freed += c->context->bytes.size;
+    counters_.evicted_for_hellos.Add();
+    places_.NoteMadeRoom(SourceOf(*c));
+    Terminate(*c, CloseReason::kMadeRoom);
+  }
+  return freed >= wanted;
+}
+
+}  // namespace hud
