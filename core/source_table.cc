@@ -54,8 +54,8 @@ uint32_t SourceTable::CountOf(uint64_t hash) const {
   return found == by_hash_.end() ? 0 : sources_[found->second].count;
 }
 
-std::vector<SourceTable::Holder> SourceTable::Largest(size_t most) const {
-  std::vector<Holder> holders;
+absl::InlinedVector<SourceTable::Holder, 8> SourceTable::Largest(size_t most) const {
+  absl::InlinedVector<Holder, 8> holders;
   for (auto i = by_count_.begin(); i != by_count_.end() && holders.size() < most; ++i) {
     holders.push_back({sources_[i->source].hash, i->count});
   }

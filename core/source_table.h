@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/inlined_vector.h"
 #include "core/source.h"
 #include "core/types.h"
 
@@ -34,7 +35,7 @@ class SourceTable {
   uint32_t CountOf(uint64_t hash) const;
   size_t sources() const { return by_hash_.size(); }
   // The first `most` of those that hold most here; of equal ones, who has held that many longest comes first.
-  std::vector<Holder> Largest(size_t most) const;
+  absl::InlinedVector<Holder, 8> Largest(size_t most) const;
 
   // The connection of the source that goes first; none if it has only `except`, or nothing whose time is at or before
   // `quiet_until`. `since(slot)` is when a hello began, or when an other connection last moved a byte.

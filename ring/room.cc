@@ -1,5 +1,6 @@
 // Who makes room when a limit is reached (ring/places.h has the rule, core/source_table.h who goes of one source).
 #include <algorithm>
+#include <new>
 
 #include "absl/container/flat_hash_map.h"
 #include "core/check.h"
@@ -131,14 +132,19 @@ void Worker::EndForRoom(Connection& c) {
   Abort(c, CloseReason::kMadeRoom);
 }
 
-// Other workers had newcomers, and what holds most is here.
+// Other workers had newcomers, and what holds most is here. Where no memory is left to look for it, nobody goes: the workers
+// ask again with their next newcomer.
 void Worker::MakeRoomForOthers() {
-  for (uint32_t n = places_.TakePlacesWanted(options_.index); n > 0 && places_.used() > places_.limits().connections; --n) {
-    if (const SourceTable::Holder here = LargestHere(); here.count > 0) Evict(here.hash, kNoSlot, Instant::max());
-  }
-  if (places_.TakeHelloRoomWanted(options_.index)) {
-    const size_t held = held_hello_bytes_ + places_.HelloBytesOfOthers(options_.index);
-    if (held > places_.limits().hello_bytes) (void)EvictHellos(nullptr, held - places_.limits().hello_bytes);
+  try {
+    for (uint32_t n = places_.TakePlacesWanted(options_.index); n > 0 && places_.used() > places_.limits().connections; --n) {
+      if (const SourceTable::Holder here = LargestHere(); here.count > 0) Evict(here.hash, kNoSlot, Instant::max());
+    }
+    if (places_.TakeHelloRoomWanted(options_.index)) {
+      const size_t held = held_hello_bytes_ + places_.HelloBytesOfOthers(options_.index);
+      if (held > places_.limits().hello_bytes) (void)EvictHellos(nullptr, held - places_.limits().hello_bytes);
+    }
+  } catch (const std::bad_alloc&) {
+    return;
   }
 }
 
