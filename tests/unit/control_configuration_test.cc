@@ -106,7 +106,7 @@ TEST(Configuration, EachFaultOfAFileIsOneErrorAtItsLine) {
        "f:4:", "'[::]' serves IPv4, too"},
       {"a mapped address that is an IPv4 address",
        Spoiled("\"127.0.0.1:443\"", "[\"127.0.0.1:443\", \"[::ffff:127.0.0.1]:443\"]"),
-       "f:4:", "is taken by '127.0.0.1:443'"},
+       "f:4:", "'127.0.0.1:443' is in this list already"},
       {"the status page on a listener's address", with("status: {bind: \"127.0.0.1:443\"}\n"),
        "f:4:", "is taken by '127.0.0.1:443' of status.bind at line 13"},
       {"two listeners of one name",

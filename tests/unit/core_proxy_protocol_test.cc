@@ -74,8 +74,10 @@ TEST(ProxyHeader, SaysWhoTheClientIs) {
       {"v2 LOCAL with an address, which does not count", V2(0x20, 0x11, kTcp4), "none", "none"},
       {"v2 unspecified", V2(0x21, 0x00, Filled(9, 1)), "none", "none"},
       {"v2 UDP", V2(0x21, 0x12, kTcp4), "none", "none"},
-      {"the longest v2", V2(0x21, 0x11, kTcp4 + Filled(limits::kMaxProxyHeaderBytes - 28, 4)), "10.0.0.1:12345",
-       "10.0.0.2:443"},
+      {"the longest v2",
+       V2(0x21, 0x11,
+          kTcp4 + Buffer{4} + U16(limits::kMaxProxyHeaderBytes - 31) + Filled(limits::kMaxProxyHeaderBytes - 31, 4)),
+       "10.0.0.1:12345", "10.0.0.2:443"},
   };
   for (const auto& row : rows) {
     SCOPED_TRACE(row.input);
