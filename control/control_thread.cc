@@ -1,6 +1,5 @@
 #include "control/control_thread.h"
 
-#include <malloc.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
@@ -134,7 +133,6 @@ void ControlThread::Turn(Instant now, Duration paused) {
   TellOfReopenedLog();
   if (!first_reports_over_ && now - started_ >= kFirstReports) first_reports_over_ = snapshot_due_ = true;
   WarnOfLimits(now);
-  ReturnMemory(now);
   FeedWatchdog(now);
   CheckDrain(now);
 }
@@ -294,21 +292,6 @@ void ControlThread::WarnOfLimits(Instant now) {
     }
     parts_.log->Write(LogLevel::kWarning, line);
   }
-}
-
-// The allocator keeps what was freed in the middle of its arenas: after a flood of held hellos it is told to give it back.
-void ControlThread::ReturnMemory(Instant now) {
-  if (now < next_trim_) return;
-  next_trim_ = now + kTrimEvery;
-  int64_t held = 0;
-  for (unsigned i = 0; i < parts_.data_plane->workers(); ++i) {
-    const WorkerCounters& w = parts_.data_plane->counters(i);
-    held += w.private_bytes.Get();
-  }
-  most_held_ = std::max(most_held_, held);
-  if (most_held_ < kWorthATrim || held > most_held_ / 4) return;
-  most_held_ = held;
-  ::malloc_trim(0);
 }
 
 // ---- Signals --------------------------------------------------------------------------------------------------------

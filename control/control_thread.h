@@ -34,9 +34,6 @@ class ControlThread {
   static constexpr int64_t kUrgentBurst = 4;
   // /status is at most this old.
   static constexpr Duration kSnapshotEvery = std::chrono::milliseconds(100);
-  // Private memory of connections that is worth returning once it is free, and how often one looks.
-  static constexpr int64_t kWorthATrim = 16 << 20;
-  static constexpr Duration kTrimEvery = std::chrono::seconds(1);
   static constexpr Duration kLongestSleep = std::chrono::milliseconds(500);
   // How much longer than its deadline a drain may take before the process ends without it.
   static constexpr Duration kDrainGrace = std::chrono::seconds(5);
@@ -83,7 +80,6 @@ class ControlThread {
   void LogEmptyPools(const StatusSnapshot& snapshot, Instant now);
   void Sweep(Instant now);
   void WarnOfLimits(Instant now);
-  void ReturnMemory(Instant now);
 
   void OnSignal();
   void ReopenLog(bool says_if_none);
@@ -121,8 +117,6 @@ class ControlThread {
   Instant last_sweep_ = Instant::min();
   Instant listeners_close_ = Instant::max();  // set while a drain has begun and new connections are still taken
   bool listeners_closed_ = false;
-  Instant next_trim_{};
-  int64_t most_held_ = 0;  // bytes of private memory, since memory was last returned
   Instant drain_ends_ = Instant::max();
   Instant tell_drain_ = Instant::max();
   int64_t drain_had_ = 0;  // connections when the listeners closed

@@ -319,23 +319,6 @@ def a_source_at_max_connections_per_source_is_refused_and_others_are_not(stage):
     wait_until(lambda: "max_connections_per_source" in hudsucker.log() and "127.0.0.1" in hudsucker.log(), 5, "the warning")
 
 
-@case(seconds=60)
-def memory_of_held_hellos_is_returned(stage):
-    raise_own_limit(8000)
-    node = ScriptedNode(stage, echo)
-    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}], max_connections=8000, workers=2,
-                          relay={"hello_budget": "256MiB"})
-    before = memory_kib(hudsucker.pid)
-    half = in_records(client_hello(pad_to=15000))[:14000]
-    clients = open_clients(hudsucker.address, reduced(3000, 1000), half)
-    wait_until(lambda: sum(w["hello_bytes_held"] for w in hudsucker.status()["workers"]) > reduced(30, 10) << 20, 4, "the hellos")
-    most = memory_kib(hudsucker.pid)
-    for client in clients:
-        client.close()
-    wait_until(lambda: memory_kib(hudsucker.pid) - before < (most - before) / 2, 8, "memory being returned")
-    stage.note(f"{before} KiB before, {most} with the hellos, {memory_kib(hudsucker.pid)} afterwards")
-
-
 @case(seconds=120)
 def twenty_thousand_that_connect_and_abort_leave_no_descriptor_and_no_memory(stage):
     count = reduced(20000, 4000)
