@@ -103,7 +103,8 @@ void Worker::OnDialed(Connection& c, Tag tag, const Completion& completion) {
   Paid(c, Op::kSend, Side::kNode);
   if (c.state == ConnectionState::kTerminating) return JoinIfDone(c);
   const int result = completion.result;
-  if (tag.op == Op::kConnect) return OnConnectFailed(c, -result);
+  // Cancelled, and not by us (OnConnectFailed() knows): the send behind it could not even begin.
+  if (tag.op == Op::kConnect) return OnConnectFailed(c, result == -ECANCELED ? ENOMEM : -result);
   const bool never_began = IsLocalError(-result) || result == -ECANCELED;
   if (never_began && result != -EAGAIN && !IsConnected(c.fd[Index(Side::kNode)].get())) return OnConnectFailed(c, ENOMEM);
   OnHelloSent(c, result);

@@ -530,9 +530,9 @@ def the_node_learns_the_clients_address_from_a_proxy_v2_header(stage):
     node = ScriptedNode(stage, lambda connection, _node: read_to_end(connection))
     hudsucker = proxy(stage, node, pool={"proxy_protocol": "v2"})
     with connect(hudsucker.address) as client:
+        mine, theirs = client.getsockname(), client.getpeername()  # once both have ended, there is no peer to name
         client.sendall(b"the rest")
         client.shutdown(socket.SHUT_WR)
-        mine, theirs = client.getsockname(), client.getpeername()
         assert client.recv(1) == b""
     wait_until(lambda: node.results, 5, "the node having it")
     got = node.results[0]

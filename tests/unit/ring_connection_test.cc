@@ -154,6 +154,29 @@ TEST(Dial, AClientThatResetsDuringASlowConnectIsNoticed) {
   EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kClientGoneInDial) == 1; }, 3s));
 }
 
+// A unix socket whose backlog is full refuses at once, where TCP waits.
+TEST(Dial, ABurstLargerThanTheBacklogOfAUnixSocketIsServedAsByTcp) {
+  constexpr int kClients = 40;
+  const std::string name = "@hud-test-" + std::to_string(getpid());
+  SocketAddress address = SocketAddress::Parse("unix:" + name).value();
+  Fd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(::bind(listener.get(), address.data(), address.size()), 0);
+  ASSERT_EQ(::listen(listener.get(), 4), 0);
+  TestBed bed({.adjust = [&](RouteTable& table) { table.nodes[0].address = address; }});
+  std::vector<Peer> clients;
+  for (int i = 0; i < kClients; ++i) {
+    clients.push_back(bed.Client());
+    clients.back().Send(kNotTls);
+  }
+  std::this_thread::sleep_for(50ms);
+  std::vector<Peer> nodes;
+  for (int i = 0; i < kClients; ++i) {
+    nodes.push_back(Peer::Accept(listener));
+    ASSERT_EQ(nodes.back().Receive(kNotTls.size()), kNotTls);
+  }
+  EXPECT_TRUE(bed.Eventually([&] { return bed.counters().relaying.Get() == kClients; }));
+}
+
 TEST(Dial, TheNodeIsToldWhoTheClientIs) {
   TestBed bed({.adjust = [](RouteTable& table) { table.pools[0].proxy_protocol = ProxyProtocol::kV2; }});
   Peer client = bed.Client();
