@@ -12,12 +12,6 @@
 namespace hud::testing {
 namespace {
 
-struct ModeName {
-  RelayMode mode;
-  const char* name;
-  bool plain_features = false;
-};
-
 class Endings : public ::testing::TestWithParam<ModeName> {
  protected:
   void Begin(TestBedOptions options = {}) {
@@ -49,9 +43,7 @@ class Endings : public ::testing::TestWithParam<ModeName> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Modes, Endings,
-                         ::testing::Values(ModeName{RelayMode::kAuto, "auto"}, ModeName{RelayMode::kSplice, "splice"},
-                                           ModeName{RelayMode::kCopy, "copy"}, ModeName{RelayMode::kZeroCopy, "zerocopy"},
-                                           ModeName{RelayMode::kAuto, "oldest", true}),
+                         ::testing::ValuesIn(kModes),
                          [](const auto& p) { return p.param.name; });
 
 TEST_P(Endings, WhatCameBeforeAResetIsDeliveredAndThenTheReset) {

@@ -15,21 +15,13 @@
 namespace hud::testing {
 namespace {
 
-struct ModeName {
-  RelayMode mode;
-  const char* name;
-  bool plain_features = false;
-};
-
 class Relay : public ::testing::TestWithParam<ModeName> {
  protected:
   TestBedOptions Options() { return {.mode = GetParam().mode, .plain_features = GetParam().plain_features}; }
 };
 
 INSTANTIATE_TEST_SUITE_P(Modes, Relay,
-                         ::testing::Values(ModeName{RelayMode::kAuto, "auto"}, ModeName{RelayMode::kSplice, "splice"},
-                                           ModeName{RelayMode::kCopy, "copy"}, ModeName{RelayMode::kZeroCopy, "zerocopy"},
-                                           ModeName{RelayMode::kAuto, "oldest", true}),
+                         ::testing::ValuesIn(kModes),
                          [](const auto& p) { return p.param.name; });
 
 // Not TLS at all, so the fallback choice is made at the first byte and the bytes go through untouched.

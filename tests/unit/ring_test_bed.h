@@ -128,6 +128,18 @@ struct Peer {
   void Close() { fd.Reset(); }
 };
 
+// Every relay mode, and once as on the oldest kernel that is served.
+struct ModeName {
+  RelayMode mode;
+  const char* name;
+  bool plain_features = false;
+};
+inline constexpr ModeName kModes[] = {{RelayMode::kAuto, "auto"},
+                                      {RelayMode::kSplice, "splice"},
+                                      {RelayMode::kCopy, "copy"},
+                                      {RelayMode::kZeroCopy, "zerocopy"},
+                                      {RelayMode::kAuto, "oldest", true}};
+
 struct TestBedOptions {
   RelayMode mode = RelayMode::kAuto;
   size_t max_connections = 5000;  // enough for multishot accept
