@@ -336,12 +336,37 @@ class Reader {
         .ReadInteger(&listener.backlog, 1, 65535);
     Mark(item.Get("defer_accept"), absl::StrCat("listeners.", listener.name, ".defer_accept")).ReadBool(&listener.defer_accept);
     Mark(item.Get("quick_ack"), absl::StrCat("listeners.", listener.name, ".quick_ack")).ReadBool(&listener.quick_ack);
-    item.Get("accept_proxy_protocol").ReadBool(&listener.accept_proxy_protocol);
+    ReadAcceptProxyProtocol(Mark(item.Get("accept_proxy_protocol"), absl::StrCat("listeners.", listener.name, ".accept_proxy_protocol")),
+                            &listener.accept_proxy_protocol);
     const YamlValue default_pool = item.Get("default_pool");
     if (default_pool.ReadString(&listener.default_pool)) CheckPoolName(default_pool, listener.default_pool);
     ReadRoutes(item.Get("routes"), &listener);
     if (item.IsMap() && !default_pool && !item.Get("routes")) {
       item.Error("has neither 'routes' nor 'default_pool', so nothing could be sent anywhere; add one");
+    }
+  }
+
+  // `true`, `false`, or whose headers are taken: {from: [10.0.0.0/8, 192.0.2.7]}.
+  static void ReadAcceptProxyProtocol(const YamlValue& value, AcceptProxyProtocol* out) {
+    if (value.IsList()) return value.Error("is a list; write '{from: […]}' with it");
+    if (!value.IsMap()) {
+      value.ReadBool(&out->enabled);
+      return;
+    }
+    out->enabled = true;
+    const YamlValue from = value.Require("from", "the networks of the balancers in front, like '[10.0.0.0/8, 192.0.2.7]'");
+    const std::vector<YamlValue> items = from.ItemsOrSelf();
+    if (from.IsList() && items.empty()) from.Error("is an empty list, so that nobody could connect; write the balancers' networks");
+    if (items.size() > limits::kMaxProxyRanges)
+      from.Error(absl::StrCat("holds ", items.size(), " networks; at most ", limits::kMaxProxyRanges));
+    for (const YamlValue& item : items) {
+      std::string text;
+      if (!item.ReadString(&text)) continue;
+      if (const absl::StatusOr<AddressRange> range = AddressRange::Parse(text); range.ok()) {
+        out->from.push_back(*range);
+      } else {
+        item.Error(View(range.status().message()));
+      }
     }
   }
 
@@ -452,6 +477,18 @@ std::string Configuration::Source::At(std::string_view key) const {
     if (name == key) return absl::StrCat(path, ":", line);
   }
   return path;
+}
+
+std::vector<std::string> UnguardedProxyHeaders(const Configuration& configuration) {
+  std::vector<std::string> warnings;
+  for (const ListenerConfig& listener : configuration.cluster.listeners) {
+    if (!listener.accept_proxy_protocol.enabled || !listener.accept_proxy_protocol.from.empty()) continue;
+    const std::string key = absl::StrCat("listeners.", listener.name, ".accept_proxy_protocol");
+    warnings.push_back(absl::StrCat(configuration.source.At(key), ": ", key,
+                                    ": whoever can connect can claim to be any client; write whose headers are taken, like "
+                                    "'{from: [10.0.0.0/8]}' (or '{from: [0.0.0.0/0, \"::/0\"]}' if that is meant)"));
+  }
+  return warnings;
 }
 
 absl::StatusOr<Configuration> LoadConfiguration(const std::string& path) {

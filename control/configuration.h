@@ -62,6 +62,9 @@ struct Configuration {
 absl::StatusOr<Configuration> LoadConfiguration(const std::string& path);
 absl::StatusOr<Configuration> ParseConfiguration(std::string_view text, std::string path);
 
+// A warning for each listener that takes anybody's PROXY header without a word that it should.
+std::vector<std::string> UnguardedProxyHeaders(const Configuration& configuration);
+
 // May the running process become `next` by a reload? An error lists every change that needs a restart, a line each,
 // with its place in the new file; the running configuration then stays (ReloadIsAllOrNothing).
 absl::Status CheckReload(const Configuration& running, const Configuration& next);

@@ -404,6 +404,7 @@ void ControlThread::OnReloaded(ReloadResult result) {
     parts_.receiver->SetKeys(result.loaded->keys);
     parts_.receiver->SetOurAddresses(OwnAddresses(result.loaded->configuration));
     for (const std::string& wide : WideBeaconKeys(result.loaded->keys)) parts_.log->Warning(wide);
+    for (const std::string& unguarded : UnguardedProxyHeaders(result.loaded->configuration)) parts_.log->Warning(unguarded);
     parts_.receiver->SetDeadAfter(config.beacons.dead_after);
     parts_.intake->SetTokenTtl(config.affinity.token_ttl);
     checker_.SetTimeout(config.timeouts.connect);

@@ -114,6 +114,10 @@ void ExamineListeners(const Configuration& configuration, Findings* findings) {
   }
 }
 
+void ExamineProxyHeaders(const Configuration& configuration, Findings* findings) {
+  for (const std::string& unguarded : UnguardedProxyHeaders(configuration)) findings->push_back({Kind::kWarning, unguarded});
+}
+
 void ExamineBeacons(const Configuration& configuration, Findings* findings) {
   for (const SocketAddress& address : configuration.cluster.beacons.bind) {
     ExamineAddress(configuration, "beacons.bind", address, SOCK_DGRAM, findings);
@@ -162,6 +166,7 @@ constexpr Precondition kPreconditions[] = {
     {"the kernel has what the data plane needs", kAsStarted, ExamineKernel},
     {"the limit on descriptors has room for connections", kAsStarted, ExamineDescriptors},
     {"listeners' addresses are this machine's, and may be bound", kAsStarted, ExamineListeners},
+    {"PROXY headers are taken from named networks only", kAsStarted, ExamineProxyHeaders},
     {"the beacons' address is this machine's, and may be bound", kAsStarted, ExamineBeacons},
     {"the status address is this machine's, and may be bound", kAsStarted, ExamineStatus},
     {"the keys file is good, and nobody but `user` can read it", kAsUser, ExamineKeys},

@@ -348,6 +348,10 @@ bool AddressRange::Contains(const AddressRange& other) const {
   return ipv4_ == other.ipv4_ && prefix_bits_ <= other.prefix_bits_ && SharePrefix(bytes_, other.bytes_, prefix_bits_);
 }
 
+bool AnyContains(std::span<const AddressRange> ranges, const SocketAddress& address) {
+  return std::any_of(ranges.begin(), ranges.end(), [&](const AddressRange& range) { return range.Contains(address); });
+}
+
 std::string AddressRange::ToString() const {
   if (!ipv4_) return absl::StrCat(FormatHost(AF_INET6, bytes_), "/", prefix_bits_);
   return absl::StrCat(FormatHost(AF_INET, bytes_ + sizeof(kIpv4MappedPrefix)), "/", prefix_bits_ - kIpv4MappedBits);

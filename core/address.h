@@ -6,6 +6,7 @@
 #include <sys/un.h>
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -71,11 +72,14 @@ class AddressRange {
   bool Contains(const SocketAddress& address) const;
   bool Contains(const AddressRange& other) const;  // all of it
   std::string ToString() const;
+  bool operator==(const AddressRange&) const = default;
 
  private:
   uint8_t bytes_[16] = {};   // IPv4 as ::ffff:a.b.c.d
   uint8_t prefix_bits_ = 0;  // of the 128
   bool ipv4_ = false;
 };
+
+bool AnyContains(std::span<const AddressRange> ranges, const SocketAddress& address);
 
 }  // namespace hud

@@ -23,6 +23,7 @@ std::string_view CloseReasonName(CloseReason reason) {
     case CloseReason::kOverLimit: return "over_limit";
     case CloseReason::kDrainDeadline: return "drain_deadline";
     case CloseReason::kProxyHeader: return "proxy_header";
+    case CloseReason::kUntrustedPeer: return "untrusted_peer";
     case CloseReason::kMadeRoom: return "made_room";
     case CloseReason::kSourceLimit: return "source_limit";
     case CloseReason::kCount: break;

@@ -24,6 +24,7 @@ enum class CloseReason : uint8_t {
   kOverLimit,          // max_connections, or the memory for hellos, and nobody who could make room
   kDrainDeadline,      // SIGTERM, and the time was up
   kProxyHeader,        // the listener expects a PROXY header and got something else
+  kUntrustedPeer,      // the listener takes PROXY headers, and this peer is not one of those that it takes them from
   kMadeRoom,           // a limit was reached, and its source held most
   kSourceLimit,        // its source has max_connections_per_source already
   kCount,

@@ -46,6 +46,14 @@ struct RouteConfig {
   bool operator==(const RouteConfig&) const = default;
 };
 
+// Whether a listener's clients begin with a PROXY v1 or v2 header. Where they do, all of them must.
+struct AcceptProxyProtocol {
+  bool enabled = false;
+  std::vector<AddressRange> from;  // who may connect and is believed; empty: anybody
+  bool Believes(const SocketAddress& peer) const { return from.empty() || AnyContains(from, peer); }
+  bool operator==(const AcceptProxyProtocol&) const = default;
+};
+
 struct ListenerConfig {
   std::string name;
   std::vector<SocketAddress> bind;  // needs a restart to change
@@ -56,7 +64,7 @@ struct ListenerConfig {
   int backlog = 4096;
   bool defer_accept = true;  // accept with the first byte (tcp(7), TCP_DEFER_ACCEPT); needs a restart to change
   bool quick_ack = false;    // acknowledge at once, instead of with the answer; needs a restart to change
-  bool accept_proxy_protocol = false;  // expect a PROXY v1/v2 header from the client side first
+  AcceptProxyProtocol accept_proxy_protocol;
   bool operator==(const ListenerConfig&) const = default;
 };
 

@@ -18,6 +18,7 @@ inline constexpr size_t kMaxTokenBytes = 32;       // an exact token, and the mo
 inline constexpr size_t kMaxServerNameBytes = 255; // RFC 1035
 inline constexpr size_t kMaxAlpnBytes = 256;       // of the ALPN list that an agent's probe offers
 inline constexpr size_t kMaxProxyHeaderBytes = 4096; // a PROXY v2 header from the client side, TLVs included
+inline constexpr size_t kMaxProxyRanges = 256;     // that a listener takes PROXY headers from; each newcomer is compared
 inline constexpr size_t kMaxPrefixesPerNode = 64;
 inline constexpr size_t kMaxDatagramBytes = 1400;  // a beacon fits one Ethernet frame with room for tunnels
 inline constexpr size_t kMaxBeaconNameBytes = 31;  // of a node or a pool

@@ -68,7 +68,7 @@ struct ListenerView {
   std::string name;
   Duration hello_deadline{};
   size_t hello_max_bytes = 0;
-  bool accept_proxy_protocol = false;
+  AcceptProxyProtocol accept_proxy_protocol;
   ServerNameRouter router;
   PoolIndex default_pool = PoolIndex::kNone;
 };

@@ -29,7 +29,7 @@ void Worker::BeginHello(Connection& c, size_t used) {
   Enter(c, ConnectionState::kHello);
   c.context = std::make_unique<HelloContext>();
   if (options_.log_connections) (void)ClientAddress(c);  // a client that is gone can no longer be asked
-  if (!Welcome(c, used)) return;
+  if (!PeerIsBelieved(c) || !Welcome(c, used)) return;
   const ListenerView& listener = table_->listeners[Raw(c.listener)];
   SetTimer(c, now_ + listener.hello_deadline);
   RequestRecv(c, Side::kClient, Expected::kNow);
@@ -60,8 +60,21 @@ void Worker::OnHelloBytes(Connection& c, Bytes bytes) {
   JudgeHello(c);
 }
 
+// A listener that takes PROXY headers from some peers only is for those only: whoever else could connect would have to be
+// served under a name of its own choice, or without the header that the listener demands. False: closed.
+bool Worker::PeerIsBelieved(Connection& c) {
+  const AcceptProxyProtocol& proxies = table_->listeners[Raw(c.listener)].accept_proxy_protocol;
+  if (!proxies.enabled || proxies.from.empty()) return true;
+  if (!c.client_address) c.client_address = InternetEndpoint(PeerOf(c.fd[Index(Side::kClient)].get()));
+  if (c.client_address && proxies.Believes(c.client_address.ToSocketAddress())) return true;
+  // Who has no address any more has gone.
+  Terminate(c, c.client_address ? CloseReason::kUntrustedPeer : CloseReason::kClientGoneInHello);
+  return false;
+}
+
 // On a listener that expects it: the PROXY header comes off the front of what is held. False: not yet, or closed.
 bool Worker::TakeProxyHeader(Connection& c) {
+  if (!PeerIsBelieved(c)) return false;  // a reload may have changed who is
   PrivateBytes& held = c.context->bytes;
   ProxyHeader header;
   switch (ParseProxyHeader(held.rest(), header)) {
@@ -84,7 +97,7 @@ bool Worker::TakeProxyHeader(Connection& c) {
 
 void Worker::JudgeHello(Connection& c) {
   const ListenerView& listener = table_->listeners[Raw(c.listener)];
-  if (listener.accept_proxy_protocol && !c.context->proxy_header_taken && !TakeProxyHeader(c)) return;
+  if (listener.accept_proxy_protocol.enabled && !c.context->proxy_header_taken && !TakeProxyHeader(c)) return;
   const Bytes held = c.context->bytes.rest();
   const HelloVerdict verdict = ParseClientHello(held, listener.hello_max_bytes, c.context->hello);
   if (verdict == HelloVerdict::kNeedMore) return RequestRecv(c, Side::kClient, Expected::kLater);

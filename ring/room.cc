@@ -66,7 +66,7 @@ bool Worker::Welcome(Connection& c, size_t used) {
   }
   const uint32_t held = EnterSource(c);
   // Where a balancer speaks for its clients, it is they who are counted: when its header has come.
-  if (!table_->listeners[Raw(c.listener)].accept_proxy_protocol && !WithinSourceLimit(c, held)) return false;
+  if (!table_->listeners[Raw(c.listener)].accept_proxy_protocol.enabled && !WithinSourceLimit(c, held)) return false;
   const PlaceLimits& limits = places_.limits();
   if (used <= limits.connections || MakeRoom(c) || used <= limits.connections + places_.spare()) return true;
   counters_.over_limit.Add();

@@ -144,6 +144,7 @@ class Worker {
   SocketAddress ClientAddress(Connection& c);
   void OnHelloBytes(Connection& c, Bytes bytes);
   void JudgeHello(Connection& c);
+  bool PeerIsBelieved(Connection& c);
   bool TakeProxyHeader(Connection& c);
   void HelloDone(Connection& c, HelloVerdict verdict);
   void Reject(Connection& c);

@@ -324,6 +324,21 @@ class Hudsucker(Process):
         return later
 
 
+def reloads(hudsucker):
+    seen = hudsucker.status()["reloads"]
+    return seen["ok"], seen["failed"]
+
+
+def reload_and_wait(hudsucker, expect):
+    """SIGHUP, and waits until it has been counted as `expect`: "ok" or "failed"."""
+    before = reloads(hudsucker)
+    hudsucker.write_config()
+    hudsucker.signal(signal.SIGHUP)
+    wanted = (before[0] + (expect == "ok"), before[1] + (expect == "failed"))
+    wait_until(lambda: sum(reloads(hudsucker)) > sum(before), 10, "the reload being counted")
+    assert reloads(hudsucker) == wanted, f"{reloads(hudsucker)} instead of {wanted}: {hudsucker.status()['reloads']}"
+
+
 class Agent(Process):
     """hud-agentd for one node, telling `proxies` (addresses) about it. `rest` goes into the YAML."""
 

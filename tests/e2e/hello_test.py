@@ -7,10 +7,10 @@ import struct
 import time
 
 from beacon_bytes import PyAgent, key_line, random_key
-from harness import Hudsucker, connect, reduced, wait_until
+from harness import Hudsucker, connect, reduced, reload_and_wait, wait_until
 from hello_bytes import EARLY_DATA, GREASE, PSK, TICKET, alpn, client_hello, extension, in_records, pre_shared_key, record, server_name
 from runner import case, main
-from servers.scripted import ScriptedNode, read_to_end
+from servers.scripted import ScriptedNode, answer_name, read_to_end
 
 TAIL = b"what comes behind the hello"
 ROUTES = [{"sni": ["www.example.com"], "pool": "named"}]
@@ -341,6 +341,69 @@ def routes_take_exact_names_before_the_longest_wildcard_and_alpn_may_narrow_them
     ]:
         went = ears.ask([hello(sni=sni, protocols=protocols)])
         assert went == pool, f"{sni} {protocols} went to {went}, wanted {pool}"
+
+
+@case
+def a_listener_that_names_its_balancers_takes_connections_from_them_only(stage):
+    node = ScriptedNode(stage, answer_name, name="n1")
+    balancer, other = stage.host(), stage.host()
+    with socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        port = probe.getsockname()[1]
+    listeners = [{"name": "tls", "default_pool": "web", "accept_proxy_protocol": {"from": [f"{balancer}/32", "2001:db8::/32"]}},
+                 {"name": "dual", "default_pool": "web", "bind": f"[::]:{port}", "accept_proxy_protocol": {"from": balancer}}]
+    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}], listeners=listeners)
+    dual = f"{stage.host()}:{port}"
+
+    def ask(source, first, address=hudsucker.address):
+        """What comes back; "" when the connection was closed without a word."""
+        try:
+            with connect(address, source_address=(source, 0)) as client:
+                client.sendall(first)
+                return read_to_end(client).decode(), f"{source}:{client.getsockname()[1]}"
+        except (ConnectionResetError, BrokenPipeError):
+            return "", None
+    header = b"PROXY TCP4 198.51.100.9 203.0.113.1 4711 443\r\n"
+    for address in (hudsucker.address, dual):
+        assert ask(balancer, header + b"who?", address)[0] == "n1"
+        assert ask(other, header + b"who?", address)[0] == "", "a stranger's header was believed"
+        assert ask(other, hello(), address)[0] == "", "a stranger without a header was served"
+    assert ask(balancer, hello())[0] == "", "a balancer that sends no header"
+    wait_until(lambda: hudsucker.status()["closes"]["untrusted_peer"] == 4, 5, "four strangers, counted")
+    assert hudsucker.status()["closes"]["proxy_header"] == 1
+    assert node.connections == 2
+    lines = wait_until(lambda: (found := [line for line in hudsucker.log().splitlines() if "close=untrusted_peer" in line])[3:] and found, 5,
+                       "four lines of strangers")
+    assert all(f" client={other}:" in line for line in lines), lines
+    assert "198.51.100.9" not in "".join(lines), "it is logged under the name that it claims"
+    assert "can claim to be any client" not in hudsucker.log()
+
+    # Who is believed is changed by a reload; so is whether anybody is, with a warning.
+    hudsucker.config["listeners"][0]["accept_proxy_protocol"] = {"from": [other]}
+    reload_and_wait(hudsucker, "ok")
+    assert ask(other, header + b"who?")[0] == "n1" and ask(balancer, header + b"who?")[0] == ""
+    hudsucker.config["listeners"][0]["accept_proxy_protocol"] = True
+    reload_and_wait(hudsucker, "ok")
+    assert ask(other, header + b"who?")[0] == "n1" and ask(balancer, header + b"who?")[0] == "n1"
+    assert hudsucker.log().count("can claim to be any client") == 1, "one warning for one listener"
+
+
+@case
+def a_client_that_waits_in_its_hello_while_a_reload_names_the_balancers_is_judged_by_the_new_file(stage):
+    node = ScriptedNode(stage, answer_name, name="n1")
+    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}],
+                          listeners=[{"name": "tls", "default_pool": "web", "accept_proxy_protocol": True}])
+    with connect(hudsucker.address) as client:
+        client.sendall(b"PROXY ")
+        wait_until(lambda: sum(w["in_hello"] for w in hudsucker.status()["workers"]) == 1, 5, "the client being read")
+        hudsucker.config["listeners"][0]["accept_proxy_protocol"] = {"from": "192.0.2.0/24"}
+        reload_and_wait(hudsucker, "ok")
+        try:
+            client.sendall(b"TCP4 198.51.100.9 203.0.113.1 4711 443\r\nwho?")
+            assert read_to_end(client) == b""
+        except ConnectionResetError:
+            pass
+    wait_until(lambda: hudsucker.status()["closes"]["untrusted_peer"] == 1, 5, "its close")
 
 
 if __name__ == "__main__":

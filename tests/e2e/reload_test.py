@@ -3,30 +3,14 @@
 import copy
 import json
 import os
-import signal
 import subprocess
 import threading
 import time
 
-from harness import PROGRAMS, TOOLS, Hudsucker, connect, http_get, reduced, wait_until
+from harness import PROGRAMS, TOOLS, Hudsucker, connect, http_get, reduced, reload_and_wait, reloads, wait_until
 from runner import case, main
 from servers.nginx import Nginx
 from servers.scripted import ScriptedNode, answer_name, echo, read_exactly, read_to_end
-
-
-def reloads(hudsucker):
-    seen = hudsucker.status()["reloads"]
-    return seen["ok"], seen["failed"]
-
-
-def reload_and_wait(hudsucker, expect):
-    """SIGHUP, and waits until it has been counted as `expect`: "ok" or "failed"."""
-    before = reloads(hudsucker)
-    hudsucker.write_config()
-    hudsucker.signal(signal.SIGHUP)
-    wanted = (before[0] + (expect == "ok"), before[1] + (expect == "failed"))
-    wait_until(lambda: sum(reloads(hudsucker)) > sum(before), 10, "the reload being counted")
-    assert reloads(hudsucker) == wanted, f"{reloads(hudsucker)} instead of {wanted}: {hudsucker.status()['reloads']}"
 
 
 BAD = [

@@ -136,6 +136,26 @@ TEST(Configuration, EachFaultOfAFileIsOneErrorAtItsLine) {
        "f:7:13:", "did you mean 'max_bytes'?"},
       {"accept_proxy_protocol is a version",
        Spoiled("    default_pool", "    accept_proxy_protocol: v2\n    default_pool"), "f:7:", "'true' or 'false'"},
+      {"accept_proxy_protocol is a list",
+       Spoiled("    default_pool", "    accept_proxy_protocol: [10.0.0.0/8]\n    default_pool"), "f:7:28:", "write '{from: […]}'"},
+      {"accept_proxy_protocol without networks",
+       Spoiled("    default_pool", "    accept_proxy_protocol: {}\n    default_pool"), "f:7:28:", "'from' is missing; add it, the networks of the balancers"},
+      {"accept_proxy_protocol from nobody",
+       Spoiled("    default_pool", "    accept_proxy_protocol: {from: []}\n    default_pool"), "f:7:35:", "nobody could connect"},
+      {"accept_proxy_protocol from a host with the bits of a network",
+       Spoiled("    default_pool", "    accept_proxy_protocol: {from: [127.0.0.1, 10.0.0.1/8]}\n    default_pool"),
+       "f:7:47:", "'10.0.0.1/8' has bits set behind its first 8; write '10.0.0.0/8' for the range"},
+      {"accept_proxy_protocol from half a network",
+       Spoiled("    default_pool", "    accept_proxy_protocol: {from: 10.0.0.0/33}\n    default_pool"),
+       "f:7:35:", "number of fixed bits, from 0 to 32"},
+      {"accept_proxy_protocol from a name",
+       Spoiled("    default_pool", "    accept_proxy_protocol: {from: balancer.example}\n    default_pool"),
+       "f:7:35:", "'balancer.example' is not an address range; write one like '10.0.0.0/8'"},
+      {"accept_proxy_protocol from a unix socket",
+       Spoiled("    default_pool", "    accept_proxy_protocol: {from: [\"unix:/run/x\"]}\n    default_pool"),
+       "f:7:36:", "is not an address range"},
+      {"accept_proxy_protocol with another key",
+       Spoiled("    default_pool", "    accept_proxy_protocol: {from: 10.0.0.1, form: 10.0.0.2}\n    default_pool"), "f:7:45:", "did you mean 'from'?"},
       {"a backlog of 0", Spoiled("    default_pool", "    backlog: 0\n    default_pool"), "f:7:", "from 1 to 65535"},
       // Routes.
       {"a route to a pool that is not there", Spoiled("pool: web}", "pool: bank}"),
@@ -304,7 +324,7 @@ listeners:
     backlog: 7
     defer_accept: false
     quick_ack: true
-    accept_proxy_protocol: true
+    accept_proxy_protocol: {from: [10.0.0.0/8, "2001:db8::/32", 192.0.2.7]}
     routes: [{sni: [A.Example, "*.B.example"], alpn: h2, pool: p}]
 pools:
   - {name: p, balance: maglev, when_none: any, proxy_protocol: v2, load_bound: 2.5, load_bound_floor: 3, slow_start: 4s, health_check: false, health_interval: 6s}
@@ -330,7 +350,9 @@ log: {level: warning, format: json, file: /var/log/x, access: {enabled: false, s
   EXPECT_EQ(listener.backlog, 7);
   EXPECT_FALSE(listener.defer_accept);
   EXPECT_TRUE(listener.quick_ack);
-  EXPECT_TRUE(listener.accept_proxy_protocol);
+  EXPECT_TRUE(listener.accept_proxy_protocol.enabled);
+  EXPECT_THAT(listener.accept_proxy_protocol.from, SizeIs(3));
+  EXPECT_EQ(listener.accept_proxy_protocol.from[2].ToString(), "192.0.2.7/32");
   EXPECT_EQ(listener.default_pool, "");
   EXPECT_THAT(listener.routes.at(0).sni, ElementsAre("a.example", "*.b.example"));
   EXPECT_THAT(listener.routes.at(0).alpn, ElementsAre("h2"));

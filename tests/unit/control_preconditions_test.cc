@@ -53,7 +53,7 @@ class PreconditionsTest : public ::testing::Test {
 
 TEST_F(PreconditionsTest, EachHasItsTestHere) {
   // Whoever adds one adds a case below, and counts it here.
-  EXPECT_THAT(Preconditions(), SizeIs(9));
+  EXPECT_THAT(Preconditions(), SizeIs(10));
   for (const Precondition& precondition : Preconditions()) EXPECT_NE(precondition.examine, nullptr) << precondition.name;
 }
 
@@ -110,6 +110,21 @@ TEST_F(PreconditionsTest, AnAddressInUseMayBeThatOfTheInstanceThatRunsAndIsLeftA
   Expect(Find(kAsStarted, "", address.ToString()), Kind::kPassing, "is in use; if that is not the hudsucker");
   const Fd client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   EXPECT_EQ(::connect(client.get(), address.data(), address.size()), 0) << "it still listens";
+}
+
+TEST_F(PreconditionsTest, ProxyHeadersFromAnybody) {
+  const auto find = [&](const std::string& value) {
+    const auto configuration = ParseConfiguration("pools: [{name: web, nodes: [{name: n, address: \"10.0.0.1:1\"}]}]\n"
+                                                  "listeners:\n- name: tls\n  bind: \"127.77.0.3:4443\"\n  default_pool: web\n"
+                                                  "  accept_proxy_protocol: " + value + "\n",
+                                                  "f");
+    EXPECT_TRUE(configuration.ok()) << configuration.status();
+    return Examine(kAsStarted, *configuration);
+  };
+  Expect(find("true"), Kind::kWarning, "f:6: listeners.tls.accept_proxy_protocol: whoever can connect can claim to be any client");
+  EXPECT_THAT(find("false"), IsEmpty());
+  EXPECT_THAT(find("{from: 10.0.0.0/8}"), IsEmpty());
+  EXPECT_THAT(find("{from: [0.0.0.0/0, \"::/0\"]}"), IsEmpty()) << "meant so";
 }
 
 TEST_F(PreconditionsTest, StatusOnAUnixSocket) {

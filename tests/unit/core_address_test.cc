@@ -193,6 +193,18 @@ TEST(AddressRange, ContainsWhatItNames) {
   }
 }
 
+TEST(AddressRange, OfSeveralOneIsEnough) {
+  const std::vector<AddressRange> ranges = {*AddressRange::Parse("10.0.0.0/8"), *AddressRange::Parse("2001:db8::/32"),
+                                            *AddressRange::Parse("192.0.2.7")};
+  for (const char* inside : {"10.9.9.9:1", "[2001:db8::1]:1", "192.0.2.7:1", "[::ffff:192.0.2.7]:1"}) {
+    EXPECT_TRUE(AnyContains(ranges, Address(inside))) << inside;
+  }
+  for (const char* outside : {"11.0.0.1:1", "[2001:db9::1]:1", "192.0.2.8:1", "[::ffff:192.0.2.8]:1", "unix:/run/x"}) {
+    EXPECT_FALSE(AnyContains(ranges, Address(outside))) << outside;
+  }
+  EXPECT_FALSE(AnyContains({}, Address("10.9.9.9:1")));
+}
+
 TEST(AddressRange, PrintsTheRangeInFull) {
   EXPECT_EQ(AddressRange::Parse("10.0.0.0/8")->ToString(), "10.0.0.0/8");
   EXPECT_EQ(AddressRange::Parse("127.0.0.1")->ToString(), "127.0.0.1/32");

@@ -155,7 +155,7 @@ TEST(ClusterApply, ATableShowsWhatTheConfigurationSays) {
                           .slow_start = 5s,
                           .nodes = {Node("n2", "10.0.0.2:2", 9)}});
   config.listeners[0].routes.push_back({.sni = {"www.example.com"}, .alpn = {}, .pool = "other"});
-  config.listeners[0].accept_proxy_protocol = true;
+  config.listeners[0].accept_proxy_protocol = {true, {AddressRange::Parse("10.0.0.0/8").value()}};
   config.timeouts.idle = 77s;
   config.fall = 5;
   config.dial_attempts = 2;
@@ -176,7 +176,7 @@ TEST(ClusterApply, ATableShowsWhatTheConfigurationSays) {
   EXPECT_TRUE(table.nodes[1].verdicts.Usable());
   EXPECT_EQ(table.listeners[0].name, "tls");
   EXPECT_EQ(table.listeners[0].default_pool, PoolIndex{0});
-  EXPECT_TRUE(table.listeners[0].accept_proxy_protocol);
+  EXPECT_EQ(table.listeners[0].accept_proxy_protocol, config.listeners[0].accept_proxy_protocol);
   EXPECT_EQ(table.timeouts.idle, 77s);
   EXPECT_EQ(table.fall, 5U);
   EXPECT_EQ(table.dial_attempts, 2U);
