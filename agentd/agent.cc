@@ -150,6 +150,10 @@ void Agent::Run() {
   RestorePrefixes();
   ReadKeyFiles(all);
   sd_notify(0, "READY=1");
+  if (uint64_t micros = 0; sd_watchdog_enabled(0, &micros) > 0) {
+    watchdog_every_ = std::chrono::microseconds(micros) / 3;
+    next_watchdog_ = Clock::now();
+  }
   while (Turn()) {
   }
   Leave();
@@ -167,6 +171,7 @@ bool Agent::Turn() {
     next_key_file_poll_ = now_ + key_files_.PollEvery();
   }
   if (now_ >= next_health_) MeasureHealth();
+  if (now_ >= next_watchdog_) FeedWatchdog();
   SpeakToProxies();
   if (now_ >= next_silence_check_) ComplainOfSilentProxies();
   TellNews();
@@ -174,7 +179,7 @@ bool Agent::Turn() {
 }
 
 void Agent::WaitForEvents() {
-  Instant deadline = std::min({next_health_, next_key_file_poll_, next_silence_check_});
+  Instant deadline = std::min({next_health_, next_key_file_poll_, next_silence_check_, next_watchdog_});
   std::vector<pollfd> fds = {{signals_.get(), POLLIN, 0}, {mailbox_->fd(), POLLIN, 0}, {key_files_.fd(), POLLIN, 0}};
   for (const ProxyLink& proxy : proxies_) {
     deadline = std::min(deadline, proxy.NextDeadline());
@@ -372,7 +377,12 @@ void Agent::TellSupervisor() {
   std::string status = absl::StrCat("STATUS=", ready, " of ", nodes_.size(), " nodes ready");
   if (status != last_status_) sd_notify(0, status.c_str());
   last_status_ = std::move(status);
+}
+
+// By a clock of its own: health is measured seldom where there are many connections to count.
+void Agent::FeedWatchdog() {
   sd_notify(0, "WATCHDOG=1");
+  next_watchdog_ = now_ + watchdog_every_;
 }
 
 void Agent::Leave() {

@@ -57,6 +57,7 @@ class Agent {
   void RestorePrefixes();
   void KeepPrefixes();
   void TellSupervisor();
+  void FeedWatchdog();
   void SetReports();
   void LookNow();
   void Leave();
@@ -77,6 +78,8 @@ class Agent {
   std::unique_ptr<ProbeMailbox> mailbox_;
   std::vector<std::unique_ptr<ProbeThread>> probes_;  // destroyed first: they post to the mailbox
   Instant next_health_, next_key_file_poll_, next_silence_check_;
+  Duration watchdog_every_{0};
+  Instant next_watchdog_ = Instant::max();
   Instant next_keep_{};
   std::map<std::string, std::vector<TicketPrefix>> kept_;  // of each node, as last written
   std::string last_status_;
