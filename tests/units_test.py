@@ -44,6 +44,14 @@ class Units(unittest.TestCase):
         _, text = self.verify(lambda text: text.replace("[Service]\n", "[Service]\nRestrat=always\n"))
         self.assertIn("Restrat", text)
 
+    @unittest.skipUnless(shutil.which("systemd-analyze"), "systemd-analyze is not installed (package systemd)")
+    def test_neither_is_open_to_more_than_it_needs(self):
+        """systemd's own score: 0 is shut off from everything, 10 is root with no bounds; both need the network, and a few calls."""
+        for unit in UNITS:
+            done = subprocess.run(["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=18", unit],
+                                  capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, env={"PATH": os.environ["PATH"], "LC_ALL": "C"})
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
     def test_neither_is_root_nor_shares_a_folder_with_the_other(self):
         folders = []
         for unit in UNITS:

@@ -40,7 +40,7 @@ class Nginx(Process):
 
     def __init__(self, stage, name, *, address=None, protocols="TLSv1.2 TLSv1.3", tickets=True, cache="shared:hud:10m",
                  num_tickets=None, ticket_keys=(), syslog=None, log_format="hud_session=$ssl_session_id", certificate_kind="ec",
-                 listen_options="", more="", workers=1):
+                 listen_options="", more="", workers=1, preexec=None):
         self.folder = stage.path(name)
         (self.folder / "html").mkdir(parents=True, exist_ok=True)
         self.address = address or stage.address()
@@ -55,7 +55,8 @@ class Nginx(Process):
             certificate=certificate, key=key, protocols=protocols, cache=cache, tickets="on" if tickets else "off", name=name,
             listen_options=(" " + listen_options) if listen_options else "", more="\n    ".join(filter(None, lines)))
         path = stage.write(f"{name}.conf", text)
-        super().__init__(stage, name, [require_program("nginx"), "-p", self.folder, "-c", path, "-e", "stderr"], group=True)
+        super().__init__(stage, name, [require_program("nginx"), "-p", self.folder, "-c", path, "-e", "stderr"], group=True,
+                         preexec=preexec)
         self.node_name = name
         if self.address.startswith("unix:"):
             wait_until(lambda: os.path.exists(self.address[5:]), 10, f"{name}'s socket")
