@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 
-from harness import PROGRAMS, Agent, Hudsucker, connect, http_get, make_key, to_yaml, wait_until
+from harness import PROGRAMS, Agent, Hudsucker, Process, connect, http_get, make_key, to_yaml, wait_until
 from runner import case, main
 from servers.scripted import ScriptedNode, answer_name, read_to_end
 
@@ -208,6 +208,22 @@ def the_service_manager_hears_how_long_the_end_may_take(stage):
         while "EXTEND_TIMEOUT_USEC=" not in text:
             text = manager.recv(4096).decode()
         assert int(text.split("EXTEND_TIMEOUT_USEC=")[1].split()[0]) > 100_000_000, text
+
+
+@case
+def the_agent_feeds_the_service_managers_watchdog_in_time_however_seldom_it_measures(stage):
+    key, _ = make_key(stage, "n1")
+    config = stage.write("a.yaml", to_yaml({"node": {"name": "n1", "address": "127.0.0.1:9", "pool": "web"}, "key": str(key),
+                                            "proxies": ["127.0.0.1:9"], "beacon": {"every": "10s"}}))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(stage.path("notify")))
+        manager.settimeout(10)
+        Process(stage, "agent", [PROGRAMS / "hud-agentd", "--config", config], fatal=True,
+                env={"NOTIFY_SOCKET": str(stage.path("notify")), "WATCHDOG_USEC": "300000"})
+        fed, began = 0, time.monotonic()
+        while fed < 10:  # a second, at three in 300 ms
+            fed += "WATCHDOG=1" in manager.recv(4096).decode()
+        assert time.monotonic() - began < 6, "as seldom as health is measured"
 
 
 if __name__ == "__main__":

@@ -93,6 +93,7 @@ def both_start_with_the_examples_as_their_user_in_folders_of_their_own(stage):
     for unit in UNITS:
         assert (bench.show(unit, "ActiveState"), bench.show(unit, "NRestarts")) == ("active", "0"), bench.journal(unit)
         pid = bench.main_pid(unit)
+        assert bench.checked("readlink", f"/proc/{pid}/cwd") == ("/var/lib/hudsucker\n" if unit == "hudsucker" else "/\n")
         assert set(re.search(r"^Uid:(.*)$", bench.checked("cat", f"/proc/{pid}/status"), re.M).group(1).split()) == {user}
     assert bench.show("hudsucker", "StatusText") == "serving"
     wait_until(lambda: bench.show("hud-agentd", "StatusText") == "1 of 1 nodes ready", 5, "the agent's status")
@@ -216,6 +217,22 @@ def what_is_killed_comes_back_however_often(stage):
     wait_until(lambda: bench.show("hud-agentd", "ActiveState") == "inactive", 10, "the agent's end")
     time.sleep(0.5)
     assert (bench.show("hud-agentd", "ActiveState"), bench.show("hud-agentd", "Result")) == ("inactive", "success")
+
+
+@case(needs_root=True)
+def a_start_that_fails_says_why_and_succeeds_by_itself_once_it_can(stage):
+    bench = Installed(stage, drop_ins={unit: "[Service]\nRestartSec=20ms\n" for unit in UNITS})
+    nginx(stage)
+    for name in ("beacon.keys", "n1.key"):
+        bench.checked("mv", f"/etc/hudsucker/{name}", f"/etc/hudsucker/{name}.away")
+    for unit, name in zip(UNITS, ("beacon.keys", "n1.key")):
+        assert bench.run("systemctl", "start", unit).returncode != 0, unit
+        wait_until(lambda: int(bench.show(unit, "NRestarts")) > 5, 20, f"more tries of {unit} than systemd would put up with")
+        assert f"/etc/hudsucker/{name}" in bench.journal(unit), bench.journal(unit)
+        bench.checked("mv", f"/etc/hudsucker/{name}.away", f"/etc/hudsucker/{name}")
+        bench.wait_restarted(unit, 0)
+    assert serving() == "n1"
+    wait_heard()
 
 
 @case(needs_root=True)
