@@ -1,5 +1,5 @@
-// Whose fault is an errno of a socket operation? Ours: no port, no memory, no descriptor, a full backlog of a unix socket, a
-// local rule. Never the peer's: it marks no node down, and is no end of anybody's stream.
+// Whose fault is an errno of a socket operation? Local: no port, no memory, no descriptor, a full backlog of a unix socket, a
+// local rule. Never the peer's: it marks no node down.
 #pragma once
 
 #include <cerrno>
@@ -21,5 +21,25 @@ constexpr bool IsPassingShortage(int error) {
 }
 
 constexpr bool IsLocalError(int error) { return IsPassingShortage(error) || error == EPERM || error == EACCES; }
+
+// Says of an established connection that it is over: the peer's word, or the network's (the kernel makes the latter of ICMP
+// messages, icmp_err_convert[]). Any other errno is no end of anybody's stream.
+constexpr bool EndsAConnection(int error) {
+  switch (error) {
+    case ECONNRESET:
+    case EPIPE:
+    case ETIMEDOUT:
+    case ECONNABORTED:
+    case ECONNREFUSED:
+    case EHOSTUNREACH:
+    case EHOSTDOWN:
+    case ENETUNREACH:
+    case ENETDOWN:
+    case ENONET:
+    case ENOPROTOOPT:
+    case EPROTO: return true;
+    default: return false;
+  }
+}
 
 }  // namespace hud

@@ -1,6 +1,7 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <new>
 #include <utility>
 
 #include "ring/worker.h"
@@ -105,7 +106,13 @@ void Worker::Admit(Fd client, ListenerIndex listener) {
   counters_.accepted.Add();
   counters_.listeners[Raw(listener)].accepted.Add();
   const size_t used = places_.Take();
-  Connection* c = connections_.Allocate();
+  Connection* c = nullptr;
+  try {
+    c = connections_.Allocate();
+  } catch (const std::bad_alloc&) {
+    places_.GiveBack();
+    return CountClose(listener, CloseReason::kLocalError);
+  }
   c->fd[Index(Side::kClient)] = std::move(client);
   c->listener = listener;
   c->accepted_at = c->last_activity = now_;

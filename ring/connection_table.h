@@ -1,6 +1,7 @@
 // The slab of a worker's connections: slots in chunks that are allocated as load grows and then reused.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <vector>
@@ -12,7 +13,7 @@ namespace hud {
 
 class ConnectionTable {
  public:
-  // How many there may be is for Places to say.
+  // How many there may be is for Places to say. Throws std::bad_alloc, and then nothing has changed.
   Connection* Allocate() {
     if (free_.empty()) Grow();
     Connection* c = &At(free_.back());
@@ -49,8 +50,10 @@ class ConnectionTable {
  private:
   static constexpr uint32_t kChunk = 64;
 
+  // Room in `free_` for all slots: Free() never asks for memory. What may throw comes first.
   void Grow() {
     const auto first = static_cast<uint32_t>(chunks_.size()) * kChunk;
+    if (free_.capacity() < first + kChunk) free_.reserve(std::max<size_t>(first + kChunk, free_.capacity() * 2));
     chunks_.push_back(std::make_unique<std::array<Connection, kChunk>>());
     for (uint32_t i = kChunk; i-- > 0;) {
       (*chunks_.back())[i].slot = first + i;

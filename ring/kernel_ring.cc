@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -85,8 +86,10 @@ class KernelRing final : public Ring {
   // (io_uring/net.c: with what was sent, since nothing may wait here). What posts nothing by the end of the submission was
   // sent whole: Harvest() says so.
   void Send(int fd, Bytes data, uint64_t user_data) override {
+    if (!options_.features.silent_sends) return QueueSend(fd, data, user_data);
+    // First what may find no memory: a request that is in the queue is in flight.
+    if (silent_.size() == silent_.capacity()) silent_.reserve(std::max<size_t>(64, silent_.size() * 2));
     QueueSend(fd, data, user_data);
-    if (!options_.features.silent_sends) return;
     io_uring_sqe* sqe = LastSqe();
     sqe->msg_flags |= MSG_WAITALL;
     sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
@@ -263,9 +266,13 @@ class KernelRing final : public Ring {
 
   // When the submission queue stays full because the completion queue is: make room without handing anything out yet.
   void SetAsideCompletions() {
-    std::array<Completion, 256> some;
-    const size_t n = HarvestQueue(some);
-    set_aside_.insert(set_aside_.end(), some.begin(), some.begin() + n);
+    const size_t held = set_aside_.size();
+    try {
+      set_aside_.resize(held + 256);
+    } catch (const std::bad_alloc&) {
+      return Pause();  // what asks for an entry may be what ends a connection for want of memory: it waits
+    }
+    set_aside_.resize(held + HarvestQueue(std::span(set_aside_).subspan(held)));
     io_uring_get_events(&ring_);
   }
 

@@ -29,8 +29,10 @@ constexpr Duration kPipeStall = std::chrono::milliseconds(100);
 // A source whose sink is gone may send this much more before it is reset; a late close_notify is 24 bytes.
 constexpr uint64_t kDiscardAllowance = 256 * 1024;
 constexpr Duration kDiscardCheck = std::chrono::milliseconds(20);
-// How soon a sink whose source was reset is asked again whether it has acknowledged all.
+// How soon a sink whose source was reset is asked again whether it has acknowledged all: the longer it has acknowledged
+// nothing, the later, up to the second of these.
 constexpr Duration kAcknowledgedCheck = std::chrono::milliseconds(10);
+constexpr Duration kLatestAcknowledgedCheck = std::chrono::milliseconds(80);
 // A side that has ended its stream is no longer read. If it does not go altogether within this time, it is watched.
 constexpr Duration kHalfClosedWatch = std::chrono::milliseconds(30);
 // A socket can say that it has room and take nothing, while the machine is short of socket memory: it is asked again by the
@@ -137,7 +139,8 @@ void Worker::OnRecv(Connection& c, Side source, const Completion& completion) {
   }
   if (c.state == ConnectionState::kRejecting) return Terminate(c, CloseReason::kUnrecognizedName);
   if (c.state == ConnectionState::kHello) {
-    return Terminate(c, IsLocalError(-completion.result) ? CloseReason::kLocalError : CloseReason::kClientGoneInHello);
+    const bool client_left = completion.result == 0 || EndsAConnection(-completion.result);
+    return Terminate(c, client_left ? CloseReason::kClientGoneInHello : CloseReason::kLocalError);
   }
   if (completion.result == 0) return OnSourceEnd(c, source);
   OnSourceError(c, source, -completion.result);
@@ -391,7 +394,7 @@ void Worker::FinishDirection(Connection& c, Side source) {
 
 // A reset takes nothing back of what came before it: that is delivered first.
 void Worker::OnSourceError(Connection& c, Side source, int error) {
-  if (IsLocalError(error)) return Abort(c, CloseReason::kLocalError);
+  if (!EndsAConnection(error)) return Abort(c, CloseReason::kLocalError);
   c.direction[Index(source)].source_reset = true;
   OnSourceEnd(c, source);
 }
@@ -401,7 +404,7 @@ void Worker::OnSourceError(Connection& c, Side source, int error) {
 // somebody else was told of the reset: the end of the read will know. An ordinary TLS server does the first: it closes, and answers the
 // client's close_notify with a reset.
 void Worker::OnSinkError(Connection& c, Side sink, int error) {
-  if (IsLocalError(error)) return Abort(c, CloseReason::kLocalError);
+  if (!EndsAConnection(error)) return Abort(c, CloseReason::kLocalError);
   const Side source = Other(sink);
   Direction& from_sink = c.direction[Index(sink)];
   if (error != EPIPE && from_sink.stream == Stream::kOpen) from_sink.source_reset = true;
@@ -510,7 +513,9 @@ void Worker::OnRelayTimer(Connection& c) {
     Direction& d = c.direction[Index(source)];
     if (ResetDiscardedSource(c, source) || ResetFlushedSink(c, source)) return;
     if (d.stream == Stream::kDiscard && source == Side::kNode) next = std::min(next, now_ + kDiscardCheck);
-    if (d.stream == Stream::kFlushing) next = std::min(next, now_ + kAcknowledgedCheck);
+    if (d.stream == Stream::kFlushing) {
+      next = std::min(next, now_ + std::clamp((now_ - c.last_activity) / 4, kAcknowledgedCheck, kLatestAcknowledgedCheck));
+    }
     if (d.stream == Stream::kFinished && c.direction[Index(Other(source))].stream == Stream::kOpen) WatchErrors(c, source);
     if (d.held && std::exchange(d.held->wait_by_timer, false)) {
       SendHeld(c, source);

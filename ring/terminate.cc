@@ -11,11 +11,6 @@
 #include "ring/worker.h"
 
 namespace hud {
-namespace {
-
-constexpr Duration kAbandonAfter = std::chrono::seconds(10);
-
-}  // namespace
 
 void Worker::Terminate(Connection& c, CloseReason reason) {
   HUD_CHECK(c.state != ConnectionState::kTerminating && c.state != ConnectionState::kFree);
@@ -24,7 +19,7 @@ void Worker::Terminate(Connection& c, CloseReason reason) {
   Enter(c, ConnectionState::kTerminating);
   timers_.Cancel(c);
   CancelAll(c);
-  if (losses_ > 0) SetTimer(c, now_ + kAbandonAfter);
+  if (losses_ > 0) SetTimer(c, now_ + options_.lost_after);
   JoinIfDone(c);
 }
 
@@ -34,7 +29,7 @@ void Worker::EndAllAfterALoss() {
   losses_ = ring_->losses();
   connections_.ForEach([this](Connection& c) {
     if (c.state != ConnectionState::kTerminating) return Abort(c, CloseReason::kLocalError);
-    SetTimerAtMost(c, now_ + kAbandonAfter);
+    SetTimerAtMost(c, now_ + options_.lost_after);
   });
   for (uint32_t i = 0; i < acceptors_.size(); ++i) {
     if (std::exchange(acceptors_[i].armed, false)) ring_->Cancel(Tag{.slot = i, .op = Op::kAccept}.Pack());

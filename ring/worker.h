@@ -59,6 +59,7 @@ class Worker {
     Duration quiet_after = std::chrono::seconds(5);    // of a relay, before it waits with polls and keep-alive
     Duration node_silence = std::chrono::seconds(30);  // of a node that owes acknowledgements, before it counts as gone
     Duration reset_patience = std::chrono::seconds(10);  // with a side that takes nothing of what came before the other's reset
+    Duration lost_after = std::chrono::seconds(10);  // a completion that a loss may have taken is no longer waited for
     SipKey digest_key;
     uint64_t random_seed = 1;
   };

@@ -110,7 +110,7 @@ void Worker::OnZeroCopyResult(Connection& c, Side sink, int result) {
   if (refused || no_room) {  // what is left goes by plain send
     if (refused) d.zero_copy_copied = d.zero_copy_refused = true;
     ZeroCopyBuffer& buffer = d.held->zero_copy.back();
-    KeepRest(d, {buffer.data + buffer.offset, buffer.size - buffer.offset});
+    if (!KeepRest(d, {buffer.data + buffer.offset, buffer.size - buffer.offset})) return Abort(c, CloseReason::kLocalError);
     buffer.size = buffer.offset;
     FreeZeroCopyBuffers(d);
     return SendHeld(c, source);

@@ -99,29 +99,6 @@ TEST(Dial, WhenEveryNodeRefusesTheClientIsClosedAndItIsCounted) {
   EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kConnectFailed) == 1; }));
 }
 
-// 192.0.2.0/24 would leave the machine; a full backlog is silent on loopback too.
-class SilentNode {
- public:
-  SilentNode() {
-    listener_ = ListenOnLoopback(port_);
-    ::listen(listener_.get(), 0);
-    for (int i = 0; i < 4; ++i) {
-      fillers_.push_back(Fd(::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)));
-      sockaddr_in address{};
-      address.sin_family = AF_INET;
-      address.sin_port = htons(port_);
-      address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-      (void)::connect(fillers_.back().get(), reinterpret_cast<sockaddr*>(&address), sizeof address);
-    }
-  }
-  SocketAddress address() const { return SocketAddress::Parse("127.0.0.1:" + std::to_string(port_)).value(); }
-
- private:
-  uint16_t port_;
-  Fd listener_;
-  std::vector<Fd> fillers_;
-};
-
 TEST(Dial, ASilentNodeCostsHalfTheBudgetAndThenAnotherIsTried) {
   SilentNode silent;
   TestBed bed({.adjust =

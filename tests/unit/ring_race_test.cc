@@ -4,41 +4,13 @@
 
 #include <deque>
 
+#include "tests/unit/forwarding_ring.h"
 #include "tests/unit/ring_test_bed.h"
 
 namespace hud::testing {
 namespace {
 
 constexpr std::string_view kFirst = "GET / HTTP/1.1\r\n\r\n";
-
-class ForwardingRing : public Ring {
- public:
-  explicit ForwardingRing(std::unique_ptr<Ring> inner) : inner_(std::move(inner)) {}
-  void AcceptMultishot(int fd, uint64_t u) override { inner_->AcceptMultishot(fd, u); }
-  void AcceptOne(int fd, uint64_t u) override { inner_->AcceptOne(fd, u); }
-  void Recv(int fd, Expected e, uint64_t u) override { inner_->Recv(fd, e, u); }
-  void RecvMultishot(int fd, Expected e, uint32_t limit, uint64_t u) override { inner_->RecvMultishot(fd, e, limit, u); }
-  void Send(int fd, Bytes data, uint64_t u) override { inner_->Send(fd, data, u); }
-  void SendZeroCopy(int fd, Bytes data, uint64_t u) override { inner_->SendZeroCopy(fd, data, u); }
-  void ConnectAndSend(int fd, const sockaddr* a, socklen_t n, uint64_t u, Bytes data, uint64_t v) override {
-    inner_->ConnectAndSend(fd, a, n, u, data, v);
-  }
-  void Poll(int fd, uint32_t events, uint64_t u) override { inner_->Poll(fd, events, u); }
-  void PollChanges(int fd, uint32_t events, uint64_t u) override { inner_->PollChanges(fd, events, u); }
-  void Cancel(uint64_t target) override { inner_->Cancel(target); }
-  void Submit() override { inner_->Submit(); }
-  void Close(Fd fd) override { inner_->Close(std::move(fd)); }
-  size_t Wait(std::span<Completion> out, Duration timeout, Batch batch) override { return inner_->Wait(out, timeout, batch); }
-  Bytes BufferBytes(uint16_t b) const override { return inner_->BufferBytes(b); }
-  void ReturnBuffer(uint16_t b) override { inner_->ReturnBuffer(b); }
-  size_t buffer_size() const override { return inner_->buffer_size(); }
-  size_t buffers_free() const override { return inner_->buffers_free(); }
-  uint64_t overflows() const override { return inner_->overflows(); }
-  uint64_t losses() const override { return inner_->losses(); }
-
- protected:
-  std::unique_ptr<Ring> inner_;
-};
 
 // Holds back the completions of one operation, for as long as it is told to or until a connection that reads is aborted.
 class HoldingRing final : public ForwardingRing {
@@ -527,91 +499,6 @@ TEST(Races, RequestsThatCompleteAtOnceDoNotStarveThoseThatWait) {
     for (size_t i = 0; i < n; ++i) seen |= completions[i].user_data == 1;
   }
   EXPECT_TRUE(seen);
-}
-
-// What the kernel does when it has no memory to begin a connect and the send behind it: both complete, in either order, with
-// errors, and nothing was connected.
-class NoMemoryRing final : public ForwardingRing {
- public:
-  NoMemoryRing(std::unique_ptr<Ring> inner, int failures, bool send_first)
-      : ForwardingRing(std::move(inner)), left_(failures), send_first_(send_first) {}
-
-  void ConnectAndSend(int fd, const sockaddr* a, socklen_t n, uint64_t connect_tag, Bytes data, uint64_t send_tag) override {
-    if (left_-- <= 0) return inner_->ConnectAndSend(fd, a, n, connect_tag, data, send_tag);
-    const Completion send{.user_data = send_tag, .result = -ENOMEM}, connect{.user_data = connect_tag, .result = -ECANCELED};
-    failed_.push_back(send_first_ ? send : connect);
-    failed_.push_back(send_first_ ? connect : send);
-  }
-  // The second half comes a turn later, when its connection may be gone.
-  size_t Wait(std::span<Completion> out, Duration timeout, Batch batch) override {
-    if (failed_.empty()) return inner_->Wait(out, timeout, batch);
-    const size_t n = inner_->Wait(out.subspan(1), Duration::zero(), batch);
-    out[0] = failed_.front();
-    failed_.pop_front();
-    return n + 1;
-  }
-
- private:
-  int left_;
-  const bool send_first_;
-  std::deque<Completion> failed_;
-};
-
-TEST(Shortage, AConnectAndASendThatBothFailForWantOfMemoryAreTriedAgain) {
-  for (bool send_first : {true, false}) {
-    TestBed bed({.wrap_ring = [&](std::unique_ptr<Ring> ring) {
-      return std::make_unique<NoMemoryRing>(std::move(ring), 3, send_first);
-    }});
-    Peer client = bed.Client();
-    client.Send(kFirst);
-    Peer node = bed.Node();
-    EXPECT_EQ(node.Receive(kFirst.size()), kFirst);
-    node.Send("answer");
-    EXPECT_EQ(client.Receive(6), "answer");
-  }
-}
-
-TEST(Shortage, WithoutMemoryForAsLongAsAConnectMayTakeTheConnectionEndsAndNotTheProcess) {
-  for (bool send_first : {true, false}) {
-    TestBed bed({.wrap_ring = [&](std::unique_ptr<Ring> ring) {
-                   return std::make_unique<NoMemoryRing>(std::move(ring), 1000, send_first);
-                 },
-                 .adjust = [](RouteTable& table) { table.timeouts.connect = 200ms; }});
-    Peer client = bed.Client();
-    client.Send(kFirst);
-    client.SetTimeout(3s);
-    EXPECT_NE(client.HowItEnds(), "nothing");
-    EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kLocalError) == 1; }));
-    EXPECT_EQ(bed.node().failed_connects.load(), 0u) << "not the node's fault";
-  }
-}
-
-// A lost completion may have been that of a send which did not take all: every connection visibly ends, and the worker goes on.
-class LosingRing final : public ForwardingRing {
- public:
-  LosingRing(std::unique_ptr<Ring> inner, std::atomic<int>& losses) : ForwardingRing(std::move(inner)), losses_(losses) {}
-  uint64_t losses() const override { return static_cast<uint64_t>(losses_.load()); }
-
- private:
-  std::atomic<int>& losses_;
-};
-
-TEST(Shortage, AfterALossOfCompletionsEveryConnectionEndsAndNewOnesAreServed) {
-  std::atomic<int> losses{0};
-  TestBed bed({.wrap_ring = [&](std::unique_ptr<Ring> ring) { return std::make_unique<LosingRing>(std::move(ring), losses); }});
-  Peer client = bed.Client();
-  client.Send(kFirst);
-  Peer node = bed.Node();
-  node.Receive(kFirst.size());
-  losses = 1;
-  bed.Wake();
-  EXPECT_EQ(client.HowItEnds(), "reset");
-  EXPECT_EQ(node.HowItEnds(), "reset");
-  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kLocalError) == 1; }));
-  Peer next = bed.Client();
-  next.Send(kFirst);
-  Peer next_node = bed.Node();
-  EXPECT_EQ(next_node.Receive(kFirst.size()), kFirst);
 }
 
 }  // namespace

@@ -128,6 +128,29 @@ struct Peer {
   void Close() { fd.Reset(); }
 };
 
+// Never answers a connect. 192.0.2.0/24 would leave the machine; a full backlog is silent on loopback too.
+class SilentNode {
+ public:
+  SilentNode() {
+    listener_ = ListenOnLoopback(port_);
+    ::listen(listener_.get(), 0);
+    for (int i = 0; i < 4; ++i) {
+      fillers_.push_back(Fd(::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)));
+      sockaddr_in address{};
+      address.sin_family = AF_INET;
+      address.sin_port = htons(port_);
+      address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+      (void)::connect(fillers_.back().get(), reinterpret_cast<sockaddr*>(&address), sizeof address);
+    }
+  }
+  SocketAddress address() const { return SocketAddress::Parse("127.0.0.1:" + std::to_string(port_)).value(); }
+
+ private:
+  uint16_t port_;
+  Fd listener_;
+  std::vector<Fd> fillers_;
+};
+
 // Every relay mode, and once as on the oldest kernel that is served.
 struct ModeName {
   RelayMode mode;
@@ -152,6 +175,7 @@ struct TestBedOptions {
   Duration node_silence = 30s;
   Duration quiet_after = 5s;
   Duration reset_patience = 10s;
+  Duration lost_after = 10s;
   bool plain_features = false;  // as on the oldest kernel that is served
 };
 
@@ -208,7 +232,8 @@ class TestBed {
                      .zero_copy_send = features.zero_copy_send,
                      .quiet_after = options.quiet_after,
                      .node_silence = options.node_silence,
-                     .reset_patience = options.reset_patience},
+                     .reset_patience = options.reset_patience,
+                     .lost_after = options.lost_after},
                     {routes_.get(), &affinity_, &nodes_}, places, std::move(ring), std::move(sockets), Fd(::dup(wake_.get())),
                     orders_, counters_, records_);
       ready = true;
@@ -234,6 +259,12 @@ class TestBed {
 
   Peer Client(const char* from = nullptr) { return Peer::Connect(port_, from); }
   Peer Node(int i = 0) { return Peer::Accept(node_listeners_[static_cast<size_t>(i)]); }
+  // Without waiting: closed where nobody has connected yet. Never blocks when used.
+  Fd TryNode(int i = 0) {
+    const int listener = node_listeners_[static_cast<size_t>(i)].get();
+    pollfd p{listener, POLLIN, 0};
+    return Fd(::poll(&p, 1, 0) == 1 ? ::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK) : -1);
+  }
   void CloseNodeListener(int i) { node_listeners_[static_cast<size_t>(i)].Reset(); }
   WorkerCounters& counters() { return counters_; }
   NodeCounters& node(int i = 0) { return nodes_.node(NodeIndex(static_cast<uint16_t>(i))); }
