@@ -81,7 +81,7 @@ class Chooser {
     const TokenCandidates candidates = CandidatesOf(hello);
     for (uint8_t i = 0; i < candidates.count; ++i) {
       const TokenCandidate& candidate = candidates.items[i];
-      if (candidate.kind != TokenKind::kSessionId) choice.offered = candidate.kind;
+      if (candidate.certain) choice.offered = candidate.kind;
       if (const NodeRef owner = candidate.exact ? FindExact(*candidate.token) : NodeRef{}) {
         choice.offered = candidate.kind;
         if (const NodeRef node = BestOwner({&owner.index, 1})) {

@@ -35,7 +35,7 @@ std::string_view ChoiceReasonName(ChoiceReason reason);  // "exact_token", "tick
 struct NodeChoice {
   NodeRef node;
   ChoiceReason reason = ChoiceReason::kNone;
-  TokenKind offered = TokenKind::kNone;  // "offered": a PSK, a non-empty ticket, or a session id that is known
+  TokenKind offered = TokenKind::kNone;  // a PSK, a non-empty ticket, or a session id that is known or that the client did not make up
 };
 
 struct ChoiceContext {

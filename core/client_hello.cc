@@ -182,6 +182,7 @@ bool ReadSupportedVersions(ByteReader data, ClientHello& hello) {
   Bytes list;
   if (!data.LastVector8(list) || list.empty() || list.size() % 2 != 0) return false;
   uint16_t version;
+  hello.lists_versions = true;
   for (ByteReader versions(list); versions.U16(version);) hello.offers_tls13 |= version == tls::kTls13;
   return true;
 }
@@ -260,7 +261,7 @@ void Forget(ClientHello& hello) {
   hello.server_name_length = 0;
   hello.alpn_length = 0;
   hello.legacy_version = 0;
-  hello.offers_tls13 = hello.early_data = hello.ech = false;
+  hello.lists_versions = hello.offers_tls13 = hello.early_data = hello.ech = false;
   hello.bytes_used = 0;
 }
 

@@ -68,7 +68,8 @@ struct ClientHello {
   bool OffersAlpn(Bytes hello_bytes, std::string_view protocol) const;
 
   uint16_t legacy_version = 0;
-  bool offers_tls13 = false;  // supported_versions lists 0x0304
+  bool lists_versions = false;  // extension 43, supported_versions, present
+  bool offers_tls13 = false;    // and lists 0x0304
   bool early_data = false;    // extension 42
   bool ech = false;           // extension 0xfe0d, outer
   bool has_psk = false;       // extension 41 present

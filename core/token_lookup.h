@@ -14,6 +14,7 @@ struct TokenCandidate {
   const OfferedToken* token = nullptr;  // into the ClientHello
   bool exact = false;                   // may be looked up in the affinity map
   bool prefix = false;                  // may be looked up among the ticket prefixes
+  bool certain = false;                 // the client means to resume with it, known or not; else it may have made it up
 };
 
 struct TokenCandidates {

@@ -8,7 +8,7 @@ import time
 
 from beacon_bytes import PyAgent, key_line, random_key
 from harness import Hudsucker, connect, reduced, reload_and_wait, wait_until
-from hello_bytes import EARLY_DATA, GREASE, PSK, TICKET, alpn, client_hello, extension, in_records, pre_shared_key, record, server_name
+from hello_bytes import EARLY_DATA, GREASE, PSK, SUPPORTED_VERSIONS, TICKET, alpn, client_hello, extension, in_records, pre_shared_key, record, server_name
 from runner import case, main
 from servers.scripted import ScriptedNode, answer_name, read_to_end
 
@@ -404,6 +404,29 @@ def a_client_that_waits_in_its_hello_while_a_reload_names_the_balancers_is_judge
         except ConnectionResetError:
             pass
     wait_until(lambda: hudsucker.status()["closes"]["untrusted_peer"] == 1, 5, "its close")
+
+
+@case
+def what_a_hello_offers_is_counted_and_what_it_may_have_made_up_is_not(stage):
+    versions = lambda *listed: extension(SUPPORTED_VERSIONS, bytes([2 * len(listed)]) + b"".join(struct.pack("!H", v) for v in listed))
+    session = os.urandom(32)
+    rows = [("nothing", hello(tls13=False), "none"),
+            ("a session id of TLS 1.2 that nobody knows", hello(tls13=False, session_id=session), "session_id"),
+            ("and a ticket extension that is empty", hello(tls13=False, session_id=session, ticket=b""), "session_id"),
+            ("a ticket, and the id that goes with it", hello(tls13=False, session_id=session, ticket=os.urandom(160)), "ticket"),
+            ("TLS 1.3 in middlebox compatibility mode", hello(session_id=session), "none"),
+            ("TLS 1.3 without it", hello(), "none"),
+            ("TLS 1.3 alone", hello(tls13=False, session_id=session, extra=versions(0x0304)), "none"),
+            ("TLS 1.2 as Go says it", hello(tls13=False, session_id=session, extra=versions(0x0303)), "none"),
+            ("a PSK", hello(session_id=session, psk=[os.urandom(120)]), "psk")]
+    ears = Ears(stage, [], ["named"], "named")
+    for name, message, offered in rows:
+        before = ears.proxy.pool("named")["offered"]
+        assert ears.ask([message]) == "named", name
+        line = wait_until(lambda: (ears.proxy.log().count("msg=connection") == rows.index((name, message, offered)) + 1
+                                   and [line for line in ears.proxy.log().splitlines() if "msg=connection" in line][-1]), 5, f"{name}: its line")
+        assert f" offered={offered}" in line, (name, line)
+        assert ears.proxy.pool("named")["offered"] - before == (offered != "none"), name
 
 
 if __name__ == "__main__":

@@ -51,6 +51,11 @@ ClientHello WithSessionId(OfferedToken id) {
   hello.session_id = id;
   return hello;
 }
+ClientHello WithMadeUpSessionId(OfferedToken id) {
+  ClientHello hello = WithSessionId(id);
+  hello.lists_versions = true;
+  return hello;
+}
 
 // A route table to play with: pool "web" of nodes 0..n-1, pool "other" with node 9.
 class World {
@@ -169,10 +174,14 @@ TEST(ChooseNode, ByToken) {
        TokenKind::kTicket},
       {"a known session id", WithSessionId(Token("sid")), [](World& w) { w.Learn("sid", 1); }, 1,
        ChoiceReason::kExactToken, TokenKind::kSessionId},
-      {"an unknown session id was not offered", WithSessionId(Token("sid")), [](World&) {}, -1, ChoiceReason::kBalance,
+      {"an unknown session id counts as offered", WithSessionId(Token("sid")), [](World&) {}, -1, ChoiceReason::kBalance,
+       TokenKind::kSessionId},
+      {"unless the client may have made it up", WithMadeUpSessionId(Token("sid")), [](World&) {}, -1, ChoiceReason::kBalance,
        TokenKind::kNone},
+      {"one that is known was not made up", WithMadeUpSessionId(Token("sid")), [](World& w) { w.Learn("sid", 1); }, 1,
+       ChoiceReason::kExactToken, TokenKind::kSessionId},
       {"a session id that begins like a prefix is exact only", WithSessionId(Token(kKeyA + " and more")),
-       [](World& w) { w.Prefix(kKeyA, {1}); }, -1, ChoiceReason::kBalance, TokenKind::kNone},
+       [](World& w) { w.Prefix(kKeyA, {1}); }, -1, ChoiceReason::kBalance, TokenKind::kSessionId},
       {"a known session id whose owner is down was offered", WithSessionId(Token("sid")),
        [](World& w) { w.Learn("sid", 1), w.Down(1); }, -1, ChoiceReason::kOwnerDown, TokenKind::kSessionId},
       {"nothing offered", ClientHello{}, [](World&) {}, -1, ChoiceReason::kBalance, TokenKind::kNone},

@@ -33,7 +33,7 @@ constexpr auto kResumed = ResumptionVerdict::kResumed;
 struct Recording {
   const char* name;
   bool tls13;  // chosen by the server
-  TokenKind offered;
+  TokenKind offered;  // first, whether or not it is certain
   ResumptionVerdict verdict;
   bool retry = false;
   bool early_data = false;
@@ -91,6 +91,11 @@ TEST(RealHellos, AreReadRight) {
     const TokenCandidates candidates = CandidatesOf(hello);
     EXPECT_EQ(candidates.count == 0 ? TokenKind::kNone : candidates.items[0].kind, recording.offered)
         << Describe(hello);
+    // Of all these clients only those that offer TLS 1.3 made their session id up.
+    if (recording.offered == TokenKind::kSessionId) {
+      EXPECT_EQ(candidates.items[0].certain, !hello.lists_versions);
+      EXPECT_EQ(candidates.items[0].certain, recording.verdict == kResumed);
+    }
 
     ServerHelloFacts facts;
     EXPECT_EQ(ReadResumption(server, hello, facts), recording.verdict);

@@ -23,6 +23,7 @@ std::string CandidatesOf(const Buffer& session_id, const Buffer& extensions) {
            std::to_string(candidate.token->head[0]);
     out += candidate.exact ? " exact" : "";
     out += candidate.prefix ? " prefix" : "";
+    out += candidate.certain ? "" : " perhaps";
   }
   return out;
 }
@@ -40,7 +41,14 @@ TEST(TokenLookup, AsksForWhatSaysMostFirst) {
       {"nothing is offered", {}, {}, ""},
       {"a session id is looked up exactly, never by prefix", id, {}, "id 9 exact"},
       {"a session id of one byte", {9}, {}, "id 9 exact"},
-      {"a 1.3 client's session id, which may be a real one of TLS 1.2", id, tls13, "id 9 exact"},
+      {"a 1.3 client's session id, which may be a real one of TLS 1.2", id, tls13, "id 9 exact perhaps"},
+      {"of 1.3 and 1.2", id, SupportedVersions({0x0304, 0x0303}), "id 9 exact perhaps"},
+      {"of 1.3 among GREASE", id, SupportedVersions({0x5a5a, 0x0304, 0x0303}), "id 9 exact perhaps"},
+      {"of a draft of 1.3", id, SupportedVersions({0x7f1c, 0x0303}), "id 9 exact perhaps"},
+      {"of a version to come", id, SupportedVersions({0x0305}), "id 9 exact perhaps"},
+      {"of Go, which makes one up for 1.2 alone, too", id, SupportedVersions({0x0303}), "id 9 exact perhaps"},
+      {"and with an empty ticket", id, SupportedVersions({0x0303}) + Ticket({}), "id 9 exact perhaps"},
+      {"no session id in the first hello of a 1.3 client without middlebox compatibility", {}, tls13, ""},
       {"a ticket hides the session id, which the client made up", id, Ticket(Counting(180, 5)), "ticket 5 prefix"},
       {"a ticket of 32 bytes may be a stateful id", id, Ticket(Counting(32, 5)), "ticket 5 exact prefix"},
       {"a ticket of 33 bytes may not", id, Ticket(Counting(33, 5)), "ticket 5 prefix"},
