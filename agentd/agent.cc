@@ -2,7 +2,6 @@
 
 #include <poll.h>
 #include <signal.h>
-#include <spdlog/spdlog.h>
 #include <sys/signalfd.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
@@ -48,30 +47,34 @@ std::vector<std::string> PathsOf(const std::vector<TicketKeyFileConfig>& files) 
 // A server's log socket never waits: lines beyond the kernel's queue are lost without a word, and with them their
 // sessions (nginx 1.22 on a busy machine, queue of 10: one line in ten). systemd raises the kernel's default of 10 at
 // boot; where it does not run, that is done here, before the sockets are made.
-void EnsureComfortableQueue() {
+void EnsureComfortableQueue(const Log& log) {
   constexpr char kPath[] = "/proc/sys/net/unix/max_dgram_qlen";
   int length = kComfortableQueue;
   std::ifstream(kPath) >> length;
   if (length >= kComfortableQueue) return;
   std::ofstream file(kPath);
   if (file << kComfortableQueue << std::flush) {
-    spdlog::info("raised net.unix.max_dgram_qlen from {} to {}: bursts of log lines would be lost", length,
-                 kComfortableQueue);
+    log.Info(absl::StrCat("raised net.unix.max_dgram_qlen from ", length, " to ", kComfortableQueue, ": bursts of log lines would be lost"));
   } else {
-    spdlog::warn(
-        "net.unix.max_dgram_qlen is {}: longer bursts of log lines lose some; run 'sysctl net.unix.max_dgram_qlen={}' "
-        "before the agent starts",
-        length, kComfortableQueue);
+    log.Warning(absl::StrCat("net.unix.max_dgram_qlen is ", length, ": longer bursts of log lines lose some; run 'sysctl net.unix.max_dgram_qlen=",
+                             kComfortableQueue, "' before the agent starts"));
   }
+}
+
+// With the place in the configuration that names the file.
+absl::Status Told(const std::string& at, const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrCat(at, at.empty() ? "" : ": ", status.message()));
 }
 
 }  // namespace
 
-Agent::Agent(AgentConfig config)
+Agent::Agent(AgentConfig config, Fd signals, const Log* log)
     : config_(std::move(config)),
+      log_(*log),
       epoch_(WallClockMicros()),
       started_(Clock::now()),
       now_(started_),
+      signals_(std::move(signals)),
       key_files_(PathsOf(config_.ticket_key_files)) {
   next_health_ = next_key_file_poll_ = now_;
   next_silence_check_ = now_ + kSilenceAfter;
@@ -79,9 +82,9 @@ Agent::Agent(AgentConfig config)
 
 Agent::~Agent() = default;
 
-absl::StatusOr<std::unique_ptr<Agent>> Agent::Make(AgentConfig config) {
-  std::unique_ptr<Agent> agent(new Agent(std::move(config)));
-  for (const auto step : {&Agent::AddNodes, &Agent::OpenFeeds, &Agent::OpenSignals, &Agent::StartProbes}) {
+absl::StatusOr<std::unique_ptr<Agent>> Agent::Make(AgentConfig config, Fd signals, const Log* log) {
+  std::unique_ptr<Agent> agent(new Agent(std::move(config), std::move(signals), log));
+  for (const auto step : {&Agent::AddNodes, &Agent::OpenFeeds, &Agent::StartProbes}) {
     if (absl::Status status = (agent.get()->*step)(); !status.ok()) return status;
   }
   return agent;
@@ -92,7 +95,7 @@ absl::Status Agent::AddNodes() {
   for (size_t i = 0; i < config_.nodes.size(); ++i) {
     const AgentNodeConfig& node = config_.nodes[i];
     const absl::StatusOr<AgentKey> key = ReadAgentKey(node.key_path, node.name);
-    if (!key.ok()) return key.status();
+    if (!key.ok()) return Told(node.key_at, key.status());
     std::vector<size_t> probes;
     for (size_t p = 0; p < config_.probes.size(); ++p) {
       if (config_.probes[p].node == i) probes.push_back(p);
@@ -107,7 +110,7 @@ absl::Status Agent::AddNodes() {
 }
 
 absl::Status Agent::OpenFeeds() {
-  if (!config_.feeds.empty()) EnsureComfortableQueue();
+  if (!config_.feeds.empty()) EnsureComfortableQueue(log_);
   for (const FeedsConfig& config : config_.feeds) {
     nodes_[config.node].agent->SetHasFeed();
     TokenJournal* journal = &nodes_[config.node].agent->journal();
@@ -117,17 +120,10 @@ absl::Status Agent::OpenFeeds() {
       absl::StatusOr<Feed> feed = Feed::Open(kind, path, config.group, config.ttl, journal);
       if (!feed.ok()) return feed.status();
       feeds_.push_back(*std::move(feed));
-      spdlog::info("node {}: {} takes its {}", config_.nodes[config.node].name, path,
-                   kind == Feed::Kind::kSyslog ? "server's log lines" : "applications' tokens");
+      log_.Info(kind == Feed::Kind::kSyslog ? "a feed takes the server's log lines" : "a feed takes the applications' tokens",
+                {{"node", std::string_view(config_.nodes[config.node].name)}, {"feed", std::string_view(path)}});
     }
   }
-  return absl::OkStatus();
-}
-
-absl::Status Agent::OpenSignals() {
-  absl::StatusOr<Fd> signals = hud::TakeSignals();
-  if (!signals.ok()) return signals.status();
-  signals_ = *std::move(signals);
   return absl::OkStatus();
 }
 
@@ -144,7 +140,7 @@ absl::Status Agent::StartProbes() {
 }
 
 void Agent::Run() {
-  for (const Node& node : nodes_) spdlog::info("node {}: waiting for its server to answer", node.agent->name());
+  for (const Node& node : nodes_) log_.Info("waiting for its server to answer", {{"node", std::string_view(node.agent->name())}});
   std::vector<size_t> all(config_.ticket_key_files.size());
   for (size_t i = 0; i < all.size(); ++i) all[i] = i;
   RestorePrefixes();
@@ -201,15 +197,16 @@ bool Agent::TakeSignals() {
   signalfd_siginfo info;
   while (::read(signals_.get(), &info, sizeof(info)) == sizeof(info)) {
     if (info.ssi_signo == SIGHUP) {
-      spdlog::info("SIGHUP: looking at the servers, the ticket key files and the beacon keys again");
+      log_.Info("SIGHUP: looking at the servers, the ticket key files and the beacon keys again");
       ReadBeaconKeys();
       LookNow();
       continue;
     }
     const int signal = static_cast<int>(info.ssi_signo);
     if (signal != SIGTERM && signal != SIGINT && signal != SIGUSR1 && signal != SIGUSR2) {
-      spdlog::warn("ignored {} of process {} (user {}): it has no meaning here, --help says which have", SignalName(signal),
-                   info.ssi_pid, info.ssi_uid);
+      const std::string name = SignalName(signal);
+      log_.Warning("ignored a signal that has no meaning here: --help says which have",
+                   {{"signal", std::string_view(name)}, {"from_pid", int64_t{info.ssi_pid}}, {"from_uid", int64_t{info.ssi_uid}}});
       continue;
     }
     drain_ = signal == SIGUSR2;
@@ -223,12 +220,12 @@ void Agent::ReadBeaconKeys() {
   for (const AgentNodeConfig& node : config_.nodes) {
     const absl::StatusOr<AgentKey> key = ReadAgentKey(node.key_path, node.name);
     if (!key.ok()) {
-      spdlog::warn("{}; the key that was read before stays in use", std::string(key.status().message()));
+      log_.Warning(absl::StrCat(key.status().message(), "; the key that was read before stays in use"));
       continue;
     }
     bool is_new = false;
     for (ProxyLink& proxy : proxies_) is_new |= proxy.SetKey(*key);
-    if (is_new) spdlog::info("node {}: speaks with its new key from now on", node.name);
+    if (is_new) log_.Info("speaks with its new key from now on", {{"node", std::string_view(node.name)}});
   }
 }
 
@@ -249,8 +246,8 @@ void Agent::ReadFeeds() {
   feed_has_more_ = false;
   for (Feed& feed : feeds_) {
     feed_has_more_ |= feed.Read(now_);
-    if (const std::string count = feed.TakeCount(now_); !count.empty()) spdlog::info("{}", count);
-    if (const std::string complaint = feed.TakeComplaint(now_); !complaint.empty()) spdlog::warn("{}", complaint);
+    if (const std::string count = feed.TakeCount(now_); !count.empty()) log_.Info(count);
+    if (const std::string complaint = feed.TakeComplaint(now_); !complaint.empty()) log_.Warning(complaint);
   }
 }
 
@@ -259,7 +256,7 @@ void Agent::ReadKeyFiles(const std::vector<size_t>& which) {
     const TicketKeyFileConfig& file = config_.ticket_key_files[i];
     const absl::StatusOr<std::vector<TicketPrefix>> names = ReadTicketKeyNames(file.path, file.format);
     if (!names.ok()) {
-      spdlog::warn("{}; what was learnt from it before stays", std::string(names.status().message()));
+      log_.Warning(absl::StrCat(file.at, ": ", names.status().message(), "; what was learnt from it before stays"));
       continue;
     }
     nodes_[file.node].agent->Apply(file.path, *names, now_);
@@ -300,13 +297,13 @@ void Agent::SpeakToProxies() {
 // Which of three it is, as far as silence can tell: to whom a proxy does not know by his key it says nothing at all.
 std::string_view Agent::WhySilent(const ProxyLink& proxy, std::string_view node) const {
   if (proxy.HeardSince(node, started_)) {
-    return "knows this node's key, and does not take its report: does the line in its keys file allow the pools and the address "
+    return "the proxy knows this node's key, and does not take its report: does the line in its keys file allow the pools and the address "
            "that are configured here? Its log says what it refuses";
   }
   if (proxy.stats().refused > 0) {
-    return "does not listen there: its machine refuses the datagrams. Is it up, is this its beacons.bind?";
+    return "the proxy does not listen there: its machine refuses the datagrams. Is it up, is this its beacons.bind?";
   }
-  return "does not answer at all: either it is not reached (is it up, is its UDP port open?), or its keys file has no line for "
+  return "the proxy does not answer at all: either it is not reached (is it up, is its UDP port open?), or its keys file has no line for "
          "this node, or another key; then its log says so";
 }
 
@@ -316,14 +313,15 @@ void Agent::ComplainOfSilentProxies() {
   for (const Node& node : nodes_) {
     if (!node.agent->announced()) continue;
     for (const ProxyLink& proxy : proxies_) {
-      const std::string pair = absl::StrCat("node ", node.agent->name(), ": proxy ", proxy.proxy().ToString());
-      Hearing& hearing = hearing_[pair];
+      const std::string address = proxy.proxy().ToString();
+      const auto fields = {LogField{"node", std::string_view(node.agent->name())}, LogField{"proxy", std::string_view(address)}};
+      Hearing& hearing = hearing_[{node.agent->name(), address}];
       if (hearing == Hearing::kHeard) continue;
       if (proxy.Confirmed(node.agent->name())) {
         hearing = Hearing::kHeard;
-        spdlog::info("{} knows it", pair);
+        log_.Info("the proxy knows this node", fields);
       } else if (std::exchange(hearing, Hearing::kComplained) == Hearing::kNotYet) {
-        spdlog::warn("{} {}", pair, WhySilent(proxy, node.agent->name()));
+        log_.Warning(WhySilent(proxy, node.agent->name()), fields);
       }
     }
   }
@@ -334,7 +332,7 @@ void Agent::RestorePrefixes() {
   for (Node& node : nodes_) {
     const absl::StatusOr<std::vector<KeptPrefix>> kept =
         ReadKeptPrefixes(absl::StrCat(config_.state_dir, "/", node.agent->name(), ".prefixes"));
-    if (!kept.ok()) spdlog::warn("{}; prefixes of old ticket keys are forgotten", std::string(kept.status().message()));
+    if (!kept.ok()) log_.Warning(absl::StrCat(kept.status().message(), "; prefixes of old ticket keys are forgotten"));
     if (!kept.ok()) continue;
     for (const KeptPrefix& one : *kept) {
       const int64_t left = std::clamp<int64_t>(one.until_seconds - WallClockSeconds(), 0, kLongestKeptSeconds);
@@ -360,14 +358,15 @@ void Agent::KeepPrefixes() {
     before = std::move(prefixes);
     const absl::Status written =
         WriteKeptPrefixes(absl::StrCat(config_.state_dir, "/", node.agent->name(), ".prefixes"), kept);
-    if (!written.ok()) spdlog::warn("{}; after a restart prefixes of old ticket keys are forgotten", std::string(written.message()));
+    if (!written.ok()) log_.Warning(absl::StrCat(written.message(), "; after a restart prefixes of old ticket keys are forgotten"));
   }
 }
 
 void Agent::TellNews() {
   for (Node& node : nodes_) {
     for (const NodeAgent::News& news : node.agent->TakeNews()) {
-      spdlog::log(news.warning ? spdlog::level::warn : spdlog::level::info, "{}", news.text);
+      const auto fields = {LogField{"node", std::string_view(node.agent->name())}};
+      news.warning ? log_.Warning(news.text, fields) : log_.Info(news.text, fields);
     }
   }
 }
@@ -391,7 +390,7 @@ void Agent::Leave() {
   TakeFindings();
   KeepPrefixes();
   if (!drain_) {
-    spdlog::info("leaving without a word to the proxies: the nodes serve on (SIGUSR2 takes them out of service)");
+    log_.Info("leaving without a word to the proxies: the nodes serve on (SIGUSR2 takes them out of service)");
     return;
   }
   std::vector<std::string> dying;
@@ -400,7 +399,7 @@ void Agent::Leave() {
     dying.push_back(node.agent->name());
     for (ProxyLink& proxy : proxies_) proxy.Die(dying.back(), now_);
   }
-  spdlog::info("telling {} proxies that {} nodes take no new connections", proxies_.size(), dying.size());
+  log_.Info(absl::StrCat("telling ", proxies_.size(), " proxies that ", dying.size(), " nodes take no new connections"));
   const auto done = [&] {
     return std::all_of(dying.begin(), dying.end(), [&](const std::string& node) {
       return std::all_of(proxies_.begin(), proxies_.end(),

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -15,16 +16,18 @@
 #include "agentd/node_agent.h"
 #include "agentd/probe_thread.h"
 #include "agentd/proxy_link.h"
+#include "core/fd.h"
+#include "core/os/log.h"
 
 namespace hud {
 
 class Agent {
  public:
-  // Reads the keys, binds the feeds, starts the probes. The signals that it knows are blocked from here on:
+  // Reads the keys, binds the feeds, starts the probes. `signals`: of TakeSignals, which the agent reads:
   //   SIGTERM, SIGINT, SIGUSR1  the agent ends, and says nothing: its nodes serve on
   //   SIGUSR2                   takes the nodes out of service (DYING), and ends
   //   SIGHUP                    looks at servers, key files and beacon keys again
-  static absl::StatusOr<std::unique_ptr<Agent>> Make(AgentConfig config);
+  static absl::StatusOr<std::unique_ptr<Agent>> Make(AgentConfig config, Fd signals, const Log* log);
   ~Agent();
 
   // Until a signal ends it.
@@ -36,11 +39,10 @@ class Agent {
     ConnectionCounter connections;
   };
 
-  explicit Agent(AgentConfig config);
+  Agent(AgentConfig config, Fd signals, const Log* log);
   absl::Status AddNodes();
   absl::Status OpenFeeds();
   absl::Status StartProbes();
-  absl::Status OpenSignals();
 
   bool Turn();
   void WaitForEvents();
@@ -63,6 +65,7 @@ class Agent {
   void Leave();
 
   const AgentConfig config_;
+  const Log& log_;
   const uint64_t epoch_;
   const Instant started_;
   bool drain_ = false;  // leave with a DYING
@@ -71,7 +74,7 @@ class Agent {
   std::vector<Node> nodes_;            // in the order of config_.nodes
   std::vector<ProxyLink> proxies_;     // in the order of config_.proxies
   enum class Hearing : uint8_t { kNotYet, kComplained, kHeard };
-  std::map<std::string, Hearing> hearing_;  // of each node by each proxy
+  std::map<std::pair<std::string, std::string>, Hearing> hearing_;  // of each node by each proxy
   std::vector<Feed> feeds_;
   bool feed_has_more_ = false;
   FileWatch key_files_;

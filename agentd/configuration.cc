@@ -32,10 +32,16 @@ class Reader {
     if (state_dir.ReadString(&config_.state_dir) && config_.state_dir.front() != '/') {
       state_dir.Error("give an absolute path, like /var/lib/hud-agentd");
     }
+    const YamlValue log = root.Get("log");
+    log.Get("level").ReadEnum(&config_.log.level, {{"debug", LogLevel::kDebug},
+                                                   {"info", LogLevel::kInfo},
+                                                   {"warning", LogLevel::kWarning},
+                                                   {"error", LogLevel::kError}});
+    log.Get("format").ReadEnum(&config_.log.format, {{"logfmt", LogFormat::kLogfmt}, {"json", LogFormat::kJson}});
     const YamlValue every = root.Get("beacon").Get("every");
     every.ReadDuration(&config_.beacon_every, 100ms, 60s);
     if (config_.beacon_every > kUsualMostEvery) {
-      config_.warnings.push_back(absl::StrCat(document_.path(), ":", every.place().line, ": beacon.every: a proxy calls a node ",
+      config_.warnings.push_back(absl::StrCat(At(every), ": beacon.every: a proxy calls a node ",
                                               "silent after its beacons.dead_after, 3s unless configured; say at least three ",
                                               "times in it, or raise dead_after there"));
     }
@@ -44,6 +50,8 @@ class Reader {
   }
 
  private:
+  std::string At(const YamlValue& value) const { return absl::StrCat(document_.path(), ":", value.place().line); }
+
   void ReadNodes(const YamlValue& root) {
     const YamlValue list = root.Require("node", "like {name: n1, address: \"10.0.0.11:8443\", pool: web}");
     const YamlValue key = root.Get("key");
@@ -64,20 +72,20 @@ class Reader {
     const bool pooled = pool.ReadStrings(&node.pools) && !node.pools.empty();
     if (pool && pool.IsList() && pool.Items().empty()) pool.Error("at least one pool is needed");
     value.Get("weight").ReadInteger(&node.weight, 0, 1000);
-    ReadKey(value, key_for_the_only_node, &node.key_path);
+    ReadKey(value, key_for_the_only_node, &node);
     if (named && addressed && pooled) CheckAnnounceable(value, node);
     config_.nodes.push_back(std::move(node));
   }
 
-  void ReadKey(const YamlValue& node, const YamlValue& only_key, std::string* path) {
-    const YamlValue own = node.Get("key");
+  void ReadKey(const YamlValue& value, const YamlValue& only_key, AgentNodeConfig* node) {
+    const YamlValue own = value.Get("key");
     if (own && only_key) only_key.Error("the node has a 'key' already; keep one of the two");
-    if (own) {
-      own.ReadString(path);
-    } else if (only_key) {
-      only_key.ReadString(path);
-    } else if (node) {
-      node.Error("no 'key': the file that 'hud-agentd keygen' wrote");
+    const YamlValue& key = own ? own : only_key;
+    if (key) {
+      key.ReadString(&node->key_path);
+      node->key_at = At(key);
+    } else if (value) {
+      value.Error("no 'key': the file that 'hud-agentd keygen' wrote");
     }
   }
 
@@ -196,6 +204,8 @@ class Reader {
     certificate.ReadString(&probe->client_certificate);
     probe->client_key = probe->client_certificate;
     key.ReadString(&probe->client_key);
+    if (certificate) probe->client_certificate_at = At(certificate);
+    probe->client_key_at = key ? At(key) : probe->client_certificate_at;
     if (key && !certificate) key.Error("is of no use without 'client_certificate'");
   }
 
@@ -246,6 +256,7 @@ class Reader {
       const std::optional<size_t> node = OwnerOf(item);
       if (!read || !node) continue;
       file.node = *node;
+      file.at = At(item);
       config_.ticket_key_files.push_back(std::move(file));
     }
   }
@@ -260,6 +271,9 @@ class Reader {
       ReadSocketPath(item.Get("tokens"), &feeds.tokens);
       item.Get("group").ReadString(&feeds.group);
       item.Get("ttl").ReadDuration(&feeds.ttl, 1s, kLongestTokenTtl);
+      if (item.IsMap() && feeds.syslog.empty() && feeds.tokens.empty()) {
+        item.Error("no feed is named; write 'syslog: PATH', 'tokens: PATH' or both");
+      }
       const std::optional<size_t> node = OwnerOf(item);
       if (!node) continue;
       if (!fed.insert(*node).second)

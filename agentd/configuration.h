@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "agentd/ticket_key_file.h"
 #include "core/address.h"
+#include "core/os/log.h"
 #include "core/types.h"
 
 namespace hud {
@@ -20,6 +21,7 @@ struct AgentNodeConfig {
   std::vector<std::string> pools;
   uint16_t weight = 100;
   std::string key_path;
+  std::string key_at;  // where the file says so, "FILE:LINE"; of the paths below, too
 };
 
 enum class ProbeProxyProtocol : uint8_t { kOff, kV1, kV2 };
@@ -34,6 +36,7 @@ struct ProbeConfig {
   Duration timeout = 2s;              // of one session
   std::string client_certificate;     // PEM
   std::string client_key;             // PEM; in the certificate's file unless told
+  std::string client_certificate_at, client_key_at;
   ProbeProxyProtocol proxy_protocol = ProbeProxyProtocol::kOff;
   bool tls12 = true;
   bool tls13 = true;
@@ -42,6 +45,7 @@ struct ProbeConfig {
 struct TicketKeyFileConfig {
   size_t node = 0;
   std::string path;
+  std::string at;
   TicketKeyFormat format = TicketKeyFormat::kAuto;
 };
 
@@ -53,6 +57,11 @@ struct FeedsConfig {
   Duration ttl = 1h;   // of ids that do not say their own
 };
 
+struct AgentLogConfig {
+  LogLevel level = LogLevel::kInfo;
+  LogFormat format = LogFormat::kLogfmt;
+};
+
 struct AgentConfig {
   std::vector<AgentNodeConfig> nodes;      // at least one
   std::vector<SocketAddress> proxies;      // at least one
@@ -60,6 +69,7 @@ struct AgentConfig {
   std::vector<TicketKeyFileConfig> ticket_key_files;
   std::vector<FeedsConfig> feeds;          // at most one a node
   Duration beacon_every = 1s;
+  AgentLogConfig log;
   std::string state_dir;                   // empty: nothing is kept over a restart
   std::vector<std::string> warnings;       // what is allowed and may be meant otherwise, "FILE:LINE: …"
 };

@@ -1,21 +1,25 @@
 // hud-agentd: says for the TLS servers on this machine that they are alive, how they feel, and which tokens are theirs.
 #include <fcntl.h>
-#include <spdlog/sinks/stdout_sinks.h>
-#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdlib>
 #include <iostream>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "agentd/agent.h"
 #include "agentd/agent_key.h"
 #include "agentd/configuration.h"
+#include "control/yaml/yaml_reader.h"
+#include "core/os/log.h"
+#include "core/os/log_writer.h"
 #include "core/os/signals.h"
 
 namespace {
@@ -29,7 +33,8 @@ constexpr std::string_view kFooter = R"(Signals:
   SIGUSR2           take the nodes out of service: no new connections, those there are may go on; then end
   SIGHUP            look at the servers, the ticket key files and the beacon keys again, not at the YAML file
   others that would end the process (SIGQUIT, SIGALRM, …) are ignored, with a word in the log
-)";
+
+Ends with 0 when all is well, 1 when something is wrong with the configuration or the machine, 2 with the options.)";
 
 // Started with a standard descriptor closed, a socket would take its number, and messages would go into it.
 void OccupyStandardDescriptors() {
@@ -42,7 +47,7 @@ void OccupyStandardDescriptors() {
 
 int Complain(const absl::Status& status) {
   for (absl::string_view line : absl::StrSplit(status.message(), '\n', absl::SkipEmpty())) {
-    std::cerr << "hud-agentd: " << line << "\n";
+    std::cerr << absl::StrCat("hud-agentd: ", line, "\n");
   }
   return kBadConfiguration;
 }
@@ -81,15 +86,19 @@ int Keygen(const KeygenOptions& options) {
   return kBadConfiguration;
 }
 
+absl::Status At(const std::string& place, const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrCat(place, place.empty() ? "" : ": ", status.message()));
+}
+
 // All that can be found out without touching a socket or a server: what is wrong with the files that it names.
 std::vector<absl::Status> CheckFiles(const hud::AgentConfig& config) {
   std::vector<absl::Status> found;
   for (const hud::AgentNodeConfig& node : config.nodes) {
-    found.push_back(hud::ReadAgentKey(node.key_path, node.name).status());
+    found.push_back(At(node.key_at, hud::ReadAgentKey(node.key_path, node.name).status()));
   }
   for (const hud::ProbeConfig& probe : config.probes) found.push_back(hud::ProbeClient::Make(probe, -1).status());
   for (const hud::TicketKeyFileConfig& file : config.ticket_key_files) {
-    found.push_back(hud::ReadTicketKeyNames(file.path, file.format).status());
+    found.push_back(At(file.at, hud::ReadTicketKeyNames(file.path, file.format).status()));
   }
   std::erase_if(found, [](const absl::Status& status) { return status.ok(); });
   return found;
@@ -97,25 +106,56 @@ std::vector<absl::Status> CheckFiles(const hud::AgentConfig& config) {
 
 int Check(const std::string& path) {
   const absl::StatusOr<hud::AgentConfig> config = hud::ReadAgentConfig(path);
-  if (!config.ok()) return Complain(config.status());
+  if (!config.ok()) {
+    std::cerr << config.status().message() << "\n";
+    return kBadConfiguration;
+  }
   const std::vector<absl::Status> found = CheckFiles(*config);
-  for (const absl::Status& status : found) Complain(status);
-  for (const std::string& warning : config->warnings) std::cerr << "hud-agentd: warning: " << warning << "\n";
+  for (const absl::Status& status : found) std::cerr << status.message() << "\n";
+  for (const std::string& warning : config->warnings) std::cerr << "warning: " << warning << "\n";
   if (!found.empty()) return kBadConfiguration;
-  std::cout << path << ": good; " << config->nodes.size() << " nodes, " << config->proxies.size() << " proxies\n";
+  std::cout << "ok\n";
   return 0;
+}
+
+// What the parser of options would say badly: an option that there is not, or a file without its option.
+std::string ExplainArguments(const std::vector<std::string>& arguments) {
+  constexpr std::string_view kOptions[] = {"--help", "--version", "--config", "--check", "--keep"};
+  static const std::map<std::string_view, std::string_view> kHabits = {
+      {"-c", "--config FILE"}, {"-f", "--config FILE"}, {"-t", "--check FILE"}, {"-v", "--version"}, {"-V", "--version"}, {"-?", "--help"},
+      {"--reload", "kill -HUP PID: it looks at keys and servers again; a changed configuration needs a restart"}};
+  if (arguments.empty() || arguments.front() == "keygen") return "";
+  const std::string& first = arguments.front();
+  if (first.empty() || first[0] != '-') {
+    return absl::StrCat("'", first, "' is no option; write --config ", first, " to run with a file, or keygen to make a key");
+  }
+  const std::string name = first.substr(0, first.find('='));
+  if (name == "-h" || std::find(std::begin(kOptions), std::end(kOptions), name) != std::end(kOptions)) return "";
+  if (const auto habit = kHabits.find(name); habit != kHabits.end()) {
+    return absl::StrCat("there is no option ", name, "; write ", std::string(habit->second));
+  }
+  const std::string near(hud::Nearest(absl::StrCat("--", name.substr(std::min(name.find_first_not_of('-'), name.size()))), kOptions));
+  return absl::StrCat("there is no option ", name, near.empty() ? "" : absl::StrCat("; did you mean ", near, "?"));
 }
 
 int Run(const std::string& path) {
   hud::HoldSignals();
   absl::StatusOr<hud::AgentConfig> config = hud::ReadAgentConfig(path);
   if (!config.ok()) return Complain(config.status());
-  for (const std::string& warning : config->warnings) spdlog::warn("{}", warning);
   if (const char* state = std::getenv("STATE_DIRECTORY"); config->state_dir.empty() && state != nullptr) {
     config->state_dir = std::string(absl::string_view(state).substr(0, absl::string_view(state).find(':')));  // systemd may name several
   }
-  absl::StatusOr<std::unique_ptr<hud::Agent>> agent = hud::Agent::Make(*std::move(config));
-  if (!agent.ok()) return Complain(agent.status());
+  absl::StatusOr<hud::Fd> signals = hud::TakeSignals();  // before there are threads
+  if (!signals.ok()) return Complain(signals.status());
+  auto writer = std::make_unique<hud::LogWriter>(hud::Fd(::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3)));
+  const hud::Log log(writer.get(), config->log.format, config->log.level);
+  log.Info("starting", {{"version", std::string_view(HUD_VERSION)}, {"pid", int64_t{::getpid()}}});
+  for (const std::string& warning : config->warnings) log.Warning(warning);
+  absl::StatusOr<std::unique_ptr<hud::Agent>> agent = hud::Agent::Make(*std::move(config), *std::move(signals), &log);
+  if (!agent.ok()) {
+    writer.reset();  // what is logged so far comes first
+    return Complain(agent.status());
+  }
   (*agent)->Run();
   return 0;
 }
@@ -124,38 +164,38 @@ int Run(const std::string& path) {
 
 int main(int argc, char** argv) {
   OccupyStandardDescriptors();
-  auto logger = std::make_shared<spdlog::logger>("hud-agentd", std::make_shared<spdlog::sinks::stderr_sink_mt>());
-  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%eZ %l %v", spdlog::pattern_time_type::utc);
-  spdlog::set_default_logger(std::move(logger));
-
   CLI::App app("The agent of the Hudsucker proxy: runs beside TLS servers and tells proxies about them.");
   app.footer(std::string(kFooter));
   std::string config_path, check_path;
   bool keep = false;
   KeygenOptions key;
-  auto* config = app.add_option("--config", config_path, "run with this YAML file")->type_name("FILE");
+  auto* config = app.add_option("--config", config_path, "Run with this configuration")->type_name("FILE");
   auto* check =
-      app.add_option("--check", check_path, "say all that is wrong with this YAML file, and end")->type_name("FILE");
+      app.add_option("--check", check_path, "Check a configuration and the files that it names, say everything that is wrong, and end")->type_name("FILE");
   app.set_version_flag("--version", std::string("hud-agentd ") + HUD_VERSION);
   app.add_flag("--keep", keep, "what SIGTERM does anyway: leave the nodes in service")->group("");
   config->excludes(check);
-  auto* keygen = app.add_subcommand("keygen", "make a node's key: writes ./NAME.key and prints the proxy's line");
-  keygen->add_option("name", key.name, "the node")->required()->type_name("NAME");
-  keygen->add_option("--pools,--pool", key.pools, "pools the node may join")
+  auto* keygen = app.add_subcommand("keygen", "Make a node's key: writes ./NAME.key and prints the proxy's line");
+  keygen->add_option("name", key.name, "The node")->required()->type_name("NAME");
+  keygen->add_option("--pools,--pool", key.pools, "Pools the node may join")
       ->delimiter(',')
       ->allow_extra_args(false)
       ->type_name("POOL,…");
   keygen
       ->add_option("--addresses,--address", key.addresses,
-                   "addresses its TLS server may have: hosts, ranges like 10.0.0.0/24, HOST:PORT, unix:PATH")
+                   "Addresses its TLS server may have: hosts, ranges like 10.0.0.0/24, HOST:PORT, unix:PATH")
       ->delimiter(',')
       ->allow_extra_args(false)
       ->type_name("ADDRESS,…");
-  keygen->add_option("--weight", key.weight, "the highest weight it may announce; 100 unless given")
+  keygen->add_option("--weight", key.weight, "The highest weight it may announce; 100 unless given")
       ->check(CLI::Range(1, 1000))
       ->type_name("N");
-  keygen->add_option("--tickets", key.tickets, "the group of nodes whose servers share their ticket keys")
+  keygen->add_option("--tickets", key.tickets, "The group of nodes whose servers share their ticket keys")
       ->type_name("GROUP");
+  if (const std::string wrong = ExplainArguments({argv + 1, argv + argc}); !wrong.empty()) {
+    std::cerr << "hud-agentd: " << wrong << "; see hud-agentd --help\n";
+    return kUsage;
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -168,5 +208,5 @@ int main(int argc, char** argv) {
   if (!check_path.empty()) return Check(check_path);
   if (!config_path.empty()) return Run(config_path);
   std::cerr << "hud-agentd: nothing to do; give --config FILE, --check FILE, or 'keygen NAME --pools POOL --addresses ADDRESS' (--help says more)\n";
-  return kBadConfiguration;
+  return kUsage;
 }

@@ -5,6 +5,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "agentd/feed_advice.h"
 #include "core/check.h"
 
 namespace hud {
@@ -22,23 +23,42 @@ constexpr size_t kNamesInALogLine = 4;
 std::string Abbreviate(const std::vector<TicketPrefix>& prefixes) {
   std::string text;
   for (const TicketPrefix& prefix : prefixes) {
-    if (&prefix - prefixes.data() == kNamesInALogLine) return absl::StrCat(text, " …");
+    if (&prefix - prefixes.data() == kNamesInALogLine) return absl::StrCat(text, " ..");
     const auto* bytes = reinterpret_cast<const char*>(prefix.bytes.data());
     absl::StrAppend(&text, text.empty() ? "" : " ", absl::BytesToHexString({bytes, std::min<size_t>(prefix.length, 4)}),
-                    "…");
+                    "..");
   }
   return text;
 }
 
-// What to do about a server of this kind, in words that fit what is configured.
-std::string Describe(const ProbeFinding& finding, bool has_feed) {
-  std::string text(Explain(finding.verdict.kind));
-  if (finding.verdict.kind == TicketKind::kStateful && has_feed) {
-    text = "stateful: every session has an id of its own, which the configured feed has to bring";
+// Sessions of which only an exact feed can tell the owner, beside whatever tickets there are.
+bool HasIds(const ProbeFinding& finding) { return finding.verdict.kind == TicketKind::kStateful || finding.resumes_ids; }
+
+bool NamesItsOwner(TicketKind kind) {
+  switch (kind) {
+    case TicketKind::kKeyName:
+    case TicketKind::kS2n:
+    case TicketKind::kJsse:
+    case TicketKind::kTag:
+      return true;
+    default:
+      return false;
   }
+}
+
+// What was found, and what to do about it, in words that fit what is configured.
+std::string Describe(const ProbeFinding& finding, bool has_feed) {
+  const TicketKind kind = finding.verdict.kind;
+  std::string text(Explain(kind));
   if (!finding.verdict.prefixes.empty()) absl::StrAppend(&text, " (", Abbreviate(finding.verdict.prefixes), ")");
-  if (finding.verdict.kind == TicketKind::kStateful && !has_feed) absl::StrAppend(&text, " (feeds.syslog or feeds.tokens)");
-  if (finding.verdict.kind == TicketKind::kStateful && finding.version == TlsVersion::kTls13) {
+  if (finding.resumes_ids) absl::StrAppend(&text, "; clients without ticket support get session ids from a cache");
+  if (HasIds(finding)) {
+    absl::StrAppend(&text, has_feed ? ", which the configured feed has to bring"
+                                    : ", so an exact feed is needed (feeds.syslog or feeds.tokens)");
+  } else if (NamesItsOwner(kind)) {
+    absl::StrAppend(&text, "; nothing more to set up");
+  }
+  if (kind == TicketKind::kStateful && finding.version == TlsVersion::kTls13) {
     absl::StrAppend(&text, "; let the server issue one ticket a session (nginx: ssl_conf_command NumTickets 1;)");
   }
   if (!finding.detail.empty()) absl::StrAppend(&text, "; ", finding.detail);
@@ -55,7 +75,7 @@ NodeAgent::NodeAgent(const AgentNodeConfig& config, const std::vector<size_t>& p
 }
 
 void NodeAgent::Say(bool warning, std::string text) {
-  news_.push_back({warning, absl::StrCat("node ", config_.name, ": ", text)});
+  news_.push_back({warning, std::move(text)});
 }
 
 std::vector<NodeAgent::News> NodeAgent::TakeNews() { return std::exchange(news_, {}); }
@@ -78,7 +98,7 @@ void NodeAgent::ApplyReadiness(const ProbeReport& report) {
   const bool news = state.ready != report.ready;
   state.ready = report.ready;
   if (news && !report.ready) Say(true, absl::StrCat("not ready: ", report.detail));
-  if (news && report.ready) Say(false, absl::StrCat("ready, first answer in ", report.probe_micros, " µs"));
+  if (news && report.ready) Say(false, absl::StrCat("ready, first answer in ", report.probe_micros, " us"));
   health_.ready = ready();
   announced_ |= health_.ready;
   health_.probe_micros = 0;
@@ -90,7 +110,7 @@ void NodeAgent::ApplyFinding(size_t probe, const ProbeFinding& finding, Instant 
       absl::StrCat(std::string(NameOf(finding.version)), finding.server_name.empty() ? "" : " ", finding.server_name);
   const std::string source = absl::StrCat("probe ", probe, " ", what);
   std::string said;
-  bool warning = false, old_news = false;
+  bool warning = false, old_news = false, needs_feed = false;
   switch (finding.end) {
     case SessionEnd::kHandshakeDone:
       old_news = AllAdvertised(finding.verdict.prefixes, now);
@@ -100,6 +120,7 @@ void NodeAgent::ApplyFinding(size_t probe, const ProbeFinding& finding, Instant 
         ledger_.Replace(source, finding.verdict.prefixes, TicketLifetime(), now);
       }
       said = Describe(finding, has_feed_);
+      needs_feed = HasIds(finding) && !has_feed_;
       break;
     case SessionEnd::kVersionRefused:
       ledger_.Replace(source, {}, TicketLifetime(), now);
@@ -123,7 +144,14 @@ void NodeAgent::ApplyFinding(size_t probe, const ProbeFinding& finding, Instant 
   std::string& last_said = last_said_[source];
   // Of several names a look at the tickets shows now these, now those: no line for each.
   old_news &= !last_said.empty();
+  if (needs_feed != needs_feed_.contains(source)) old_news = false;
   if (std::exchange(last_said, said) != said && !old_news) Say(warning, absl::StrCat(what, ": ", said));
+  if (needs_feed && needs_feed_.empty()) {
+    for (std::string& line : FeedAdvice(config_.name, finding.resumes_ids)) Say(false, std::move(line));
+  }
+  if (needs_feed) needs_feed_.insert(source);
+  // Of a look that failed nothing follows.
+  if (!needs_feed && finding.end == SessionEnd::kHandshakeDone) needs_feed_.erase(source);
 }
 
 bool NodeAgent::AllAdvertised(const std::vector<TicketPrefix>& prefixes, Instant now) const {

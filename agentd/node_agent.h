@@ -3,6 +3,7 @@
 
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -57,6 +58,7 @@ class NodeAgent {
   const AgentNodeConfig config_;
   std::map<size_t, ProbeState> probes_;
   std::map<std::string, std::string> last_said_;  // of each thing probed, so that only changes are logged
+  std::set<std::string> needs_feed_;              // of the things probed, those with ids that no feed brings
   std::map<std::string, uint32_t> lifetimes_;     // seconds, of each thing probed
   PrefixLedger ledger_;
   TokenJournal journal_;

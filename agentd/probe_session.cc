@@ -1,7 +1,10 @@
 #include "agentd/probe_session.h"
 
+#include <fcntl.h>
+#include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
+#include <openssl/x509.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -14,7 +17,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "agentd/pem_file.h"
 #include "core/fd.h"
+#include "core/os/privileges.h"
 
 namespace hud {
 namespace {
@@ -28,11 +33,18 @@ constexpr Duration kNextTicketWait = milliseconds(30);
 constexpr size_t kMaxTokensPerSession = 8;
 // Bytes of a server that speaks first (mail, databases) are read and dropped, but not for ever.
 constexpr int kMaxReads = 32;
+// A server's processes may each have a cache of their own: the next one to be met need not know the session.
+constexpr int kTriesToResume = 4;
+constexpr size_t kMaxPemBytes = 256 * 1024;
 
 struct FreeSsl {
   void operator()(SSL* ssl) const { SSL_free(ssl); }
 };
 using SslPtr = std::unique_ptr<SSL, FreeSsl>;
+struct FreeSession {
+  void operator()(SSL_SESSION* session) const { SSL_SESSION_free(session); }
+};
+using SessionPtr = std::unique_ptr<SSL_SESSION, FreeSession>;
 
 // What the library's callbacks tell about the session that is running.
 struct Observed {
@@ -286,33 +298,61 @@ SslPtr MakeSsl(SSL_CTX* context, int fd, const std::string& server_name, Version
   return ready ? std::move(ssl) : SslPtr();
 }
 
-absl::Status CannotUse(const std::string& what, const std::string& path) {
-  const char* text = ERR_reason_error_string(ERR_peek_last_error());
-  const std::string why = text != nullptr ? text : "unknown error";
-  ERR_clear_error();
-  return absl::InvalidArgumentError(absl::StrCat(what, " ", path, ": ", why, "; a PEM file is wanted"));
+// A PEM file that the configuration names, and where it does.
+struct PemFile {
+  PemKind kind;
+  std::string key;   // "probe.client_key"
+  std::string path;
+  std::string at;    // "FILE:LINE"
+};
+
+absl::Status CannotUse(const PemFile& file, const std::string& why) {
+  return absl::InvalidArgumentError(absl::StrCat(file.at, file.at.empty() ? "" : ": ", file.key, ": ", file.path, ": ", why));
 }
 
-// OpenSSL would wait at a FIFO that nobody writes to.
-absl::Status CheckIsFile(const std::string& what, const std::string& path) {
+// What OpenSSL would say of no use to anybody, or at a FIFO that nobody writes to never.
+absl::Status CheckPem(const PemFile& file) {
+  const Fd fd(::open(file.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  if (!fd) {
+    const bool denied = errno == EACCES;
+    return CannotUse(file, absl::StrCat("cannot be opened: ", std::strerror(errno), denied ? absl::StrCat(" for ", CurrentUserName()) : ""));
+  }
   struct stat info {};
-  if (::stat(path.c_str(), &info) != 0 || S_ISREG(info.st_mode)) return absl::OkStatus();  // OpenSSL says what else is wrong
-  return absl::InvalidArgumentError(absl::StrCat(what, " ", path, ": is not a regular file; a PEM file is wanted"));
+  if (::fstat(fd.get(), &info) != 0) return CannotUse(file, std::strerror(errno));
+  if (!S_ISREG(info.st_mode)) return CannotUse(file, "is not a regular file; a PEM file is wanted");
+  std::string text(kMaxPemBytes + 1, '\0');
+  const ssize_t n = ::pread(fd.get(), text.data(), text.size(), 0);
+  std::string wrong = n < 0                                      ? absl::StrCat("cannot be read: ", std::strerror(errno))
+                      : static_cast<size_t>(n) > kMaxPemBytes    ? absl::StrCat("is longer than ", kMaxPemBytes, " bytes")
+                                                                 : ExplainPem({text.data(), static_cast<size_t>(n)}, file.kind);
+  OPENSSL_cleanse(text.data(), text.size());
+  return wrong.empty() ? absl::OkStatus() : CannotUse(file, wrong);
+}
+
+absl::Status OpenSslCannotUse(const PemFile& file) {
+  const unsigned long error = ERR_peek_last_error();
+  const char* text = ERR_reason_error_string(error);
+  std::string why = text != nullptr ? text : "unknown error";
+  if (ERR_GET_REASON(error) == X509_R_KEY_VALUES_MISMATCH || ERR_GET_REASON(error) == X509_R_KEY_TYPE_MISMATCH) {
+    why = "is not the key of the certificate in probe.client_certificate";
+  }
+  ERR_clear_error();
+  return CannotUse(file, why);
 }
 
 absl::Status UseCertificate(SSL_CTX* context, const ProbeConfig& config) {
   if (config.client_certificate.empty()) return absl::OkStatus();
-  for (const auto& [what, path] : {std::pair("probe.client_certificate", config.client_certificate),
-                                   std::pair("probe.client_key", config.client_key)}) {
-    if (absl::Status status = CheckIsFile(what, path); !status.ok()) return status;
+  const PemFile certificate{PemKind::kCertificate, "probe.client_certificate", config.client_certificate, config.client_certificate_at};
+  const PemFile key{PemKind::kPrivateKey, "probe.client_key", config.client_key, config.client_key_at};
+  for (const PemFile* file : {&certificate, &key}) {
+    if (absl::Status status = CheckPem(*file); !status.ok()) return status;
   }
+  // Whatever is encrypted is refused; OpenSSL would ask at the terminal.
+  SSL_CTX_set_default_passwd_cb(context, [](char*, int, int, void*) { return -1; });
   ERR_clear_error();
-  if (SSL_CTX_use_certificate_chain_file(context, config.client_certificate.c_str()) != 1) {
-    return CannotUse("probe.client_certificate", config.client_certificate);
-  }
-  if (SSL_CTX_use_PrivateKey_file(context, config.client_key.c_str(), SSL_FILETYPE_PEM) != 1 ||
-      SSL_CTX_check_private_key(context) != 1) {
-    return CannotUse("probe.client_key", config.client_key);
+  if (SSL_CTX_use_certificate_chain_file(context, certificate.path.c_str()) != 1) return OpenSslCannotUse(certificate);
+  if (SSL_CTX_use_PrivateKey_file(context, key.path.c_str(), SSL_FILETYPE_PEM) != 1 || SSL_CTX_check_private_key(context) != 1) {
+    return OpenSslCannotUse(key);
   }
   return absl::OkStatus();
 }
@@ -337,7 +377,30 @@ absl::StatusOr<ProbeClient> ProbeClient::Make(const ProbeConfig& config, int wak
   return client;
 }
 
+struct ProbeClient::WithoutTickets {
+  SessionPtr session;  // of the first handshake; offered from then on
+  bool resumed = false;
+};
+
 SessionResult ProbeClient::Run(const std::string& server_name, VersionRange versions, bool want_tokens) const {
+  return Converse(server_name, versions, want_tokens, nullptr);
+}
+
+IdResumption ProbeClient::TryWithoutTickets(const std::string& server_name) const {
+  constexpr VersionRange kTls12Only{TlsVersion::kTls12, TlsVersion::kTls12};
+  WithoutTickets trial;
+  if (Converse(server_name, kTls12Only, false, &trial).end != SessionEnd::kHandshakeDone) return IdResumption::kUnknown;
+  unsigned int id_length = 0;
+  if (trial.session) SSL_SESSION_get_id(trial.session.get(), &id_length);
+  if (id_length == 0) return IdResumption::kNoId;
+  for (int i = 0; i < kTriesToResume && !trial.resumed; ++i) {
+    if (Converse(server_name, kTls12Only, false, &trial).end != SessionEnd::kHandshakeDone) break;
+  }
+  return trial.resumed ? IdResumption::kResumed : IdResumption::kUnknown;
+}
+
+SessionResult ProbeClient::Converse(const std::string& server_name, VersionRange versions, bool want_tokens,
+                                    WithoutTickets* without_tickets) const {
   const Instant start = Clock::now();
   const Instant deadline = start + config_.timeout;
   SessionResult result;
@@ -349,6 +412,10 @@ SessionResult ProbeClient::Run(const std::string& server_name, VersionRange vers
   }
   const SslPtr ssl = MakeSsl(context_.get(), fd.get(), server_name, versions, config_.alpn);
   if (!ssl) return Ended(SessionEnd::kLocalError, "OpenSSL gives no session (is an ALPN or SNI name malformed?)");
+  if (without_tickets != nullptr) {
+    SSL_set_options(ssl.get(), SSL_OP_NO_TICKET);
+    if (without_tickets->session) SSL_set_session(ssl.get(), without_tickets->session.get());
+  }
   Observed observed;
   SSL_set_ex_data(ssl.get(), ObservedIndex(), &observed);
 
@@ -368,6 +435,10 @@ SessionResult ProbeClient::Run(const std::string& server_name, VersionRange vers
       result = AwaitTokens(ssl.get(), observed, wake_fd_, config_, server_name);
     }
     result.version = version;
+    if (without_tickets != nullptr) {
+      without_tickets->resumed = SSL_session_reused(ssl.get()) == 1;
+      if (!without_tickets->session) without_tickets->session.reset(SSL_get1_session(ssl.get()));
+    }
     if (result.end == SessionEnd::kHandshakeDone) SSL_shutdown(ssl.get());  // a server's log stays free of broken ends
   }
   ERR_clear_error();

@@ -41,6 +41,12 @@ struct SessionResult {
   std::vector<SeenToken> tokens;
 };
 
+enum class IdResumption : uint8_t {
+  kUnknown,  // no handshake, or an id that was not resumed this time: other processes may have other caches
+  kNoId,
+  kResumed,
+};
+
 class ProbeClient {
  public:
   // Reads the client certificate and key, if any are configured. `wake_fd`: becomes readable when the agent is leaving.
@@ -50,7 +56,13 @@ class ProbeClient {
   // Never takes longer than the configured timeout and the time allowed to tickets. `want_tokens`: wait for tickets.
   SessionResult Run(const std::string& server_name, VersionRange versions, bool want_tokens) const;
 
+  // What a TLS 1.2 client that knows no tickets gets. Several sessions, one after the other.
+  IdResumption TryWithoutTickets(const std::string& server_name) const;
+
  private:
+  struct WithoutTickets;
+  SessionResult Converse(const std::string& server_name, VersionRange versions, bool want_tokens,
+                         WithoutTickets* without_tickets) const;
   struct FreeContext {
     void operator()(ssl_ctx_st* context) const;
   };

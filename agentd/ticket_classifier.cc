@@ -126,17 +126,17 @@ std::string_view Explain(TicketKind kind) {
     case TicketKind::kTooFew:
       return "gave too few tickets to tell";
     case TicketKind::kKeyName:
-      return "tickets begin with a 16-byte key name; nothing more to set up";
+      return "tickets begin with a 16-byte key name";
     case TicketKind::kSeveralKeyNames:
       return "tickets begin with one of several 16-byte key names (separate processes?)";
     case TicketKind::kS2n:
-      return "tickets begin with s2n's version byte and a 16-byte key name; nothing more to set up";
+      return "tickets begin with s2n's version byte and a 16-byte key name";
     case TicketKind::kJsse:
-      return "tickets begin with JSSE's 4-byte key number; nothing more to set up";
+      return "tickets begin with JSSE's 4-byte key number";
     case TicketKind::kTag:
-      return "tickets begin with a tag; nothing more to set up";
+      return "tickets begin with a tag";
     case TicketKind::kStateful:
-      return "stateful: every session has an id of its own, so an exact feed is needed";
+      return "stateful: every session has an id of its own";
     case TicketKind::kNoPrefix:
       return "tickets have no clear name: they cannot be led back to this node";
   }

@@ -53,7 +53,7 @@ TicketVerdict ClassifyTickets(std::span<const SeenToken> seen, std::span<const T
 // True when more sessions could change the verdict: no common prefix, and not stateful either.
 bool WantsMoreSessions(const TicketVerdict& verdict);
 
-// For the log: what was learnt and what has to be set up, if anything.
+// For the log: what was learnt.
 std::string_view Explain(TicketKind kind);
 
 }  // namespace hud

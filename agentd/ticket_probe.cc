@@ -68,6 +68,7 @@ std::vector<ProbeFinding> TicketProbe::LookAtTickets() {
       ProbeFinding finding = LookAt(server_name, version);
       if (finding.end == SessionEnd::kStopped) return findings;
       if (finding.end == SessionEnd::kHandshakeDone) Remember(finding);
+      LookWithoutTickets(finding);
       timeouts += finding.end == SessionEnd::kTimedOut;
       const bool hopeless = finding.end == SessionEnd::kRefused || timeouts >= kTimeoutsInALook;
       findings.push_back(std::move(finding));
@@ -101,6 +102,16 @@ ProbeFinding TicketProbe::LookAt(const std::string& server_name, TlsVersion vers
     finding.detail = "perhaps because it wants a client certificate: set probe.client_certificate and probe.client_key";
   }
   return finding;
+}
+
+// A server with tickets may have a cache as well, for clients that know no tickets: their ids have no prefix.
+void TicketProbe::LookWithoutTickets(ProbeFinding& finding) {
+  const bool has_tickets = finding.verdict.kind != TicketKind::kNone && finding.verdict.kind != TicketKind::kStateful;
+  if (finding.end != SessionEnd::kHandshakeDone || finding.version != TlsVersion::kTls12 || !has_tickets) return;
+  bool& resumes_ids = memory_[{finding.server_name, finding.version}].resumes_ids;
+  const IdResumption found = client_.TryWithoutTickets(finding.server_name);
+  if (found != IdResumption::kUnknown) resumes_ids = found == IdResumption::kResumed;
+  finding.resumes_ids = resumes_ids;
 }
 
 void TicketProbe::Remember(const ProbeFinding& finding) {

@@ -20,6 +20,7 @@ struct ProbeFinding {
   SessionEnd end = SessionEnd::kLocalError;
   std::string detail;       // for a person: what went wrong, or why no ticket came
   TicketVerdict verdict;    // of a handshake
+  bool resumes_ids = false; // beside tickets: TLS 1.2 clients that know none get ids, from a cache
 };
 
 // How one look at readiness went.
@@ -56,12 +57,14 @@ class TicketProbe {
 
  private:
   ProbeFinding LookAt(const std::string& server_name, TlsVersion version);
+  void LookWithoutTickets(ProbeFinding& finding);
   bool IsUnknown(const SeenToken& token, TlsVersion version) const;
   void Remember(const ProbeFinding& finding);
 
   struct Memory {
     TicketKind kind = TicketKind::kNone;
     std::vector<TicketPrefix> names;  // newest last; bounded
+    bool resumes_ids = false;
   };
   ProbeConfig config_;
   ProbeClient client_;

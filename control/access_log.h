@@ -6,9 +6,9 @@
 #include <thread>
 #include <vector>
 
-#include "control/log.h"
 #include "control/status_snapshot.h"
 #include "core/connection_record.h"
+#include "core/os/log.h"
 #include "core/spsc_queue.h"
 
 namespace hud {

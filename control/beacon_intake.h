@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "control/beacon_socket.h"
-#include "control/log.h"
 #include "core/affinity_map.h"
 #include "core/beacon_receiver.h"
 #include "core/cluster.h"
+#include "core/os/log.h"
 
 namespace hud {
 

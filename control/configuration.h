@@ -9,9 +9,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "control/log.h"
 #include "core/address.h"
 #include "core/cluster_config.h"
+#include "core/os/log.h"
 #include "ring/data_plane.h"
 
 namespace hud {

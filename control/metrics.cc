@@ -8,10 +8,10 @@
 #include <deque>
 #include <map>
 
-#include "control/log_writer.h"
 #include "control/process_stats.h"
 #include "control/status_report.h"
 #include "control/worker_counter_rows.h"
+#include "core/os/log_writer.h"
 
 namespace hud {
 namespace {

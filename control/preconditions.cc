@@ -15,8 +15,8 @@
 #include "control/beacon_keys_file.h"
 #include "control/cpu_quota.h"
 #include "control/descriptor_budget.h"
-#include "control/log_file.h"
 #include "core/fd.h"
+#include "core/os/log_file.h"
 #include "core/os/privileges.h"
 
 namespace hud {

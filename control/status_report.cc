@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "control/log_writer.h"
 #include "control/process_stats.h"
 #include "control/worker_counter_rows.h"
+#include "core/os/log_writer.h"
 
 namespace hud {
 namespace {

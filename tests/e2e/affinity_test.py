@@ -74,6 +74,40 @@ def stateful_tls13_is_resumed_with_8_nodes(stage):
 
 
 @case
+def clients_without_tickets_count_as_offering_where_no_feed_tells_their_owner(stage):
+    scene = Scene(stage, 3, protocols="TLSv1.2")  # with tickets and a session cache
+    before = scene.counted()
+    counted = scene.clients("tls12-id", clients=60, rounds=2)
+    assert counted["errors"] == 0 and counted["offered"] >= 60, counted
+    assert 0 < counted["resumed"] < 0.8 * counted["offered"], f"only chance leads them back: {counted}"
+    assert_agree(scene, before, counted)
+    pool = scene.proxy.pool("web")
+    assert (pool["offered"], pool["resumed"]) == scene.counted()
+    text = scene.proxy.metrics()
+    assert f'hudsucker_pool_offered_total{{pool="web"}} {pool["offered"]}' in text, text
+    # The agent says so as well, and what to do.
+    log = wait_until(lambda: "within http" in scene.agents["n1"].log() and scene.agents["n1"].log(), 5, "the agent's advice")
+    assert "clients without ticket support get session ids from a cache, so an exact feed is needed" in log, log
+
+
+@case
+def a_feed_beside_tickets_leads_clients_without_tickets_back(stage):
+    # What the agent advises for nginx with both.
+    scene = Scene(stage, 3, feed=True, http="map $ssl_protocol $hud_session { TLSv1.2 $ssl_session_id; }",
+                  log_format="hud_session=$hud_session")
+    before = scene.counted()
+    counted = scene.clients("tls12-id", clients=60, rounds=2)
+    assert_resumed(counted, offered=60)
+    assert_agree(scene, before, counted)
+    known = scene.proxy.status()["affinity"]["size"]
+    assert known >= 60, f"{known} ids are known"
+    assert_resumed(scene.clients("tls13-ticket", clients=30, rounds=2))
+    assert scene.proxy.status()["affinity"]["size"] == known, "ids that nobody brings back came through the feed"
+    log = scene.agents["n1"].log()
+    assert "feed is needed" not in log and "which the configured feed has to bring" in log, log
+
+
+@case
 def a_tls13_resumption_behind_a_hello_retry_request_is_counted_as_one(stage):
     scene = Scene(stage, 3, protocols="TLSv1.3", more="ssl_ecdh_curve secp384r1;")
     before = scene.counted()

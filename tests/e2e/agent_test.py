@@ -134,6 +134,29 @@ def a_server_without_tickets_is_known_to_be_stateful(stage):
 
 
 @case
+def a_server_that_also_resumes_session_ids_needs_a_feed_for_clients_without_tickets(stage):
+    needed = "TLS 1.2 www.example.com: tickets begin with a 16-byte key name"
+    beside = "clients without ticket support get session ids from a cache"
+    servers = {"cached": SServer(stage, "cached"), "nginx": Nginx(stage, "nginx", workers=2),
+               # nginx's "none" hands out ids, and resumes none of them; "off" hands out none.
+               "uncached": SServer(stage, "uncached", "-no_cache"), "none": Nginx(stage, "none", cache="none"),
+               "off": Nginx(stage, "off", cache="off")}
+    watched = {name: Watched(stage, server.address, name) for name, server in servers.items()}
+    for name in servers:
+        watched[name].wait_said(needed)
+        line = next(line for line in watched[name].agent.log().splitlines() if needed in line)
+        if name in ("cached", "nginx"):
+            assert beside in line and "so an exact feed is needed" in line and "nothing more" not in line, line
+            watched[name].wait_said(f"log_format hud hud_session=$hud_session; access_log syslog:server=unix:/run/hud-agentd/{name}.syslog")
+            watched[name].wait_said(f"feeds: {{node: {name}, syslog: /run/hud-agentd/{name}.syslog, group: www-data}}")
+        else:
+            assert beside not in line and "nothing more to set up" in line and "exact feed" not in watched[name].agent.log(), line
+    fed = Watched(stage, servers["nginx"].address, "fed", feeds={"syslog": str(stage.path("fed.sock"))})
+    fed.wait_said(beside + ", which the configured feed has to bring")
+    assert "is needed" not in fed.agent.log()
+
+
+@case
 def a_reload_that_changes_the_key_is_noticed_and_the_old_name_stays(stage):
     node = Nginx(stage, "node")
     # Not before an hour would it look at the tickets again by itself.

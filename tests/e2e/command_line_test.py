@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """The programs' command lines and files: bad input gets one clear message that says what, where and what to do."""
+import json
 import os
 import pathlib
+import re
+import signal
 import socket
 import subprocess
 import time
@@ -129,6 +132,82 @@ def unknown_options_and_missing_ones_are_named(stage):
     complains(run("hud-agentd", "keygen", "n1", cwd=stage.folder), "hud-agentd keygen n1 --pools web --addresses 10.0.0.11")
     complains(run("hud-agentd", "keygen", "n1", "--pools", "web", cwd=stage.folder), "--addresses")
     assert not stage.path("n1.key").exists()
+
+
+def agent_config(stage, key, **more):
+    return {"node": {"name": "n1", "address": "127.0.0.1:9", "pool": "web"}, "key": str(key), "proxies": [stage.address(socket.SOCK_DGRAM)], **more}
+
+
+@case
+def both_programs_answer_the_same_options_in_the_same_way(stage):
+    key, _ = make_key(stage, "n1")
+    good = {"hudsucker": stage.write("good.yaml", to_yaml(good_config(stage))), "hud-agentd": stage.write("a.yaml", to_yaml(agent_config(stage, key)))}
+    bad = stage.write("bad.yaml", "log: {level: loud}\n")
+    for program in ("hudsucker", "hud-agentd"):
+        assert run(program, "--version").stdout.split()[0] == program
+        text = run(program, "--help").stdout
+        for words in ("--config FILE", "--check FILE", "--version", "Signals:", "Ends with 0 when all is well, 1 when", "2 with the options"):
+            assert words in text, (program, words)
+        done = run(program, "--check", good[program])
+        assert (done.returncode, done.stdout) == (0, "ok\n"), (program, done)
+        for arguments, words in (((), "nothing to do"), (("--confog", "x"), "did you mean --config?"), (("-c", "x"), "write --config FILE"),
+                                 (("x.yaml",), "write --config x.yaml"), (("--config",), "--config"),
+                                 (("--config", "x", "--check", "y"), "--check")):
+            done = run(program, *arguments)
+            assert done.returncode == 2 and done.stderr.startswith(f"{program}: ") and words in done.stderr, (program, arguments, done)
+        # What --check says goes into an editor as it stands; of a start each line says whose it is.
+        done = run(program, "--check", bad)
+        assert done.returncode == 1 and all(line.startswith(f"{bad}:") for line in done.stderr.splitlines()), (program, done)
+        done = run(program, "--config", bad)
+        assert done.returncode == 1 and all(line.startswith(f"{program}: {bad}:") for line in done.stderr.splitlines()), (program, done)
+
+
+@case
+def the_agents_log_has_the_proxys_levels_and_formats(stage):
+    key, _ = make_key(stage, "n1")
+    def lines(name, enough, **log):
+        agent = Process(stage, name, [PROGRAMS / "hud-agentd", "--config", stage.write(f"{name}.yaml", to_yaml(agent_config(stage, key, log=log)))])
+        wait_until(lambda: enough in agent.log(), 10, f"{name}: {enough}")
+        agent.signal(signal.SIGTERM)
+        assert agent.popen.wait(10) == 0
+        return agent.log().splitlines()
+    seen = [json.loads(line) for line in lines("json", "not ready", format="json")]
+    assert {line["level"] for line in seen} == {"info", "warning"}, seen
+    assert [line["node"] for line in seen if line["msg"].startswith("not ready")] == ["n1"], seen
+    assert all(line["ts"].endswith("Z") for line in seen)
+    assert seen[0]["msg"] == "starting" and seen[0]["version"]
+    for line in lines("logfmt", "not ready"):
+        assert re.match(r'ts=[0-9T:.-]+Z level=(info|warning) msg="?[^"]', line), line
+    quiet = lines("quiet", "not ready", level="warning")
+    assert all(" level=warning " in line for line in quiet), quiet
+
+
+@case
+def what_is_wrong_with_a_pem_file_is_said_with_the_places_that_name_it_and_are_it(stage):
+    key, _ = make_key(stage, "n1")
+    certificate, certificate_key = stage.certificate()
+    text = pathlib.Path(certificate).read_text()
+    good, good_key = stage.write("good.pem", text), pathlib.Path(certificate_key)
+    encrypted, other = stage.path("encrypted.pem"), stage.path("other.pem")
+    subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", other], check=True)
+    subprocess.run(["openssl", "pkey", "-in", other, "-aes256", "-passout", "pass:x", "-out", encrypted], check=True)
+    cut = stage.write("cut.pem", "\n".join(text.splitlines()[:3]))
+    rows = [({"client_certificate": stage.path("none.pem")}, "none.pem: cannot be opened: No such file"),
+            ({"client_certificate": stage.write("empty.pem", "")}, "empty.pem: is empty"),
+            ({"client_certificate": cut}, "cut.pem: line 1: this block has no end"),
+            ({"client_certificate": good}, "client_key: " + str(good) + ": line 1: has a block of another kind (CERTIFICATE)"),
+            ({"client_certificate": good, "client_key": encrypted}, "encrypted.pem: line 1: the key is encrypted"),
+            ({"client_certificate": good, "client_key": other}, "other.pem: is not the key of the certificate"),
+            ({"client_certificate": good, "client_key": good_key}, None)]
+    for probe, words in rows:
+        config = agent_config(stage, key, probe={name: str(value) for name, value in probe.items()})
+        path = stage.write("a.yaml", to_yaml(config))
+        done = run("hud-agentd", "--check", path)
+        assert (done.returncode == 0) == (words is None), (words, done)
+        if words:
+            assert re.match(re.escape(str(path)) + r":\d+: probe\.client_", done.stderr) and words in done.stderr, (words, done)
+            started = run("hud-agentd", "--config", path)
+            assert started.returncode == 1 and f"hud-agentd: {path}:" in started.stderr and words in started.stderr, (words, started)
 
 
 @case

@@ -54,6 +54,7 @@ ticket_key_files:
 feeds:
   - {node: n1, syslog: /run/n1.syslog, tokens: /run/n1.tokens, group: www-data, ttl: 5m}
 beacon: {every: 500ms}
+log: {level: warning, format: json}
 )");
   EXPECT_THAT(config.nodes, SizeIs(2));
   EXPECT_THAT(config.proxies, SizeIs(2));
@@ -76,6 +77,8 @@ beacon: {every: 500ms}
   EXPECT_EQ(config.feeds[0].ttl, 5min);
   EXPECT_EQ(config.feeds[0].group, "www-data");
   EXPECT_EQ(config.beacon_every, 500ms);
+  EXPECT_EQ(config.log.level, LogLevel::kWarning);
+  EXPECT_EQ(config.log.format, LogFormat::kJson);
 }
 
 TEST(AgentConfiguration, ReadinessIsLookedAtNoLessOftenThanTickets) {
@@ -130,6 +133,9 @@ proxies: ["10.0.0.1:9999"]
       {"a socket's path that is too long", small + "feeds: {syslog: /" + std::string(107, 'x') + "}\n", 4, "at most 107 bytes"},
       {"one socket for two feeds", small + "feeds: {syslog: /run/x, tokens: /run/x}\n", 4, "used twice"},
       {"two feeds for a node", small + "feeds: [{syslog: /run/x}, {tokens: /run/y}]\n", 4, "has feeds already"},
+      {"feeds without a feed", small + "feeds: {group: www-data}\n", 4, "no feed is named"},
+      {"a log level that there is not", small + "log: {level: loud}\n", 4, "level"},
+      {"a log format that there is not", small + "log: {format: xml}\n", 4, "format"},
       {"a time to live over a week", small + "feeds: {tokens: /run/y, ttl: 8d}\n", 4, "ttl"},
       {"beacons too fast", small + "beacon: {every: 1ms}\n", 4, "every"},
       {"a number for a duration", small + "probe: {every: 60}\n", 4, "every"},

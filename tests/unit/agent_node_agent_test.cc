@@ -10,6 +10,7 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
 using testing::SizeIs;
 
 TicketPrefix P(uint8_t number) {
@@ -113,11 +114,36 @@ TEST_F(ANode, TellsEachClassificationOnceAndAgainWhenItChanges) {
   };
   EXPECT_THAT(tell({Found(TicketKind::kKeyName, {P(1)})}), HasSubstr("16-byte key name"));
   EXPECT_EQ(tell({Found(TicketKind::kKeyName, {P(1)})}), "");
-  EXPECT_THAT(tell({Found(TicketKind::kKeyName, {P(2)})}), HasSubstr("(02000000…)"));
+  EXPECT_THAT(tell({Found(TicketKind::kKeyName, {P(2)})}), HasSubstr("(02000000..)"));
   EXPECT_THAT(tell({Found(TicketKind::kStateful, {})}), HasSubstr("feeds.syslog"));
   EXPECT_THAT(tell({Failed(SessionEnd::kWantsCertificate)}), HasSubstr("no ticket seen: why"));
   EXPECT_THAT(tell({Failed(SessionEnd::kFailed)}), HasSubstr("cannot be probed: why"));
   EXPECT_THAT(tell({Failed(SessionEnd::kAlert)}), HasSubstr("no ticket seen: why"));
+}
+
+TEST_F(ANode, SaysThatIdsBesideTicketsNeedAFeedUnlessThereIsOne) {
+  ProbeFinding both = Found(TicketKind::kKeyName, {P(1)}, TlsVersion::kTls12);
+  both.resumes_ids = true;
+  node_.Apply(Report(3, true, {both, Found(TicketKind::kKeyName, {P(1)})}), At(0));
+  const std::string news = News(node_);
+  EXPECT_THAT(news, HasSubstr("TLS 1.2 www: tickets begin with a 16-byte key name (01000000..); clients without ticket support get "
+                              "session ids from a cache, so an exact feed is needed (feeds.syslog or feeds.tokens)\n"));
+  EXPECT_THAT(news, HasSubstr("group: www-data}\n"));
+  EXPECT_THAT(news, HasSubstr("map $ssl_protocol"));
+  node_.Apply(Report(3, true, {both}), At(60));
+  EXPECT_EQ(News(node_), "");
+  both.resumes_ids = false;  // its cache was switched off
+  node_.Apply(Report(3, true, {both}), At(120));
+  EXPECT_THAT(News(node_), HasSubstr("nothing more to set up"));
+
+  both.resumes_ids = true;
+  NodeAgent fed(Config(), {3});
+  fed.SetHasFeed();
+  fed.Apply(Report(3, true, {both, Found(TicketKind::kStateful, {})}), At(0));
+  const std::string fed_news = News(fed);
+  EXPECT_THAT(fed_news, HasSubstr("from a cache, which the configured feed has to bring"));
+  EXPECT_THAT(fed_news, HasSubstr("an id of its own, which the configured feed has to bring"));
+  EXPECT_THAT(fed_news, Not(HasSubstr("needed")));
 }
 
 TEST_F(ANode, OfSeveralNamesWhichTakeTurnsDoesNotTellEachTurn) {

@@ -9,11 +9,11 @@
 #include <nlohmann/json.hpp>
 
 #include "control/access_log.h"
-#include "control/log.h"
-#include "control/log_file.h"
-#include "control/log_line.h"
-#include "control/log_writer.h"
 #include "core/address.h"
+#include "core/os/log.h"
+#include "core/os/log_file.h"
+#include "core/os/log_line.h"
+#include "core/os/log_writer.h"
 
 namespace hud {
 namespace {

@@ -13,6 +13,7 @@ error_log stderr notice;
 worker_rlimit_nofile 8192;
 events {{ worker_connections 4096; }}
 http {{
+  {http}
   log_format hud "{log_format}";
   access_log {access_log};
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
@@ -40,7 +41,7 @@ class Nginx(Process):
 
     def __init__(self, stage, name, *, address=None, protocols="TLSv1.2 TLSv1.3", tickets=True, cache="shared:hud:10m",
                  num_tickets=None, ticket_keys=(), syslog=None, log_format="hud_session=$ssl_session_id", certificate_kind="ec",
-                 listen_options="", more="", workers=1, preexec=None):
+                 listen_options="", more="", http="", workers=1, preexec=None):
         self.folder = stage.path(name)
         (self.folder / "html").mkdir(parents=True, exist_ok=True)
         self.address = address or stage.address()
@@ -53,7 +54,7 @@ class Nginx(Process):
             workers=workers, folder=self.folder, user="user root;" if os.geteuid() == 0 else "", log_format=log_format,
             access_log=f"syslog:server=unix:{syslog},nohostname,tag=nginx hud" if syslog else "off", address=self.address,
             certificate=certificate, key=key, protocols=protocols, cache=cache, tickets="on" if tickets else "off", name=name,
-            listen_options=(" " + listen_options) if listen_options else "", more="\n    ".join(filter(None, lines)))
+            http=http, listen_options=(" " + listen_options) if listen_options else "", more="\n    ".join(filter(None, lines)))
         path = stage.write(f"{name}.conf", text)
         super().__init__(stage, name, [require_program("nginx"), "-p", self.folder, "-c", path, "-e", "stderr"], group=True,
                          preexec=preexec)

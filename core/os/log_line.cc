@@ -1,4 +1,4 @@
-#include "control/log_line.h"
+#include "core/os/log_line.h"
 
 #include <algorithm>
 #include <cstdio>

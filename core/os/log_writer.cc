@@ -1,4 +1,4 @@
-#include "control/log_writer.h"
+#include "core/os/log_writer.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -17,7 +17,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "control/log_file.h"
+#include "core/os/log_file.h"
 
 namespace hud {
 namespace {

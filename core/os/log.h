@@ -6,8 +6,8 @@
 #include <string_view>
 #include <variant>
 
-#include "control/log_line.h"
-#include "control/log_writer.h"
+#include "core/os/log_line.h"
+#include "core/os/log_writer.h"
 
 namespace hud {
 

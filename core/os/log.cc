@@ -1,4 +1,4 @@
-#include "control/log.h"
+#include "core/os/log.h"
 
 #include <spdlog/details/null_mutex.h>
 #include <spdlog/pattern_formatter.h>
@@ -40,7 +40,7 @@ constexpr const char* kJsonPattern = R"({"ts":"%Y-%m-%dT%H:%M:%S.%eZ","level":"%
 }  // namespace
 
 struct Log::Impl {
-  explicit Impl(LogWriter* writer) : logger("hudsucker", std::make_shared<WriterSink>(writer)) {}
+  explicit Impl(LogWriter* writer) : logger("log", std::make_shared<WriterSink>(writer)) {}
   mutable spdlog::logger logger;
 };
 

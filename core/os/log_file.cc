@@ -1,4 +1,4 @@
-#include "control/log_file.h"
+#include "core/os/log_file.h"
 
 #include <fcntl.h>
 #include <linux/magic.h>
