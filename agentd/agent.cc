@@ -112,16 +112,23 @@ absl::Status Agent::AddNodes() {
 absl::Status Agent::OpenFeeds() {
   if (!config_.feeds.empty()) EnsureComfortableQueue(log_);
   for (const FeedsConfig& config : config_.feeds) {
-    nodes_[config.node].agent->SetHasFeed();
     TokenJournal* journal = &nodes_[config.node].agent->journal();
     for (const Feed::Kind kind : {Feed::Kind::kSyslog, Feed::Kind::kTokens}) {
       const std::string& path = kind == Feed::Kind::kSyslog ? config.syslog : config.tokens;
       if (path.empty()) continue;
       absl::StatusOr<Feed> feed = Feed::Open(kind, path, config.group, config.ttl, journal);
       if (!feed.ok()) return feed.status();
-      feeds_.push_back(*std::move(feed));
+      nodes_[config.node].agent->SetHasFeed();
+      const std::string writers = feed->socket().Writers();
       log_.Info(kind == Feed::Kind::kSyslog ? "a feed takes the server's log lines" : "a feed takes the applications' tokens",
-                {{"node", std::string_view(config_.nodes[config.node].name)}, {"feed", std::string_view(path)}});
+                {{"node", std::string_view(config_.nodes[config.node].name)},
+                 {"feed", std::string_view(path)},
+                 {"writers", std::string_view(writers)}});
+      if (const std::string folder = feed->socket().FolderThatBars(); !folder.empty()) {
+        log_.Warning(absl::StrCat("a feed cannot be reached by those who may write to it: the folder ", folder, " lets none of the socket's group pass"),
+                     {{"node", std::string_view(config_.nodes[config.node].name)}, {"feed", std::string_view(path)}, {"writers", std::string_view(writers)}});
+      }
+      feeds_.push_back({config.node, *std::move(feed), {}});
     }
   }
   return absl::OkStatus();
@@ -181,7 +188,7 @@ void Agent::WaitForEvents() {
     deadline = std::min(deadline, proxy.NextDeadline());
     fds.push_back({proxy.fd(), POLLIN, 0});
   }
-  for (const Feed& feed : feeds_) fds.push_back({feed.fd(), POLLIN, 0});
+  for (const NodeFeed& feed : feeds_) fds.push_back({feed.feed.fd(), POLLIN, 0});
   if (feed_has_more_) deadline = now_;
   // A deadline may be Instant::min() or max(): no differences before it is known to be near.
   const Instant now = Clock::now();
@@ -200,6 +207,7 @@ bool Agent::TakeSignals() {
       log_.Info("SIGHUP: looking at the servers, the ticket key files and the beacon keys again");
       ReadBeaconKeys();
       LookNow();
+      TellFeeds();
       continue;
     }
     const int signal = static_cast<int>(info.ssi_signo);
@@ -244,10 +252,38 @@ void Agent::TakeFindings() {
 
 void Agent::ReadFeeds() {
   feed_has_more_ = false;
-  for (Feed& feed : feeds_) {
+  for (NodeFeed& node_feed : feeds_) {
+    Feed& feed = node_feed.feed;
     feed_has_more_ |= feed.Read(now_);
     if (const std::string count = feed.TakeCount(now_); !count.empty()) log_.Info(count);
     if (const std::string complaint = feed.TakeComplaint(now_); !complaint.empty()) log_.Warning(complaint);
+  }
+}
+
+void Agent::WatchFeed(NodeFeed& watched, std::optional<uint32_t> connections) {
+  Feed& feed = watched.feed;
+  const std::string_view path = feed.path();
+  const std::initializer_list<LogField> fields = {{"node", std::string_view(config_.nodes[watched.node].name)}, {"feed", path}};
+  if (!feed.socket().IsInPlace()) {
+    const absl::Status made = feed.OpenAgain();
+    if (made.ok()) {
+      log_.Warning("the feed's socket was removed, and is made anew; what was written meanwhile is lost", fields);
+    } else if (!watched.lost) {
+      log_.Warning(absl::StrCat("the feed's socket was removed, and cannot be made anew: ", made.message(), "; it is tried again each second"), fields);
+    }
+    watched.lost = !made.ok();
+  }
+  const auto probes = std::count_if(config_.probes.begin(), config_.probes.end(), [&](const ProbeConfig& probe) { return probe.node == watched.node; });
+  if (feed.kind() != Feed::Kind::kSyslog || !watched.silence.Look(connections, static_cast<uint32_t>(probes), feed.stats().lines)) return;
+  log_.Warning(absl::StrCat("no line has come through the feed although the server had clients at ", FeedSilence::kLooks,
+                            " looks: does its log go there, and may its workers write to it (", feed.socket().Writers(),
+                            "; feeds.group is theirs, for nginx mostly www-data)?"), fields);
+}
+
+void Agent::TellFeeds() const {
+  for (const NodeFeed& feed : feeds_) {
+    const std::string_view path = feed.feed.path();
+    log_.Info(absl::StrCat("the feed brought ", feed.feed.Summary()), {{"node", std::string_view(config_.nodes[feed.node].name)}, {"feed", path}});
   }
 }
 
@@ -272,7 +308,13 @@ void Agent::MeasureHealth() {
   const Instant start = Clock::now();
   const uint16_t load = ReadLoadPermille();
   const uint16_t pressure = ReadCpuPressurePermille();
-  for (Node& node : nodes_) node.agent->SetHealth(load, pressure, node.connections.Count());
+  for (size_t i = 0; i < nodes_.size(); ++i) {
+    const std::optional<uint32_t> connections = nodes_[i].connections.Count();
+    nodes_[i].agent->SetHealth(load, pressure, connections);
+    for (NodeFeed& feed : feeds_) {
+      if (feed.node == i) WatchFeed(feed, connections);
+    }
+  }
   next_health_ = now_ + std::max<Duration>(kHealthEvery, kHealthShare * (Clock::now() - start));
   SetReports();
   KeepPrefixes();
@@ -374,6 +416,9 @@ void Agent::TellNews() {
 void Agent::TellSupervisor() {
   const auto ready = std::count_if(nodes_.begin(), nodes_.end(), [](const Node& node) { return node.agent->ready(); });
   std::string status = absl::StrCat("STATUS=", ready, " of ", nodes_.size(), " nodes ready");
+  uint64_t ids = 0;
+  for (const NodeFeed& feed : feeds_) ids += feed.feed.stats().added;
+  if (!feeds_.empty()) absl::StrAppend(&status, ", ", ids, " ids came through feeds");
   if (status != last_status_) sd_notify(0, status.c_str());
   last_status_ = std::move(status);
 }
@@ -389,6 +434,7 @@ void Agent::Leave() {
   probes_.clear();
   TakeFindings();
   KeepPrefixes();
+  TellFeeds();
   if (!drain_) {
     log_.Info("leaving without a word to the proxies: the nodes serve on (SIGUSR2 takes them out of service)");
     return;

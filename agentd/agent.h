@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "agentd/configuration.h"
 #include "agentd/feed.h"
+#include "agentd/feed_silence.h"
 #include "agentd/file_watch.h"
 #include "agentd/host_health.h"
 #include "agentd/node_agent.h"
@@ -39,6 +41,13 @@ class Agent {
     ConnectionCounter connections;
   };
 
+  struct NodeFeed {
+    size_t node;
+    Feed feed;
+    FeedSilence silence;
+    bool lost = false;  // its socket is gone, and could not be made anew: that was said
+  };
+
   Agent(AgentConfig config, Fd signals, const Log* log);
   absl::Status AddNodes();
   absl::Status OpenFeeds();
@@ -49,6 +58,8 @@ class Agent {
   bool TakeSignals();  // false: leave
   void TakeFindings();
   void ReadFeeds();
+  void WatchFeed(NodeFeed& feed, std::optional<uint32_t> connections);
+  void TellFeeds() const;
   void ReadKeyFiles(const std::vector<size_t>& which);
   void MeasureHealth();
   void SpeakToProxies();
@@ -75,7 +86,7 @@ class Agent {
   std::vector<ProxyLink> proxies_;     // in the order of config_.proxies
   enum class Hearing : uint8_t { kNotYet, kComplained, kHeard };
   std::map<std::pair<std::string, std::string>, Hearing> hearing_;  // of each node by each proxy
-  std::vector<Feed> feeds_;
+  std::vector<NodeFeed> feeds_;
   bool feed_has_more_ = false;
   FileWatch key_files_;
   std::unique_ptr<ProbeMailbox> mailbox_;

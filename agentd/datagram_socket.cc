@@ -1,6 +1,7 @@
 #include "agentd/datagram_socket.h"
 
 #include <grp.h>
+#include <pwd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -80,9 +81,35 @@ absl::StatusOr<DatagramSocket> DatagramSocket::Bind(const std::string& path, con
 }
 
 DatagramSocket::~DatagramSocket() {
-  if (!fd_) return;
+  if (fd_ && IsInPlace()) ::unlink(path_.c_str());
+}
+
+bool DatagramSocket::IsInPlace() const {
   struct stat found {};
-  if (::lstat(path_.c_str(), &found) == 0 && found.st_dev == device_ && found.st_ino == inode_) ::unlink(path_.c_str());
+  return ::lstat(path_.c_str(), &found) == 0 && found.st_dev == device_ && found.st_ino == inode_;
+}
+
+std::string DatagramSocket::Writers() const {
+  struct stat found {};
+  if (::lstat(path_.c_str(), &found) != 0) return "nobody";
+  const passwd* user = ::getpwuid(found.st_uid);
+  const struct group* group = ::getgrgid(found.st_gid);
+  return absl::StrCat("user ", user != nullptr ? user->pw_name : absl::StrCat(found.st_uid), ", group ",
+                      group != nullptr ? group->gr_name : absl::StrCat(found.st_gid));
+}
+
+// A member of the group that is the folder's owner as well would pass: then somebody knew what he did.
+std::string DatagramSocket::FolderThatBars() const {
+  struct stat socket {};
+  if (::lstat(path_.c_str(), &socket) != 0) return {};
+  for (size_t slash = path_.find('/', 1); slash != std::string::npos; slash = path_.find('/', slash + 1)) {
+    const std::string folder = path_.substr(0, slash);
+    struct stat found {};
+    if (::stat(folder.c_str(), &found) != 0) return {};
+    const mode_t passes = found.st_gid == socket.st_gid ? S_IXGRP : S_IXOTH;
+    if ((found.st_mode & passes) == 0) return folder;
+  }
+  return {};
 }
 
 size_t DatagramSocket::Receive(size_t limit, const std::function<void(std::string_view, bool)>& take) {

@@ -17,9 +17,16 @@ class DatagramSocket {
   // `group`: its members may write, too; empty: the process's own group.
   static absl::StatusOr<DatagramSocket> Bind(const std::string& path, const std::string& group);
   DatagramSocket(DatagramSocket&& other) noexcept = default;
+  DatagramSocket& operator=(DatagramSocket&& other) noexcept = default;  // leaves the path of the one before to who has it now
   ~DatagramSocket();  // unlinks the path, unless another process has put its own there since
 
   int fd() const { return fd_.get(); }
+  // Is the path still this socket? Who writes to another one is not heard.
+  bool IsInPlace() const;
+  // Who may write besides root, as its owner and group are now: "user hudsucker, group www-data".
+  std::string Writers() const;
+  // The folder above it that its group cannot pass, and so the members cannot reach the socket; empty if there is none.
+  std::string FolderThatBars() const;
 
   // Hands over up to `limit` waiting datagrams. One that is longer than the buffer comes with `truncated` set.
   // Returns how many there were.

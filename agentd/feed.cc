@@ -19,7 +19,19 @@ absl::StatusOr<Feed> Feed::Open(Kind kind, const std::string& path, const std::s
                                 TokenJournal* journal) {
   absl::StatusOr<DatagramSocket> socket = DatagramSocket::Bind(path, group);
   if (!socket.ok()) return socket.status();
-  return Feed(kind, path, ttl, journal, *std::move(socket));
+  return Feed(kind, path, group, ttl, journal, *std::move(socket));
+}
+
+absl::Status Feed::OpenAgain() {
+  absl::StatusOr<DatagramSocket> socket = DatagramSocket::Bind(path_, group_);
+  if (!socket.ok()) return socket.status();
+  socket_ = *std::move(socket);
+  return absl::OkStatus();
+}
+
+std::string Feed::Summary() const {
+  return absl::StrCat(stats_.lines, " lines: ", stats_.added, " ids, ", stats_.removed, " taken back, ", stats_.without_session,
+                      " without a session, ", stats_.rejected, " not in the format");
 }
 
 bool Feed::Read(Instant now) {
@@ -41,6 +53,7 @@ void Feed::TakeDatagram(std::string_view datagram, bool truncated, Instant now) 
 }
 
 void Feed::TakeLine(std::string_view line, Instant now) {
+  ++stats_.lines;
   FeedToken token;
   if (kind_ == Kind::kSyslog) stats_.several_fields += HasSeveralFields(line);
   switch (kind_ == Kind::kSyslog ? ParseSyslogLine(line, token) : ParseTokenLine(line, token)) {

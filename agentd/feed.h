@@ -16,7 +16,7 @@ class Feed {
  public:
   enum class Kind : uint8_t { kSyslog, kTokens };
   struct Stats {
-    uint64_t datagrams = 0, added = 0, removed = 0, without_session = 0, rejected = 0, several_fields = 0;
+    uint64_t datagrams = 0, lines = 0, added = 0, removed = 0, without_session = 0, rejected = 0, several_fields = 0;
   };
 
   // `group`: may write to it, too; empty: the agent's own. `ttl`: of tokens that do not say their own.
@@ -25,6 +25,11 @@ class Feed {
                                    TokenJournal* journal);
 
   int fd() const { return socket_.fd(); }
+  const DatagramSocket& socket() const { return socket_; }
+  // Makes the socket anew where another process removed or replaced it; what was written meanwhile is lost.
+  absl::Status OpenAgain();
+  // "1000 lines: 990 ids, 0 taken back, 9 without a session, 1 not in the format".
+  std::string Summary() const;
   // Reads a bounded number of datagrams. True if there may be more.
   bool Read(Instant now);
   Kind kind() const { return kind_; }
@@ -36,14 +41,15 @@ class Feed {
   std::string TakeComplaint(Instant now);
 
  private:
-  Feed(Kind kind, std::string path, Duration ttl, TokenJournal* journal, DatagramSocket socket)
-      : kind_(kind), path_(std::move(path)), ttl_(ttl), journal_(journal), socket_(std::move(socket)) {}
+  Feed(Kind kind, std::string path, std::string group, Duration ttl, TokenJournal* journal, DatagramSocket socket)
+      : kind_(kind), path_(std::move(path)), group_(std::move(group)), ttl_(ttl), journal_(journal), socket_(std::move(socket)) {}
   void TakeDatagram(std::string_view datagram, bool truncated, Instant now);
   void TakeLine(std::string_view line, Instant now);
   void Reject(std::string_view line);
 
   Kind kind_;
   std::string path_;
+  std::string group_;
   Duration ttl_;
   TokenJournal* journal_;
   DatagramSocket socket_;

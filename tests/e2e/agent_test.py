@@ -314,6 +314,37 @@ def applications_add_and_remove_tokens(stage):
 
 
 @case
+def a_feed_says_what_it_brought_and_that_nothing_comes_though_clients_do(stage):
+    stage.folder.chmod(0o755)
+    barred = stage.path("barred")
+    barred.mkdir()
+    barred.chmod(0o700)
+    server = Nginx(stage, "server", tickets=False)  # which logs nowhere
+    path = barred / "feed.sock"
+    watched = Watched(stage, server.address, feeds={"syslog": str(path), "tokens": str(stage.path("tokens.sock")), "group": "daemon"})
+    watched.wait_said(f"the folder {barred} lets none of the socket's group pass")
+    watched.wait_said('group daemon"')
+    held = [socket.create_connection(split_address(server.address)) for _ in range(3)]
+    path.unlink()
+    watched.wait_said("the feed's socket was removed, and is made anew")
+    assert path.is_socket() and path.group() == "daemon"
+    watched.wait_said("no line has come through the feed although the server had clients", 40)
+    assert "feeds.group is theirs, for nginx mostly www-data" in watched.agent.log()
+    for connection in held:
+        connection.close()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as writer:
+        writer.connect(str(path))
+        for i in range(7):
+            writer.send(f"<190>nginx: hud_session={i:064x}".encode())
+        writer.send(b"<190>nginx: hud_session=-")
+    wait_until(lambda: len(watched.proxy.tokens_of("n1")) == 7, 10, "seven ids at the proxy")
+    watched.agent.signal(signal.SIGHUP)
+    watched.wait_said("the feed brought 8 lines: 7 ids, 0 taken back, 1 without a session, 0 not in the format")
+    log = watched.agent.log()
+    assert "feed is needed" not in log and log.count("no line has come") == 1, log
+
+
+@case
 def a_stale_socket_is_replaced_and_anything_else_is_not(stage):
     server = SServer(stage, "server")
     path = stage.path("feed.sock")

@@ -14,6 +14,7 @@
 
 #include "agentd/agent_key.h"
 #include "agentd/feed.h"
+#include "agentd/feed_silence.h"
 #include "agentd/file_watch.h"
 #include "agentd/host_health.h"
 #include "agentd/probe_session.h"
@@ -25,6 +26,7 @@ using std::chrono::seconds;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
 
 class InAFolder : public testing::Test {
  protected:
@@ -141,6 +143,63 @@ TEST_F(AFeed, ReplacesADeadSocketAndNothingElse) {
               HasSubstr("make its directory first"));
   EXPECT_THAT(std::string(Feed::Open(Feed::Kind::kTokens, Path("y"), "no-such-group", seconds(60), &journal_).status().message()),
               HasSubstr("no group 'no-such-group'"));
+}
+
+TEST_F(AFeed, NoticesThatItsSocketIsGoneAndMakesItAnew) {
+  auto feed = Open(Feed::Kind::kTokens);
+  ASSERT_TRUE(feed.ok()) << feed.status();
+  EXPECT_TRUE(feed->socket().IsInPlace());
+  ASSERT_TRUE(std::filesystem::remove(Path("feed")));
+  EXPECT_FALSE(feed->socket().IsInPlace());
+  ASSERT_TRUE(feed->OpenAgain().ok());
+  EXPECT_TRUE(feed->socket().IsInPlace());
+  ASSERT_TRUE(Send(Path("feed"), "add 0011223344556677\nremove 0011223344556677\n"));
+  feed->Read(now_);
+  EXPECT_EQ(feed->Summary(), "2 lines: 1 ids, 1 taken back, 0 without a session, 0 not in the format");
+
+  std::filesystem::remove(Path("feed"));
+  Write("feed", "precious");
+  EXPECT_FALSE(feed->socket().IsInPlace());
+  EXPECT_THAT(std::string(feed->OpenAgain().message()), HasSubstr("is not a socket"));
+  EXPECT_EQ(std::filesystem::file_size(Path("feed")), 8u);
+}
+
+TEST_F(AFeed, SaysWhoMayWriteToItAndWhichFolderBarsThem) {
+  ASSERT_EQ(::chmod(folder_.c_str(), 0755), 0);
+  ASSERT_EQ(::mkdir(Path("sub").c_str(), 0755), 0);
+  const std::string path = Path("sub/feed");
+  auto feed = Feed::Open(Feed::Kind::kTokens, path, "", seconds(60), &journal_);
+  ASSERT_TRUE(feed.ok()) << feed.status();
+  EXPECT_THAT(feed->socket().Writers(), testing::MatchesRegex("user .+, group .+"));
+  // Whatever lies above this test's own folder is not its business.
+  const std::string above = feed->socket().FolderThatBars();
+  EXPECT_THAT(above, Not(HasSubstr(folder_)));
+  if (!above.empty()) GTEST_SKIP() << above << " lets nobody pass";
+  ASSERT_EQ(::chmod(Path("sub").c_str(), 0710), 0);
+  EXPECT_EQ(feed->socket().FolderThatBars(), "") << "its group passes";
+  ASSERT_EQ(::chmod(Path("sub").c_str(), 0700), 0);
+  EXPECT_EQ(feed->socket().FolderThatBars(), Path("sub"));
+  ASSERT_EQ(::chmod(folder_.c_str(), 0700), 0);
+  EXPECT_EQ(feed->socket().FolderThatBars(), folder_);
+}
+
+TEST(FeedSilence, IsToldOnceWhenClientsWereThereAndNoLineWas) {
+  const auto looks = [](FeedSilence& silence, int times, std::optional<uint32_t> connections, uint64_t lines) {
+    int told = 0;
+    for (int i = 0; i < times; ++i) told += silence.Look(connections, 1, lines);
+    return told;
+  };
+  constexpr int kMany = 10 * FeedSilence::kLooks;
+  FeedSilence idle, unknown, fed, silent;
+  EXPECT_EQ(looks(idle, kMany, 1, 0), 0) << "a probe of its own is no client";
+  EXPECT_EQ(looks(unknown, kMany, std::nullopt, 0), 0);
+  EXPECT_EQ(looks(fed, FeedSilence::kLooks - 1, 5, 0), 0);
+  EXPECT_EQ(looks(fed, kMany, 5, 1), 0);
+  EXPECT_EQ(looks(fed, kMany, 5, 1), 0);
+  EXPECT_EQ(looks(silent, FeedSilence::kLooks - 1, 2, 0), 0);
+  EXPECT_EQ(looks(silent, kMany, 0, 0), 0) << "nobody there";
+  EXPECT_EQ(looks(silent, 1, 2, 0), 1);
+  EXPECT_EQ(looks(silent, kMany, 2, 0), 0) << "told once";
 }
 
 class AWatch : public InAFolder {};
