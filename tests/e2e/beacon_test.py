@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Beacons: only those who may say something are heard, what is said is applied, and silence is judged without flapping."""
+import datetime
 import itertools
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -510,6 +512,113 @@ time.sleep(1000)
     finally:
         run(ip, "link", "del", outer, check=False)
         run(ip, "netns", "del", space, check=False)
+
+
+# ---- Floods ----------------------------------------------------------------------------------------------------------
+
+# One call of the kernel sends 40 datagrams (UDP_SEGMENT), which the proxy reads one by one: no reader keeps up with that.
+FLOOD = """
+import socket, sys, time
+host, port, seconds, datagram = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), bytes.fromhex(sys.argv[4])
+flood = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+flood.setsockopt(socket.IPPROTO_UDP, 103, len(datagram))
+flood.connect((host, port))
+until, many = time.monotonic() + seconds, datagram * 40
+while time.monotonic() < until:
+    for _ in range(50):
+        try:
+            flood.send(many)
+        except OSError:
+            time.sleep(0.001)
+"""
+
+
+class Flood:
+    """Datagrams of n1 whose MAC does not hold, for so many seconds at most; `stop` ends it. `drops` says that the kernel threw some
+    away between any two looks."""
+
+    def __init__(self, stage, hudsucker, datagram, seconds):
+        self.hudsucker = hudsucker
+        self.drops = [self.dropped()]
+        host, port = split_address(hudsucker.beacon_address)
+        forged = datagram[:-32] + os.urandom(32)
+        self.senders = [Process(stage, f"flood{i}-{seconds}", ["python3", "-c", FLOOD, host, str(port), str(seconds), forged.hex()])
+                        for i in range(2)]
+        wait_until(self.look, 5, "the kernel dropping datagrams")
+
+    def dropped(self):
+        return self.hudsucker.status()["beacons"]["dropped_by_kernel"]
+
+    def look(self):
+        """Did it drop more since the last look?"""
+        self.drops.append(self.dropped())
+        return self.drops[-1] > self.drops[-2]
+
+    def running(self):
+        return all(sender.alive() for sender in self.senders)
+
+    def stop(self):
+        for sender in self.senders:
+            sender.kill()
+
+
+@case(seconds=90, reduced=False)
+def a_flood_that_makes_the_kernel_drop_datagrams_keeps_no_dead_node_up_and_no_agent_out(stage):
+    # At most three times dead_after counts as heard for the drops, so 0.8 s after the last word at the latest n1 is silent.
+    hudsucker, agents, keys, nodes = announced(stage, ("n1", "n2"), config={"beacons": {"dead_after": "200ms"}}, every=0.05)
+    recorded = agents["n1"].recorded[-1]
+    flood = Flood(stage, hudsucker, recorded, 10)
+    agents["n1"].close()
+    died = time.monotonic()
+
+    def judged():
+        dropped, state = flood.look(), (hudsucker.node("n1") or {"state": "gone"})["state"]
+        assert flood.running(), f"n1 is {state} as long as the flood lasts"
+        return state != "up" and dropped
+    wait_until(judged, 9, "n1 being judged while the flood lasts", every=0.1)
+    stage.note(f"judged {time.monotonic() - died:.1f} s after its last word; {flood.drops[-1]} datagrams were dropped")
+    wait_until(flood.look, 3, "the flood going on")
+    # Its agent comes back in the middle of it. Whatever of it arrives is believed, once it has the nonce.
+    again = PyAgent(stage, "n1", keys["n1"], hudsucker.beacon_address, nodes["n1"].address, every=0.01)
+    wait_until(lambda: wire.CHALLENGE in again.answers or not flood.running(), 15, "a fresh nonce")
+    challenged_in_flood = flood.running()
+    before = hudsucker.status()["beacons"]["second_epoch"]
+    flood.stop()
+    assert challenged_in_flood, f"not asked for a fresh nonce while the flood lasted: {again.answers[-5:]}, {hudsucker.status()['beacons']}"
+    hudsucker.wait_states({"n1": "up", "n2": "up"}, 5)
+    stage.note(f"its second agent was refused {before} times")
+
+
+@case(seconds=60)
+def an_agent_with_bad_news_all_the_time_does_not_fill_the_control_thread(stage):
+    key = random_key()
+    # A table that takes a while to build, with the snapshot that goes with it: of many nodes.
+    others = [{"name": f"s{i}", "address": f"127.0.0.1:{20000 + i}"} for i in range(900)]
+    hudsucker = Hudsucker(stage, [{"name": "web", "balance": "maglev", "health_check": False, "nodes": others}], keys=[key_line("n1", key)],
+                          log={"level": "debug", "access": {"enabled": False}})
+    agent = PyAgent(stage, "n1", key, hudsucker.beacon_address, ScriptedNode(stage, ends_with_name, name="n1").address)
+    hudsucker.wait_states({"n1": "up"})
+    time.sleep(1)
+    first, started, cpu = hudsucker.status()["route_table_version"], time.monotonic(), hudsucker.status()["process"]["cpu_s"]
+    said = 0
+    while time.monotonic() - started < 4:  # 200 reports a second
+        agent.say(ready=said % 2 == 1)
+        said += 1
+        time.sleep(max(0, started + said / 200 - time.monotonic()))
+    took = time.monotonic() - started
+    status = hudsucker.status()
+    built, share = status["route_table_version"] - first, (status["process"]["cpu_s"] - cpu) / took
+    published = re.findall(r'ts=(\S+) level=debug msg="route table published" version=(\d+) took_us=(\d+)', hudsucker.log())
+    tables = [(datetime.datetime.fromisoformat(ts.rstrip("Z")).timestamp(), int(us) / 1e6) for ts, version, us in published
+              if first <= int(version) <= first + built]
+    assert len(tables) >= built > 0, (len(tables), built)
+    # Between two lies ten times what the one before took, and 10 ms at least, but for four, and four a second.
+    early = sum(after - before < max(0.010, 10 * us) - 0.002 for (before, us), (after, _) in zip(tables, tables[1:]))
+    mean = sum(us for _, us in tables) / len(tables)
+    stage.note(f"{said} reports in {took:.1f} s: {built} tables of {1000 * mean:.1f} ms, {early} of them early, {share:.0%} of a core")
+    assert early <= 4 + 4 * (took + 1) and built <= took / 0.010 + 4 + 4 * (took + 1), f"{early} of {built} tables did not wait, of {said} reports"
+    agent.say(ready=True)
+    hudsucker.wait_states({"n1": "up"}, 5)
 
 
 # ---- What the holder of one node's key can do ------------------------------------------------------------------------
