@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "agentd/agent_key.h"
 #include "agentd/prefix_file.h"
+#include "core/os/sandbox.h"
 #include "core/os/signals.h"
 
 namespace hud {
@@ -152,6 +153,11 @@ void Agent::Run() {
   for (size_t i = 0; i < all.size(); ++i) all[i] = i;
   RestorePrefixes();
   ReadKeyFiles(all);
+  if (config_.sandbox) {
+    const absl::Status sandbox = EnterSandbox();
+    const std::string why(sandbox.message());
+    if (!sandbox.ok()) log_.Warning("sandbox: running without", {{"error", std::string_view(why)}});
+  }
   sd_notify(0, "READY=1");
   if (uint64_t micros = 0; sd_watchdog_enabled(0, &micros) > 0) {
     watchdog_every_ = std::chrono::microseconds(micros) / 3;

@@ -38,6 +38,8 @@ class Reader {
                                                    {"warning", LogLevel::kWarning},
                                                    {"error", LogLevel::kError}});
     log.Get("format").ReadEnum(&config_.log.format, {{"logfmt", LogFormat::kLogfmt}, {"json", LogFormat::kJson}});
+    root.Get("user").ReadString(&config_.user);
+    root.Get("sandbox").ReadBool(&config_.sandbox);
     const YamlValue every = root.Get("beacon").Get("every");
     every.ReadDuration(&config_.beacon_every, 100ms, 60s);
     if (config_.beacon_every > kUsualMostEvery) {

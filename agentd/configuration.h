@@ -71,6 +71,8 @@ struct AgentConfig {
   Duration beacon_every = 1s;
   AgentLogConfig log;
   std::string state_dir;                   // empty: nothing is kept over a restart
+  std::string user;                        // to become, when started as root; empty: stay who we are
+  bool sandbox = true;                     // core/os/sandbox.h, and no dumps of memory
   std::vector<std::string> warnings;       // what is allowed and may be meant otherwise, "FILE:LINE: …"
 };
 

@@ -20,6 +20,7 @@
 #include "control/yaml/yaml_reader.h"
 #include "core/os/log.h"
 #include "core/os/log_writer.h"
+#include "core/os/privileges.h"
 #include "core/os/signals.h"
 
 namespace {
@@ -104,11 +105,35 @@ std::vector<absl::Status> CheckFiles(const hud::AgentConfig& config) {
   return found;
 }
 
+constexpr char kStaysRoot[] =
+    "user: started as root and without a user to become, it stays root (without root's right to other users' files and sockets); write "
+    "the user of the service, like 'user: hudsucker', or start it as that user";
+
+// Before anything is opened, for nothing that the agent does needs more than its user's rights, and before there are threads.
+absl::Status GiveUpRights(const std::string& path, hud::AgentConfig* config) {
+  if (!config->user.empty()) {
+    if (absl::Status status = hud::BecomeUser(config->user); !status.ok()) return status;
+  }
+  if (::geteuid() == 0) {
+    config->warnings.push_back(absl::StrCat(path, ": ", kStaysRoot));
+    std::vector<std::string> groups;
+    for (const hud::FeedsConfig& feeds : config->feeds) {
+      if (!feeds.group.empty()) groups.push_back(feeds.group);
+    }
+    hud::JoinGroups(groups);
+  }
+  hud::AllowDumps(!config->sandbox);
+  return hud::GiveUpRights();
+}
+
 int Check(const std::string& path) {
   const absl::StatusOr<hud::AgentConfig> config = hud::ReadAgentConfig(path);
   if (!config.ok()) {
     std::cerr << config.status().message() << "\n";
     return kBadConfiguration;
+  }
+  if (!config->user.empty()) {
+    if (const absl::Status became = hud::BecomeUser(config->user); !became.ok()) return Complain(became);
   }
   const std::vector<absl::Status> found = CheckFiles(*config);
   for (const absl::Status& status : found) std::cerr << status.message() << "\n";
@@ -142,6 +167,7 @@ int Run(const std::string& path) {
   hud::HoldSignals();
   absl::StatusOr<hud::AgentConfig> config = hud::ReadAgentConfig(path);
   if (!config.ok()) return Complain(config.status());
+  if (const absl::Status gave = GiveUpRights(path, &*config); !gave.ok()) return Complain(gave);
   if (const char* state = std::getenv("STATE_DIRECTORY"); config->state_dir.empty() && state != nullptr) {
     config->state_dir = std::string(absl::string_view(state).substr(0, absl::string_view(state).find(':')));  // systemd may name several
   }

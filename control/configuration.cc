@@ -72,6 +72,7 @@ class Reader {
   void ReadProcess(const YamlValue& root) {
     ReadWorkers(Mark(root.Get("workers"), "workers"));
     Mark(root.Get("user"), "user").ReadString(&config_.user);
+    Mark(root.Get("sandbox"), "sandbox").ReadBool(&config_.sandbox);
     ReadMaxConnections(Mark(root.Get("max_connections"), "max_connections"));
     Mark(root.Get("max_connections_per_source"), "max_connections_per_source")
         .ReadInteger(&config_.max_connections_per_source, 1, kMostConnections);

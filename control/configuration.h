@@ -50,6 +50,7 @@ struct Configuration {
   std::optional<unsigned> max_connections;  // of the process; none: what the descriptor limit has room for
   unsigned max_connections_per_source = 0;  // 0: none
   std::string user;                         // empty: stay who we are
+  bool sandbox = true;                      // core/os/sandbox.h, and no dumps of memory
   RelayConfig relay;
   std::string command_socket;         // path; empty: none. Not yet served.
   std::vector<SocketAddress> status;  // where /status and /metrics are served; empty: nowhere

@@ -100,6 +100,7 @@ absl::Status CheckReload(const Configuration& running, const Configuration& next
   Comparison comparison(next.source);
   comparison.Same("workers", running.workers, next.workers);
   comparison.Same("user", running.user, next.user);
+  comparison.Same("sandbox", running.sandbox, next.sandbox);
   comparison.Same("max_connections", running.max_connections, next.max_connections);
   comparison.Same("max_connections_per_source", running.max_connections_per_source, next.max_connections_per_source);
   comparison.Same("command_socket", running.command_socket, next.command_socket);

@@ -31,6 +31,7 @@
 #include "core/os/log_file.h"
 #include "core/os/privileges.h"
 #include "core/os/reload_report.h"
+#include "core/os/sandbox.h"
 #include "core/os/signals.h"
 #include "ring/data_plane.h"
 
@@ -272,6 +273,12 @@ int Serve(std::shared_ptr<const LoadedConfiguration> loaded, Sockets sockets, co
     status_server = *std::move(started);
   }
 
+  // Everything that needs more is done: sockets, rings, and all threads but those of reloads.
+  if (loaded->configuration.sandbox) {
+    const absl::Status sandbox = EnterSandbox();
+    const std::string why(sandbox.message());
+    if (!sandbox.ok()) log.Warning("sandbox: running without", {{"error", std::string_view(why)}});
+  }
   const int code = control->Run();
   log.Info("ending", {{"code", int64_t{code}}});
   if (code == kClean) return kClean;
@@ -296,6 +303,9 @@ int Run(const Options& options) {
   if (!configuration->user.empty()) {
     if (absl::Status status = BecomeUser(configuration->user); !status.ok()) return Fail(status.message());
   }
+  // The right to ports below 1024 does not stay either: a reload binds nothing, for a new listener wants a restart.
+  if (absl::Status status = GiveUpRights(); !status.ok()) return Fail(status.message());
+  AllowDumps(!configuration->sandbox);
   for (Finding& finding : Examine(Stage::kAsUser, *configuration)) findings.push_back(std::move(finding));
   if (absl::Status status = ErrorsOf(findings); !status.ok()) return Fail(status.message());
   auto loaded = std::make_shared<LoadedConfiguration>();

@@ -151,6 +151,13 @@ void ExamineLogFile(const Configuration& configuration, Findings* findings) {
   }
 }
 
+void ExamineRoot(const Configuration& configuration, Findings* findings) {
+  if (::geteuid() != 0) return;
+  Add(findings, Kind::kWarning, configuration, "user",
+      "started as root and without a user to become, it stays root (without root's right to other users' files and sockets); "
+      "write the user of the service, like 'user: hudsucker', or start it as that user");
+}
+
 void ExamineReload(const Configuration& configuration, Findings* findings) {
   const std::string& path = configuration.source.path;
   if (path.empty() || ::faccessat(AT_FDCWD, path.c_str(), R_OK, AT_EACCESS) == 0) return;
@@ -172,6 +179,7 @@ constexpr Precondition kPreconditions[] = {
     {"the keys file is good, and nobody but `user` can read it", kAsUser, ExamineKeys},
     {"`log.file` can be written by `user`", kAsUser, ExamineLogFile},
     {"`user` can read the configuration", kAsUser, ExamineReload},
+    {"it is not root that serves", kAsUser, ExamineRoot},
 };
 
 }  // namespace

@@ -52,6 +52,14 @@ class Units(unittest.TestCase):
                                   capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, env={"PATH": os.environ["PATH"], "LC_ALL": "C"})
             self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
+    def test_both_may_limit_themselves_and_ask_for_the_machines_addresses(self):
+        """seccomp(2) is not in @system-service; what is not allowed must fail, and not end the program."""
+        for unit in UNITS:
+            text = unit.read_text(encoding="utf-8")
+            self.assertRegex(text, r"(?m)^SystemCallFilter=.*\bseccomp\b", unit.name)
+            self.assertRegex(text, r"(?m)^SystemCallErrorNumber=EPERM$", unit.name)
+            self.assertRegex(text, r"(?m)^RestrictAddressFamilies=.*\bAF_NETLINK\b", unit.name)
+
     def test_neither_is_root_nor_shares_a_folder_with_the_other(self):
         folders = []
         for unit in UNITS:

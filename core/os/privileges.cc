@@ -22,30 +22,18 @@ absl::Status Failure(std::string_view what, const std::string& user, int error) 
 }
 
 absl::Status DropCapabilities() {
-  cap_t none = ::cap_init();
+  const cap_t none = ::cap_init();
   const bool dropped = none != nullptr && ::cap_set_proc(none) == 0;
   const int error = errno;
   if (none != nullptr) ::cap_free(none);
-  ::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-  if (!dropped) return absl::InternalError(absl::StrCat("cannot drop capabilities: ", std::strerror(error)));
-  // Nothing that this process may run in future gives rights back.
-  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
-    return absl::InternalError(absl::StrCat("cannot set no_new_privs: ", std::strerror(errno)));
-  }
-  return absl::OkStatus();
+  return dropped ? absl::OkStatus() : absl::ErrnoToStatus(error, "cannot drop capabilities");
 }
 
-absl::Status VerifyDropped(uid_t uid, gid_t gid) {
-  uid_t real = 0, effective = 0, saved = 0;
-  gid_t real_group = 0, effective_group = 0, saved_group = 0;
-  ::getresuid(&real, &effective, &saved);
-  ::getresgid(&real_group, &effective_group, &saved_group);
-  const bool ids_hold = real == uid && effective == uid && saved == uid && real_group == gid && effective_group == gid &&
-                        saved_group == gid;
-  if (!ids_hold || (uid != 0 && (::setuid(0) == 0 || ::seteuid(0) == 0))) {
-    return absl::InternalError("user: the process could still become root; refusing to run");
+// What a program that this process runs could have. Refused to whoever has not CAP_SETPCAP; then no_new_privs has to do.
+void EmptyBoundingSet() {
+  for (int capability = 0; ::prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0; ++capability) {
+    ::prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
   }
-  return absl::OkStatus();
 }
 
 // Its entry in the password database.
@@ -71,12 +59,40 @@ absl::Status BecomeUser(const std::string& user) {
     return absl::PermissionDeniedError(absl::StrCat("user: ", CurrentUserName(), " cannot become '", user,
                                                     "'; start as root, or leave `user` out"));
   }
+  EmptyBoundingSet();  // while it may
   if (::initgroups(user.c_str(), gid) != 0) return Failure("cannot take the groups of", user, errno);
   if (::setresgid(gid, gid, gid) != 0) return Failure("cannot take the group of", user, errno);
   if (::setresuid(uid, uid, uid) != 0) return Failure("cannot become", user, errno);
-  if (absl::Status status = DropCapabilities(); !status.ok()) return status;
-  return VerifyDropped(uid, gid);
+  gid_t real = 0, effective = 0, saved = 0;
+  ::getresgid(&real, &effective, &saved);
+  if (real != gid || effective != gid || saved != gid) return Failure("did not take the group of", user, EPERM);
+  return GiveUpRights();
 }
+
+absl::Status GiveUpRights() {
+  EmptyBoundingSet();
+  ::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+  if (absl::Status status = DropCapabilities(); !status.ok()) return status;
+  // Nothing that this process may run in future gives rights back.
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return absl::ErrnoToStatus(errno, "cannot set no_new_privs");
+  uid_t real = 0, effective = 0, saved = 0;
+  ::getresuid(&real, &effective, &saved);
+  const bool is_root = effective == 0;
+  if (real != effective || saved != effective || (!is_root && (::setuid(0) == 0 || ::seteuid(0) == 0))) {
+    return absl::InternalError("user: the process could still become another user; refusing to run");
+  }
+  return absl::OkStatus();
+}
+
+void JoinGroups(const std::vector<std::string>& names) {
+  std::vector<gid_t> groups = CurrentIdentity().groups;
+  for (const std::string& name : names) {
+    if (const group* found = ::getgrnam(name.c_str()); found != nullptr) groups.push_back(found->gr_gid);
+  }
+  if (!names.empty()) ::setgroups(groups.size(), groups.data());
+}
+
+void AllowDumps(bool allowed) { ::prctl(PR_SET_DUMPABLE, allowed ? 1 : 0, 0, 0, 0); }
 
 absl::StatusOr<bool> IsCurrentUser(const std::string& user) {
   const auto entry = LookUp(user);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -13,6 +14,17 @@ namespace hud {
 // `user`: a name of the password database. Does nothing if the process already runs as that user. On success none of the
 // former rights can be had back, which is tried out; an error says what to do.
 absl::Status BecomeUser(const std::string& user);
+
+// Gives up what a start needs and nothing later does, whoever the process is by now: every capability, ambient ones too, also for
+// what it might run, and for good (no_new_privs). Root keeps what root owns. An error if any of it could be had back.
+absl::Status GiveUpRights();
+
+// For root that stays root, before it gives up its rights: it may give what it makes to these groups then. One that there is not, or that
+// it may not join, is left out; whoever gives something to it hears that.
+void JoinGroups(const std::vector<std::string>& names);
+
+// May others of the same user look into this process, and is its memory written to a file if it crashes? It holds keys.
+void AllowDumps(bool allowed);
 
 // Does this process run as `user`? An error if there is no such user.
 absl::StatusOr<bool> IsCurrentUser(const std::string& user);

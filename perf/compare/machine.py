@@ -156,6 +156,8 @@ def user_memory_kib(pids):
     total = 0
     for pid in pids:
         fields = dict(re.findall(r"^(Pss_Anon|Pss_Shmem):\s+(\d+) kB", read(f"/proc/{pid}/smaps_rollup"), re.M))
+        # Of a process that may not be dumped only root is told this; the same of a process that shares no such memory.
+        fields = fields or dict(re.findall(r"^(RssAnon|RssShmem):\s+(\d+) kB", read(f"/proc/{pid}/status"), re.M))
         total += sum(map(int, fields.values()))
     return total
 

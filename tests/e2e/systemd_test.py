@@ -94,7 +94,10 @@ def both_start_with_the_examples_as_their_user_in_folders_of_their_own(stage):
         assert (bench.show(unit, "ActiveState"), bench.show(unit, "NRestarts")) == ("active", "0"), bench.journal(unit)
         pid = bench.main_pid(unit)
         assert bench.checked("readlink", f"/proc/{pid}/cwd") == ("/var/lib/hudsucker\n" if unit == "hudsucker" else "/\n")
-        assert set(re.search(r"^Uid:(.*)$", bench.checked("cat", f"/proc/{pid}/status"), re.M).group(1).split()) == {user}
+        process = bench.checked("cat", f"/proc/{pid}/status")
+        assert set(re.search(r"^Uid:(.*)$", process, re.M).group(1).split()) == {user}
+        assert int(re.search(r"^CapPrm:(.*)$", process, re.M).group(1), 16) == 0, process
+        assert "running without" not in bench.journal(unit), "the unit keeps the program from limiting itself"
     assert bench.show("hudsucker", "StatusText") == "serving"
     wait_until(lambda: bench.show("hud-agentd", "StatusText") == "1 of 1 nodes ready", 5, "the agent's status")
     for path, mode in (("/run/hudsucker", "755"), ("/var/lib/hudsucker", "750"), ("/var/log/hudsucker", "750"),

@@ -36,6 +36,8 @@ TEST(AgentConfiguration, TheSmallestFileProbesTheNodeAtItsAddress) {
   EXPECT_EQ(config.probes[0].every, 60s);
   EXPECT_TRUE(config.probes[0].tls12 && config.probes[0].tls13);
   EXPECT_EQ(config.beacon_every, 1s);
+  EXPECT_EQ(config.user, "");
+  EXPECT_TRUE(config.sandbox);
 }
 
 TEST(AgentConfiguration, EveryKeyIsRead) {
@@ -55,7 +57,11 @@ feeds:
   - {node: n1, syslog: /run/n1.syslog, tokens: /run/n1.tokens, group: www-data, ttl: 5m}
 beacon: {every: 500ms}
 log: {level: warning, format: json}
+user: someone
+sandbox: false
 )");
+  EXPECT_EQ(config.user, "someone");
+  EXPECT_FALSE(config.sandbox);
   EXPECT_THAT(config.nodes, SizeIs(2));
   EXPECT_THAT(config.proxies, SizeIs(2));
   ASSERT_THAT(config.probes, SizeIs(3)) << "n2 has one of its own accord";

@@ -316,6 +316,7 @@ TEST(Configuration, EveryKeyArrivesWhereItBelongs) {
 workers: 3
 max_connections: 10
 user: someone
+sandbox: false
 state_dir: /var/tmp/x
 listeners:
   - name: a
@@ -342,6 +343,7 @@ log: {level: warning, format: json, file: /var/log/x, access: {enabled: false, s
   EXPECT_EQ(configuration->workers, 3U);
   EXPECT_EQ(configuration->max_connections, 10U);
   EXPECT_EQ(configuration->user, "someone");
+  EXPECT_FALSE(configuration->sandbox);
   EXPECT_EQ(configuration->state_dir, "/var/tmp/x");
   const ListenerConfig& listener = configuration->cluster.listeners.at(0);
   EXPECT_THAT(listener.bind, SizeIs(2));
@@ -641,6 +643,7 @@ TEST(Reload, WhatNeedsARestartIsNamedWithItsPlaceAndAllElseIsTaken) {
       {"max_connections_per_source", with("max_connections_per_source: 10\n"),
        {"f:13: max_connections_per_source: from 0 to 10 needs a restart"}},
       {"user", with("user: x\n"), {"f:13: user: from none to 'x' needs a restart"}},
+      {"sandbox", with("sandbox: false\n"), {"f:13: sandbox: from true to false needs a restart"}},
       {"bind",
        Spoiled("127.0.0.1:443", "127.0.0.1:444"),
        {"f:4: listeners.tls.bind: from 127.0.0.1:443 to 127.0.0.1:444 needs a restart"}},
