@@ -50,6 +50,9 @@ class Reader {
     ReadAffinity(root.Get("affinity"));
     ReadTimeouts(root.Get("timeouts"));
     ReadDialing(root);
+    const YamlValue watchdog = root.Get("watchdog");
+    watchdog.Get("after").ReadDuration(&config_.watchdog.after, 1s, 1h);
+    watchdog.Get("end").ReadBool(&config_.watchdog.end);
     ReadRelay(root.Get("relay"));
     ReadStatus(root.Get("status"));
     ReadLog(root.Get("log"));

@@ -35,6 +35,14 @@ struct LogConfig {
   AccessLogConfig access;
 };
 
+// Of workers that do not turn.
+struct WatchdogConfig {
+  Duration after = std::chrono::seconds(10);  // it is said
+  bool end = false;                           // and the process ends
+
+  bool operator==(const WatchdogConfig&) const = default;
+};
+
 struct Configuration {
   // Where keys were in the file, for the errors of CheckReload: "listeners[tls].bind" → line. Defaults have no line.
   struct Source {
@@ -45,6 +53,7 @@ struct Configuration {
   };
 
   ClusterConfig cluster;
+  WatchdogConfig watchdog;
   // All of the rest needs a restart to change.
   std::optional<unsigned> workers;          // none: one for each core that this process may use
   std::optional<unsigned> max_connections;  // of the process; none: what the descriptor limit has room for

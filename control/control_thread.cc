@@ -68,7 +68,8 @@ ControlThread::ControlThread(const Parts& parts, std::shared_ptr<const LoadedCon
                }),
       pause_(Now()),
       limits_(CountersOf(*parts.data_plane)),
-      started_(Now()) {
+      started_(Now()),
+      stalls_(parts.data_plane->workers(), started_) {
   checker_.SetTimeout(loaded_->configuration.cluster.timeouts.connect);
   uint64_t micros = 0;
   if (::sd_watchdog_enabled(0, &micros) > 0) {
@@ -115,6 +116,7 @@ Duration ControlThread::SleepTime(Instant now) const {
 
 // Beacons first, and silence only after them.
 void ControlThread::Turn(Instant now, Duration paused) {
+  parts_.board->NoteControlTurn(now);
   if (paused > Duration(0)) {
     const int64_t milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(paused).count();
     if (milliseconds >= 1000) {
@@ -133,6 +135,7 @@ void ControlThread::Turn(Instant now, Duration paused) {
   TellOfReopenedLog();
   if (!first_reports_over_ && now - started_ >= kFirstReports) first_reports_over_ = snapshot_due_ = true;
   WarnOfLimits(now);
+  WatchWorkers(now);
   FeedWatchdog(now);
   CheckDrain(now);
 }
@@ -223,6 +226,7 @@ std::shared_ptr<StatusSnapshot> ControlThread::TakeSnapshot(Instant now) const {
   snapshot->beacons_refused = parts_.intake->refused();
   snapshot->tokens_unowned = parts_.intake->tokens_unowned();
   snapshot->reloads = reloads_;
+  for (unsigned i = 0; i < parts_.data_plane->workers(); ++i) snapshot->workers.push_back({stalls_.Hangs(i), stalls_.stalls(i)});
   return snapshot;
 }
 
@@ -472,6 +476,33 @@ void ControlThread::CheckDrain(Instant now) {
     parts_.log->Error("a worker did not end at its deadline; ending without it");
     exit_code_ = 1;
     phase_ = Phase::kEnded;
+  }
+}
+
+// A drain has a deadline of its own, and workers that end at different times.
+void ControlThread::WatchWorkers(Instant now) {
+  if (phase_ != Phase::kServing) return;
+  const WatchdogConfig& config = loaded_->configuration.watchdog;
+  std::vector<int64_t> turns;
+  for (unsigned i = 0; i < parts_.data_plane->workers(); ++i) turns.push_back(parts_.data_plane->counters(i).loops.Get());
+  for (const StallWatch::News& news : stalls_.Look(now, turns, config.after)) {
+    const int64_t milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(news.stood).count();
+    if (news.back) {
+      parts_.log->Warning("a worker turns again", {{"worker", Count(news.worker)}, {"stood_ms", milliseconds}});
+    } else {
+      parts_.log->Error("a worker hangs: it was woken and does not turn; its clients get no answer",
+                        {{"worker", Count(news.worker)}, {"stood_ms", milliseconds},
+                         {"active", parts_.data_plane->counters(static_cast<unsigned>(news.worker)).active.Get()}});
+    }
+    snapshot_due_ = true;
+  }
+  if (config.end && stalls_.AnyHangs()) {
+    parts_.log->Error("ending, to be started anew (watchdog.end)");
+    gave_up_ = true;
+    exit_code_ = 1;
+    phase_ = Phase::kEnded;
+  } else if (stalls_.TakeWake(now, config.after)) {
+    parts_.data_plane->Wake();
   }
 }
 

@@ -19,6 +19,7 @@
 #include "core/os/log.h"
 #include "core/os/reload_report.h"
 #include "core/rate_limit.h"
+#include "core/stall_watch.h"
 #include "ring/data_plane.h"
 
 namespace hud {
@@ -59,6 +60,8 @@ class ControlThread {
 
   // Until the process is to end; returns its exit code.
   int Run();
+  // It ended because a worker hangs and the configuration wants that.
+  bool gave_up() const { return gave_up_; }
 
   // For the reloader, in this thread.
   std::shared_ptr<const LoadedConfiguration> loaded() const { return loaded_; }
@@ -91,6 +94,7 @@ class ControlThread {
   void BeginDrain(Instant now);
   void CloseListeners();
   void CheckDrain(Instant now);
+  void WatchWorkers(Instant now);
   void FeedWatchdog(Instant now);
 
   Parts parts_;
@@ -128,6 +132,8 @@ class ControlThread {
 
   Duration watchdog_every_{0};
   Instant next_watchdog_ = Instant::max();
+  StallWatch stalls_;
+  bool gave_up_ = false;
   std::vector<int64_t> worker_loops_;  // when they were last woken for the watchdog
 };
 

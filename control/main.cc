@@ -285,6 +285,7 @@ int Serve(std::shared_ptr<const LoadedConfiguration> loaded, Sockets sockets, co
   // A worker hangs: nobody can wait for it. What is logged so far is written, and that is all.
   access_log.reset();
   writer.reset();
+  if (control->gave_up()) std::abort();  // not an ordinary end, for whoever starts it again or looks at its dump
   ::_exit(code);
 }
 

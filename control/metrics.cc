@@ -179,6 +179,20 @@ void AddListeners(Exposition& out, const StatusSources& sources, const StatusSna
   }
 }
 
+void AddTurns(Exposition& out, const StatusSources& sources, const StatusSnapshot& snapshot, const StatusTime& time) {
+  Sample(out.Gauge("hudsucker_control_last_turn_timestamp_seconds", "Unix time at which the control thread last turned; it does so twice a second."),
+         {}, UnixSeconds(sources.board->LastControlTurn(), time));
+  MetricFamily& turned = out.Gauge("hudsucker_worker_last_turn_timestamp_seconds", "Unix time at which the worker's last turn began.");
+  MetricFamily& hangs = out.Gauge("hudsucker_worker_hangs", "1 while the worker does not turn although it was woken.");
+  MetricFamily& stalls = out.Counter("hudsucker_worker_stalls_total", "Times that the worker was found not to turn for watchdog.after.");
+  for (size_t i = 0; i < sources.workers.size(); ++i) {
+    const WorkerHealth health = i < snapshot.workers.size() ? snapshot.workers[i] : WorkerHealth{};
+    Sample(turned, {{"worker", std::to_string(i)}}, UnixSeconds(Instant(Duration(sources.workers[i]->last_turn_ns.Get())), time));
+    Sample(hangs, {{"worker", std::to_string(i)}}, health.hangs ? 1 : 0);
+    Sample(stalls, {{"worker", std::to_string(i)}}, health.stalls);
+  }
+}
+
 void AddWorkers(Exposition& out, const StatusSources& sources) {
   for (const WorkerCounterRow& row : WorkerCounterRows()) {
     if (row.metric == nullptr) continue;
@@ -339,6 +353,7 @@ std::string MetricsText(const StatusSources& sources, const StatusTime& time) {
   AddAffinity(out, sources.affinity->stats(), snapshot->prefixes);
   AddBeacons(out, *snapshot);
   AddWorkers(out, sources);
+  AddTurns(out, sources, *snapshot, time);
   return out.Text();
 }
 

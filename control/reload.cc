@@ -145,6 +145,7 @@ std::vector<std::string> DescribeChanges(const LoadedConfiguration& from, const 
       DescribePool(*pools.first, *pools.second, &changes);
     }
   }
+  if (!(from.configuration.watchdog == to.configuration.watchdog)) changes.push_back("watchdog changed");
   if (!(was.timeouts == is.timeouts)) changes.push_back("timeouts changed");
   if (was.beacons.dead_after != is.beacons.dead_after) changes.push_back("beacons.dead_after changed");
   if (was.affinity.token_ttl != is.affinity.token_ttl) changes.push_back("affinity.token_ttl changed");

@@ -111,8 +111,10 @@ Json BeaconsJson(const StatusSnapshot& snapshot) {
               {"answers_failed", snapshot.beacon_sockets.answers_failed}};
 }
 
-Json WorkerJson(const WorkerCounters& w) {
-  Json json = Json::object();
+Json WorkerJson(const WorkerCounters& w, const WorkerHealth& health, Instant now) {
+  Json json{{"hangs", health.hangs},
+            {"stalls", health.stalls},
+            {"last_turn_age_s", std::max(0.0, SecondsOf(now - Instant(Duration(w.last_turn_ns.Get()))))}};
   for (const WorkerCounterRow& row : WorkerCounterRows()) json[row.name] = (w.*row.counter).Get();
   return json;
 }
@@ -244,7 +246,10 @@ std::string StatusJson(const StatusSources& sources, Instant now) {
   for (const PoolSnapshot& pool : snapshot->pools) {
     if (!pool.name.empty()) json["pools"].push_back(PoolJson(sources, pool, now));
   }
-  for (const WorkerCounters* worker : sources.workers) json["workers"].push_back(WorkerJson(*worker));
+  for (size_t i = 0; i < sources.workers.size(); ++i) {
+    const WorkerHealth health = i < snapshot->workers.size() ? snapshot->workers[i] : WorkerHealth{};
+    json["workers"].push_back(WorkerJson(*sources.workers[i], health, now));
+  }
   // Paths and error texts are not sure to be UTF-8.
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }

@@ -35,6 +35,11 @@ struct ReloadStats {
   Instant last_ok{};       // when the configuration in use was taken on; at the start, if there was no reload
 };
 
+struct WorkerHealth {
+  bool hangs = false;   // it was woken and does not turn
+  uint64_t stalls = 0;  // times that it was found to hang
+};
+
 struct StatusSnapshot {
   Instant taken{};
   uint64_t route_table_version = 0;
@@ -48,6 +53,7 @@ struct StatusSnapshot {
   uint64_t beacons_refused = 0;   // by the cluster: no such pool, table full
   uint64_t tokens_unowned = 0;    // of nodes that are in no pool
   ReloadStats reloads;
+  std::vector<WorkerHealth> workers;
 };
 
 // Where the newest one hangs. The lock is held for the copy of a pointer, never for work.
@@ -64,6 +70,10 @@ class StatusBoard {
     return latest_;
   }
 
+  // The control thread is seen to turn, by whoever reads /metrics.
+  void NoteControlTurn(Instant now) { control_turn_ns_.store(now.time_since_epoch().count(), std::memory_order_relaxed); }
+  Instant LastControlTurn() const { return Instant(Duration(control_turn_ns_.load(std::memory_order_relaxed))); }
+
   // Whether anybody goes by /ready, and so has to be given time to see a drain begin.
   void NoteReadyAsked(Instant now) { ready_asked_ns_.store(now.time_since_epoch().count(), std::memory_order_relaxed); }
   bool ReadyAskedSince(Instant since) const {
@@ -71,6 +81,7 @@ class StatusBoard {
   }
 
  private:
+  std::atomic<int64_t> control_turn_ns_{0};
   std::atomic<int64_t> ready_asked_ns_{INT64_MIN};
   mutable std::mutex mutex_;
   std::shared_ptr<const StatusSnapshot> latest_ = std::make_shared<StatusSnapshot>();

@@ -81,6 +81,7 @@ struct alignas(128) WorkerCounters {
   Counter zerocopy_sends, zerocopy_copied;
   Counter cq_overflows;
   Counter loops;             // turns of the event loop; a watchdog sees it stand still
+  Counter last_turn_ns;      // gauge, of the steady clock: when the last turn began
   Counter records_dropped;   // access-log records that found the queue full
   std::array<Counter, kCloseReasonCount> closes;
   std::array<Counter, 8> choices;  // by ChoiceReason

@@ -236,6 +236,7 @@ void Worker::UpdateGauges() {
   counters_.pipe_bytes.Set(static_cast<int64_t>(pipes_.lent_bytes()));
   counters_.cq_overflows.Set(static_cast<int64_t>(ring_->overflows()));
   counters_.loops.Add();
+  counters_.last_turn_ns.Set(now_.time_since_epoch().count());
 }
 
 // SplitMix64 (Steele, Lea, Flood 2014): for choices, not for secrets.

@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """The process as an operator and a service manager meet it: --check against the start, signals, log files, the end."""
+import ctypes
 import os
+import pathlib
 import pwd
+import re
 import signal
 import socket
 import subprocess
 import time
 
 from harness import PROGRAMS, Agent, Hudsucker, Process, connect, http_get, make_key, to_yaml, wait_until
-from runner import case, main
+from runner import Skip, case, main
 from servers.scripted import ScriptedNode, answer_name, read_to_end
 
 CHECK_OK, FAILED = 0, 1
@@ -224,6 +227,67 @@ def the_agent_feeds_the_service_managers_watchdog_in_time_however_seldom_it_meas
         while fed < 10:  # a second, at three in 300 ms
             fed += "WATCHDOG=1" in manager.recv(4096).decode()
         assert time.monotonic() - began < 6, "as seldom as health is measured"
+
+
+class Held:
+    """One thread of a process, held by ptrace as if it hung. Not by a signal: that would stop all of them."""
+    SEIZE, INTERRUPT, DETACH, ALL = 0x4206, 0x4207, 17, 0x40000000
+
+    def __init__(self, pid, name):
+        self.tid = next(int(task.name) for task in pathlib.Path(f"/proc/{pid}/task").iterdir() if (task / "comm").read_text().strip() == name)
+        self.call = ctypes.CDLL(None, use_errno=True).ptrace
+        self.call.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+        if self.call(self.SEIZE, self.tid, None, None) != 0:
+            raise Skip(f"this machine allows no ptrace: {os.strerror(ctypes.get_errno())}")
+        assert self.call(self.INTERRUPT, self.tid, None, None) == 0
+        os.waitpid(self.tid, self.ALL)
+
+    def let_go(self):
+        assert self.call(self.DETACH, self.tid, None, None) == 0
+
+
+@case(needs_root=True)
+def a_worker_that_hangs_is_said_once_and_its_return_too(stage):
+    hudsucker = scripted_proxy(stage, watchdog={"after": "1s"})
+
+    def worker(number):
+        return hudsucker.status()["workers"][number]
+
+    def metric(name):
+        return float(re.search(rf'^{name}{{worker="1"}} (\S+)$', hudsucker.metrics(), re.M).group(1))
+    held = Held(hudsucker.pid, "worker-1")
+    wait_until(lambda: worker(1)["hangs"], 10, "the worker found")
+    assert metric("hudsucker_worker_hangs") == 1 and metric("hudsucker_worker_stalls_total") == 1
+    assert time.time() - metric("hudsucker_worker_last_turn_timestamp_seconds") >= 1
+    time.sleep(1.5)
+    assert worker(1)["last_turn_age_s"] > 2 and not worker(0)["hangs"] and worker(0)["stalls"] == 0
+    held.let_go()
+    wait_until(lambda: not worker(1)["hangs"], 5, "the worker back")
+    wait_until(lambda: "a worker turns again" in hudsucker.log(), 5, "the log's word of it")
+    assert hudsucker.log().count("a worker hangs") == 1 and "worker=1" in hudsucker.log(), hudsucker.log()
+    assert worker(1)["stalls"] == 1
+
+
+@case
+def a_process_that_was_stopped_has_no_worker_that_hangs(stage):
+    hudsucker = scripted_proxy(stage, watchdog={"after": "1s", "end": True})
+    for _ in range(2):
+        hudsucker.signal(signal.SIGSTOP)
+        time.sleep(1.5)
+        hudsucker.signal(signal.SIGCONT)
+        time.sleep(0.7)
+    assert [w["stalls"] for w in hudsucker.status()["workers"]] == [0, 0], hudsucker.log()
+
+
+@case(needs_root=True)
+def a_worker_that_hangs_ends_the_process_if_told_so(stage):
+    hudsucker = scripted_proxy(stage, watchdog={"after": "1s", "end": True})
+    hudsucker.expected = True
+    held = Held(hudsucker.pid, "worker-0")
+    # Whoever holds a thread is told of its end first.
+    wait_until(lambda: os.waitpid(held.tid, Held.ALL | os.WNOHANG)[0] == held.tid, 10, "the end")
+    assert hudsucker.popen.wait(10) == -signal.SIGABRT
+    assert "a worker hangs" in hudsucker.log() and "watchdog.end" in hudsucker.log(), hudsucker.log()
 
 
 if __name__ == "__main__":

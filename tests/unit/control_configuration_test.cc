@@ -317,6 +317,7 @@ workers: 3
 max_connections: 10
 user: someone
 sandbox: false
+watchdog: {after: 3s, end: true}
 state_dir: /var/tmp/x
 listeners:
   - name: a
@@ -344,6 +345,8 @@ log: {level: warning, format: json, file: /var/log/x, access: {enabled: false, s
   EXPECT_EQ(configuration->max_connections, 10U);
   EXPECT_EQ(configuration->user, "someone");
   EXPECT_FALSE(configuration->sandbox);
+  EXPECT_EQ(configuration->watchdog.after, 3s);
+  EXPECT_TRUE(configuration->watchdog.end);
   EXPECT_EQ(configuration->state_dir, "/var/tmp/x");
   const ListenerConfig& listener = configuration->cluster.listeners.at(0);
   EXPECT_THAT(listener.bind, SizeIs(2));
@@ -637,6 +640,7 @@ TEST(Reload, WhatNeedsARestartIsNamedWithItsPlaceAndAllElseIsTaken) {
       {"another hello deadline", Spoiled("    default_pool", "    hello: {deadline: 1s}\n    default_pool"), {}},
       {"another token lifetime", with("affinity: {token_ttl: 1m}\n"), {}},
       {"other dialing", with("dial: {attempts: 1, fall: 9}\n"), {}},
+      {"another watchdog", with("watchdog: {after: 1s, end: true}\n"), {}},
       {"workers", Spoiled("workers: 2", "workers: 4"), {"f:1: workers: from 2 to 4 needs a restart"}},
       {"workers no longer said", Spoiled("workers: 2\n", ""), {"f: workers: from 2 to auto needs a restart"}},
       {"max_connections", with("max_connections: 10\n"), {"f:13: max_connections: from auto to 10 needs a restart"}},
