@@ -263,8 +263,13 @@ class Reader {
     item.Get("load_bound").ReadNumber(&pool.load_bound, 1, 100);
     item.Get("load_bound_floor").ReadInteger(&pool.load_bound_floor, 0, 1'000'000);
     item.Get("slow_start").ReadDuration(&pool.slow_start, 0s, kDay);
-    item.Get("health_check").ReadBool(&pool.health_check);
+    ReadCheck(item, &pool.check);
     item.Get("health_interval").ReadDuration(&pool.health_interval, 100ms, 1h);
+    const YamlValue eject = item.Get("eject");
+    eject.Get("after").ReadInteger(&pool.eject.after, 0, 1'000'000);
+    eject.Get("mute").ReadDuration(&pool.eject.mute, 100ms, 1h);
+    eject.Get("time").ReadDuration(&pool.eject.time, 100ms, kDay);
+    eject.Get("share").ReadNumber(&pool.eject.share, 0, 1);
     const YamlValue nodes = item.Get("nodes");
     const std::vector<YamlValue> items = nodes.Items();
     if (items.empty() && item.IsMap() && !has_beacons_) {
@@ -273,6 +278,19 @@ class Reader {
     }
     Seen seen;
     for (const YamlValue& node : items) ReadNode(node, &pool, &seen);
+  }
+
+  // `health_check: true` and `false` are how this was written before there was a choice.
+  static void ReadCheck(const YamlValue& pool, NodeCheck* check) {
+    const YamlValue old = pool.Get("health_check");
+    const YamlValue value = pool.Get("check");
+    bool wanted = true;
+    if (old && old.ReadBool(&wanted) && !wanted) *check = NodeCheck::kOff;
+    if (old && value) old.Error("'check' says it already; remove 'health_check'");
+    value.ReadEnum(check, {{"auto", NodeCheck::kAuto},
+                           {"tls", NodeCheck::kTls},
+                           {"connect", NodeCheck::kConnect},
+                           {"off", NodeCheck::kOff}});
   }
 
   struct KnownNode {

@@ -43,7 +43,9 @@ std::string_view ReasonOf(const NodeVerdicts& verdicts) {
     case AgentVerdict::kDead: return "its agent is silent and no connection is left";
     default: break;
   }
-  if (!verdicts.reachable) return "connects to it fail";
+  if (!verdicts.reachable) return "connects to it, or its checks, fail";
+  if (verdicts.ejected) return "it takes connections and answers neither clients nor checks";
+  if (verdicts.unknown) return "its first check has not ended";
   if (verdicts.agent == AgentVerdict::kSilent) return "its agent is silent";
   return verdicts.agent == AgentVerdict::kAlive ? "its agent says so" : "connects to it succeed, or none was tried";
 }
@@ -57,9 +59,10 @@ int64_t Count(size_t n) { return static_cast<int64_t>(n); }
 ControlThread::ControlThread(const Parts& parts, std::shared_ptr<const LoadedConfiguration> loaded)
     : parts_(parts),
       loaded_(std::move(loaded)),
-      checker_(parts.loop,
-               [this](NodeRef node, bool connected) {
-                 parts_.cluster->OnProbe(node, connected, Now());
+      checker_(parts.loop, Now,
+               [this](NodeRef node, ProbeEnd end) {
+                 parts_.cluster->OnProbe(node, end, Now());
+                 const bool connected = end == ProbeEnd::kConnected || end == ProbeEnd::kTls;
                  const auto name = node_names_.find({Raw(node.index), node.generation});
                  if (name != node_names_.end()) {
                    parts_.log->Debug("checked", {{"node", std::string_view(name->second)}, {"connected", int64_t{connected}}});
@@ -220,6 +223,7 @@ std::shared_ptr<StatusSnapshot> ControlThread::TakeSnapshot(Instant now) const {
     snapshot->pools.push_back({index, pool.name, pool.balance, {}});
     if (!pool.name.empty()) snapshot->pools.back().nodes = parts_.cluster->StatusOf(index);
   }
+  snapshot->leaving = parts_.cluster->Leaving();
   snapshot->beacon_keys = loaded_->keys.size();
   snapshot->beacons = parts_.receiver->stats();
   snapshot->beacon_sockets = {parts_.intake->dropped(), parts_.intake->answers_failed()};
@@ -254,6 +258,16 @@ void ControlThread::LogNodeStates(const StatusSnapshot& snapshot) {
         parts_.log->Info("node state", fields);
       }
     }
+  }
+  for (const Cluster::LeavingNode& node : snapshot.leaving) {
+    if (!seen.emplace(node.name, "leaving").second) continue;
+    const auto known = node_states_.find(node.name);
+    if (known == node_states_.end() || known->second == "leaving") continue;
+    const int32_t active = parts_.nodes->node(node.ref.index).active.load(std::memory_order_relaxed);
+    parts_.log->Info("node state", {{"node", std::string_view(node.name)},
+                                    {"state", std::string_view("leaving")},
+                                    {"was", std::string_view(known->second)},
+                                    {"active", int64_t{active}}});
   }
   node_states_ = std::move(seen);
 }

@@ -270,7 +270,7 @@ void AddNodes(Exposition& out, const StatusSources& sources, const StatusSnapsho
     }
   };
   each(out.Gauge("hudsucker_node_usable", "1 if new connections may go to the node."),
-       [](const Node& node, const NodeCounters&) { return node.verdicts.Usable() ? 1 : 0; });
+       [](const Node& node, const NodeCounters&) { return node.verdicts.Usable() && !node.verdicts.ejected ? 1 : 0; });
   MetricFamily& state = out.Gauge("hudsucker_node_state", "1 for the state that the node is in.");
   for (const auto& [name, node] : nodes) {
     for (const std::string_view one : kNodeStateNames) {
@@ -295,6 +295,20 @@ void AddNodes(Exposition& out, const StatusSources& sources, const StatusSnapsho
        [](const Node&, const NodeCounters& c) { return c.reported_load.load(relaxed) / 1000.0; });
   each(out.Gauge("hudsucker_node_last_beacon_timestamp_seconds", "Unix time of the node's last valid beacon; 0 if there was none."),
        [&](const Node& node, const NodeCounters&) { return node.last_beacon ? UnixSeconds(*node.last_beacon, time) : 0; });
+  MetricFamily& unanswered = out.Counter("hudsucker_node_unanswered_total",
+                                         "Connections that the node took and left without a byte, by how.");
+  for (const auto& [name, node] : nodes) {
+    const NodeCounters& c = sources.nodes->node(node->ref.index);
+    Sample(unanswered, {{"node", node->name}, {"how", "reset"}}, c.unanswered_resets.load(relaxed));
+    Sample(unanswered, {{"node", node->name}, {"how", "closed"}}, c.unanswered_closes.load(relaxed));
+    Sample(unanswered, {{"node", node->name}, {"how", "mute"}}, c.unanswered_mutes.load(relaxed));
+  }
+  MetricFamily& leaving = out.Gauge("hudsucker_node_leaving_connections",
+                                    "Connections of nodes that are in no pool any more; without any, the node is gone.");
+  for (const Cluster::LeavingNode& node : snapshot.leaving) {
+    const int32_t active = sources.nodes->node(node.ref.index).active.load(relaxed);
+    if (active > 0) Sample(leaving, {{"node", node.name}}, active);
+  }
 }
 
 void AddAffinity(Exposition& out, const AffinityMap::Stats& stats, size_t prefixes) {

@@ -40,7 +40,7 @@ bool SameRoute(const RouteConfig& a, const RouteConfig& b) {
 bool SameSettings(const PoolConfig& a, const PoolConfig& b) {
   return a.balance == b.balance && a.when_none == b.when_none && a.proxy_protocol == b.proxy_protocol &&
          a.load_bound == b.load_bound && a.load_bound_floor == b.load_bound_floor && a.slow_start == b.slow_start &&
-         a.health_check == b.health_check && a.health_interval == b.health_interval;
+         a.check == b.check && a.health_interval == b.health_interval && a.eject == b.eject;
 }
 
 bool SameKey(const BeaconKey& a, const BeaconKey& b) {

@@ -28,6 +28,11 @@ Json NodeJson(const StatusSources& sources, const Cluster::NodeStatus& node, Ins
       {"load", counters.reported_load.load(std::memory_order_relaxed) / 1000.0},
       {"static", node.is_static},
       {"reachable", node.verdicts.reachable},
+      {"ejected", node.verdicts.ejected},
+      {"unanswered",
+       {{"reset", counters.unanswered_resets.load(std::memory_order_relaxed)},
+        {"closed", counters.unanswered_closes.load(std::memory_order_relaxed)},
+        {"mute", counters.unanswered_mutes.load(std::memory_order_relaxed)}}},
       {"failed_connects", counters.failed_connects.load(std::memory_order_relaxed)},
       {"bytes_in", BytesToNode(sources, node.ref)},
       {"bytes_out", BytesFromNode(sources, node.ref)},
@@ -64,6 +69,17 @@ Json PoolJson(const StatusSources& sources, const PoolSnapshot& pool, Instant no
   };
   for (const Cluster::NodeStatus& node : pool.nodes) {
     json["nodes"].push_back(NodeJson(sources, node, now));
+  }
+  return json;
+}
+
+// Nodes that are in no pool any more and have connections still.
+Json LeavingJson(const StatusSnapshot& snapshot, const NodeTable& table) {
+  Json json = Json::array();
+  for (const Cluster::LeavingNode& node : snapshot.leaving) {
+    const int32_t active = table.node(node.ref.index).active.load(std::memory_order_relaxed);
+    if (active <= 0) continue;
+    json.push_back({{"name", node.name}, {"address", node.address.ToString()}, {"state", "leaving"}, {"active", active}});
   }
   return json;
 }
@@ -230,6 +246,7 @@ std::string StatusJson(const StatusSources& sources, Instant now) {
       {"route_table_version", snapshot->route_table_version},
       {"listeners", ListenersJson(sources, snapshot->listeners)},
       {"pools", Json::array()},
+      {"leaving", LeavingJson(*snapshot, *sources.nodes)},
       {"affinity", AffinityJson(*sources.affinity, snapshot->prefixes)},
       {"beacons", BeaconsJson(*snapshot)},
       {"closes", ClosesJson(sources.workers)},

@@ -47,6 +47,7 @@ struct StatusSnapshot {
   bool draining = false;
   std::vector<std::string> listeners;  // names, by ListenerIndex
   std::vector<PoolSnapshot> pools;     // by PoolIndex
+  std::vector<Cluster::LeavingNode> leaving;
   size_t beacon_keys = 0;
   BeaconStats beacons;
   BeaconSocketStats beacon_sockets;

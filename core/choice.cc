@@ -46,6 +46,7 @@ class Chooser {
       bounded_ = false;
       choice.node = ByBalance();
     }
+    if (!choice.node) choice.node = Pick(Rank::kEjected);
     if (choice.node) {
       choice.reason = !tried_.empty() ? ChoiceReason::kRetry : owner_problem_;
     } else if (pool_.when_none == WhenNone::kAny) {
@@ -56,6 +57,13 @@ class Chooser {
   }
 
  private:
+  // In which order the balance turns to nodes.
+  enum class Rank : uint8_t { kFirst, kSilent, kEjected };
+  Rank RankOf(NodeIndex node) const {
+    const NodeVerdicts& verdicts = ViewOf(node).verdicts;
+    return verdicts.ejected ? Rank::kEjected : verdicts.Silent() ? Rank::kSilent : Rank::kFirst;
+  }
+
   const NodeView& ViewOf(NodeIndex node) const { return context_.table.nodes[Raw(node)]; }
   NodeRef RefOf(NodeIndex node) const { return {node, ViewOf(node).generation}; }
   int32_t ActiveOf(NodeIndex node) const {
@@ -66,7 +74,9 @@ class Chooser {
   }
   bool IsTried(NodeIndex node) const { return std::find(tried_.begin(), tried_.end(), node) != tried_.end(); }
 
-  bool IsUsable(NodeIndex node) const {
+  bool IsUsable(NodeIndex node) const { return !ViewOf(node).verdicts.ejected && IsReachable(node); }
+
+  bool IsReachable(NodeIndex node) const {
     if (!ViewOf(node).verdicts.Usable()) return false;
     // Workers see failures before the control thread has judged them.
     const uint32_t fall = context_.table.fall;
@@ -178,26 +188,26 @@ class Chooser {
 
   // Members that are not silent, or else those that are.
   NodeRef ByBalance() {
-    for (const bool silent : {false, true}) {
+    for (const Rank rank : {Rank::kFirst, Rank::kSilent}) {
       if (pool_.balance == Balance::kMaglev) {
-        if (const NodeRef node = WalkMaglev(silent)) return node;
+        if (const NodeRef node = WalkMaglev(rank)) return node;
       }
-      if (const NodeRef node = Pick(silent)) return node;
+      if (const NodeRef node = Pick(rank)) return node;
     }
     return {};
   }
 
-  bool MayBalanceTo(const PoolMember& member, bool silent) {
-    return member.weight > 0 && ViewOf(member.node).verdicts.Silent() == silent && IsUsable(member.node) &&
+  bool MayBalanceTo(const PoolMember& member, Rank rank) {
+    return member.weight > 0 && RankOf(member.node) == rank && IsReachable(member.node) &&
            !IsTried(member.node) && (!bounded_ || IsWithinBound(member));
   }
 
-  NodeRef Pick(bool silent) {
+  NodeRef Pick(Rank rank) {
     std::array<BalanceCandidate, limits::kMaxNodes> gathered;
     size_t count = 0;
     HUD_CHECK(pool_.members.size() <= gathered.size());
     for (const PoolMember& member : pool_.members) {
-      if (!MayBalanceTo(member, silent)) continue;
+      if (!MayBalanceTo(member, rank)) continue;
       const uint32_t load = context_.counters.node(member.node).reported_load.load(std::memory_order_relaxed);
       gathered[count++] = {member.node, WeightOf(member), ActiveOf(member.node), load};
     }
@@ -217,14 +227,14 @@ class Chooser {
     HUD_CHECK(false);
   }
 
-  NodeRef WalkMaglev(bool silent) {
+  NodeRef WalkMaglev(Rank rank) {
     const std::vector<uint16_t>& table = pool_.maglev;
     if (table.empty()) return {};
     size_t slot = MaglevSlot(context_.client_hash, table.size());
     for (size_t step = 0; step < std::min(kMaglevWalk, table.size()); ++step) {
       HUD_CHECK(table[slot] < pool_.members.size());
       const PoolMember& member = pool_.members[table[slot]];
-      if (MayBalanceTo(member, silent) && IsWarmFor(member)) return RefOf(member.node);
+      if (MayBalanceTo(member, rank) && IsWarmFor(member)) return RefOf(member.node);
       if (++slot == table.size()) slot = 0;
     }
     return {};

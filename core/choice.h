@@ -50,11 +50,12 @@ struct ChoiceContext {
 // `tried`: nodes to which this connection already failed to connect; at most kMaxDialAttempts.
 // Changes nothing but the pool's round-robin turn: `active` and all counting are the caller's, when it dials.
 //
-// A node is usable when its three verdicts are good and fewer than `fall` connects in a row have failed to it.
+// A node is usable when its three verdicts are good, it is not ejected, and fewer than `fall` connects in a row have failed to it.
 // An owner is used when it is a usable member of the pool and one more connection keeps it within
 //   max(load_bound_floor, load_bound × its share of the active connections of the pool's usable members),
 // its share being by weight (slow start counted); a client can choose its token, so a token never overrides this: what an
 // owner has no room for goes, by balance, to a member that is within its own bound.
+// An ejected node is an owner no more than one that is down, and gets by balance what no other usable node can take.
 // A silent owner is used, after the others of its prefix: that its agent is gone does not take its keys away.
 NodeChoice ChooseNode(const ChoiceContext& context, PoolIndex pool, const ClientHello* hello,
                       std::span<const NodeIndex> tried);

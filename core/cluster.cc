@@ -89,6 +89,7 @@ struct NodeSlot {
   // What the configuration says.
   bool is_static = false;
   std::optional<Duration> health_interval;
+  Ejection::Rules eject;  // of its pools, the strictest; one pool that never ejects is enough for never
   // What its agent says.
   bool announced = false;
   SocketAddress announced_address;
@@ -104,6 +105,8 @@ struct PoolSlot {
   std::string name;  // for ever
   bool present = false;
   PoolConfig config;
+  bool answers_tls = false;  // a check has seen it, since the configuration says how to check
+  size_t comparisons = 0;    // made while none had
   std::vector<PoolMember> members;  // in the order of their index
   std::vector<uint16_t> maglev;
   bool maglev_is_stale = true;
@@ -157,7 +160,7 @@ struct Cluster::Impl {
   }
 
   NodeLife::Rules RulesOf(const NodeSlot& slot) const {
-    return {config.beacons.dead_after, config.fall, slot.is_static, slot.health_interval};
+    return {config.beacons.dead_after, config.fall, slot.is_static, slot.health_interval, slot.eject};
   }
 
   // Does `change` to a node's life, and notes whether a table would show it.
@@ -166,8 +169,9 @@ struct Cluster::Impl {
     NodeSlot& slot = SlotOf(index);
     const NodeVerdicts before = slot.life->verdicts();
     const Instant up_since = slot.life->up_since();
+    const bool was_proven = slot.life->is_proven();
     change(*slot.life);
-    changed |= before != slot.life->verdicts() || up_since != slot.life->up_since();
+    changed |= before != slot.life->verdicts() || up_since != slot.life->up_since() || was_proven != slot.life->is_proven();
     if (slot.announced && !slot.life->has_agent()) {  // a static node goes on without it
       slot.announced = false;
       Enroll();
@@ -175,6 +179,16 @@ struct Cluster::Impl {
     // A report that nobody renews says nothing of the load.
     if (slot.life->verdicts().agent != AgentVerdict::kAlive)
       CountersOf(index).reported_load.store(0, std::memory_order_relaxed);
+  }
+
+  NodeVerdicts VerdictsOf(const NodeSlot& slot) const {
+    NodeVerdicts verdicts = slot.life->verdicts();
+    verdicts.unknown = slot.health_interval.has_value() && !slot.life->is_proven();
+    return verdicts;
+  }
+
+  bool IsMember(const PoolSlot& pool, NodeIndex node) const {
+    return std::any_of(pool.members.begin(), pool.members.end(), [&](const PoolMember& m) { return m.node == node; });
   }
 
   // ---- Slots
@@ -240,13 +254,14 @@ struct Cluster::Impl {
   // The members of every pool from what configuration and agents say. The configuration's weight wins.
   void Enroll() {
     std::vector<std::vector<PoolMember>> members(pools.size());
+    std::vector<std::optional<Ejection::Rules>> rules(nodes.size());
     for (NodeSlot& slot : nodes) slot.health_interval.reset();
     for (size_t i = 0; i < pools.size(); ++i) {
       if (!pools[i].present) continue;
       for (const NodeConfig& node : pools[i].config.nodes) {
         const NodeIndex index = FindIndex(node.name);
         members[i].push_back({index, node.weight});
-        if (!pools[i].config.health_check) continue;
+        if (pools[i].config.check == NodeCheck::kOff) continue;
         std::optional<Duration>& interval = SlotOf(index).health_interval;
         interval = std::min(interval.value_or(Duration::max()), pools[i].config.health_interval);
       }
@@ -259,7 +274,18 @@ struct Cluster::Impl {
         members[Raw(*index)].push_back({static_cast<NodeIndex>(n), nodes[n].announced_weight});
       }
     }
-    for (size_t i = 0; i < pools.size(); ++i) SetMembers(pools[i], std::move(members[i]));
+    for (size_t i = 0; i < pools.size(); ++i) {
+      SetMembers(pools[i], std::move(members[i]));
+      for (const PoolMember& member : pools[i].members) {
+        const EjectConfig& eject = pools[i].config.eject;
+        std::optional<Ejection::Rules>& known = rules[Raw(member.node)];
+        if (!known) known = Ejection::Rules{eject.after, eject.mute, eject.time};
+        known->after = eject.share > 0 ? std::min(known->after, eject.after) : 0;
+        known->mute = std::min(known->mute, eject.mute);
+        known->time = std::min(known->time, eject.time);
+      }
+    }
+    for (size_t n = 0; n < nodes.size(); ++n) nodes[n].eject = rules[n].value_or(Ejection::Rules());
   }
 
   void SetMembers(PoolSlot& pool, std::vector<PoolMember> members) {
@@ -387,6 +413,7 @@ struct Cluster::Impl {
       PoolSlot& slot = pools[Raw(plan.pools.at(pool.name))];
       slot.present = true;
       slot.maglev_is_stale |= slot.config.balance != pool.balance;
+      slot.answers_tls &= slot.config.check == pool.check;
       slot.config = pool;
       for (const NodeConfig& node : pool.nodes) {
         if (FindIndex(node.name) == NodeIndex::kNone) Allocate(node.name, now);
@@ -500,6 +527,120 @@ struct Cluster::Impl {
       if (!slot.is_static && slot.life->IsForgettable(now)) dropped |= Drop(index, now);
     }
     if (dropped) Enroll();
+    Eject(now);
+  }
+
+  // Of those that do not answer the worst first, as many as their pools allow.
+  void Eject(Instant now) {
+    std::vector<std::pair<uint32_t, NodeIndex>> due;
+    for (size_t i = 0; i < nodes.size(); ++i) {
+      const NodeSlot& slot = nodes[i];
+      if (slot.name.empty() || slot.leaving || !slot.life->IsEjectionDue(RulesOf(slot), now)) continue;
+      const auto index = static_cast<NodeIndex>(i);
+      due.emplace_back(CountersOf(index).unanswered.load(std::memory_order_relaxed), index);
+    }
+    std::stable_sort(due.begin(), due.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+    for (const auto& [unanswered, index] : due) {
+      if (!MayBeEjected(index)) continue;
+      const NodeLife::Rules rules = RulesOf(SlotOf(index));
+      ChangeLife(index, [&](NodeLife& life) { life.Eject(rules, now); });
+    }
+  }
+
+  // Where no node ever answered a check, that one does not is no evidence.
+  bool MayBeEjected(NodeIndex index) const {
+    return std::all_of(pools.begin(), pools.end(), [&](const PoolSlot& pool) {
+      return !IsMember(pool, index) || (pool.answers_tls && CanSpareOne(pool));
+    });
+  }
+
+  bool IsSpare(NodeIndex index) const {
+    return std::all_of(pools.begin(), pools.end(),
+                       [&](const PoolSlot& pool) { return !IsMember(pool, index) || CanSpareOne(pool); });
+  }
+
+  bool CanSpareOne(const PoolSlot& pool) const {
+    size_t usable = 0, out = 0;
+    for (const PoolMember& member : pool.members) {
+      const NodeVerdicts& verdicts = nodes[Raw(member.node)].life->verdicts();
+      usable += verdicts.Usable();
+      out += verdicts.Usable() && verdicts.ejected;
+    }
+    return static_cast<double>(out + 1) <= pool.config.eject.share * static_cast<double>(usable) && out + 1 < usable;
+  }
+
+  // ---- Checks
+  // ---------------------------------------------------------------------------------------------------------
+
+  // What its life has just taken.
+  Cluster::ProbeOrder OrderCheck(NodeIndex index) const {
+    const NodeSlot& slot = nodes[Raw(index)];
+    Cluster::ProbeOrder order{.node = {index, slot.generation}, .address = slot.address};
+    const bool asks = slot.life->asks();
+    for (const PoolSlot& pool : pools) {
+      if (!IsMember(pool, index) || (pool.config.check == NodeCheck::kOff && !asks)) continue;
+      const bool learns = pool.config.check == NodeCheck::kAuto && !pool.answers_tls;
+      const bool connects = pool.config.check == NodeCheck::kConnect;
+      order.check = asks ? NodeCheck::kTls : learns ? NodeCheck::kAuto : connects ? NodeCheck::kConnect : NodeCheck::kTls;
+      order.proxy_header = pool.config.proxy_protocol == ProxyProtocol::kV2;
+      order.server_name = NameFor(pool.name);
+      if (asks) order.answer_within = slot.eject.mute;
+      break;
+    }
+    return order;
+  }
+
+  std::vector<Cluster::ProbeOrder> TakeProbes(Instant now) {
+    std::vector<Cluster::ProbeOrder> orders;
+    std::vector<bool> suspected(nodes.size());
+    for (size_t i = 0; i < nodes.size(); ++i) {
+      NodeSlot& slot = nodes[i];
+      if (slot.name.empty() || slot.leaving) continue;
+      NodeLife::Rules rules = RulesOf(slot);
+      suspected[i] = slot.life->IsSuspected(rules) && IsSpare(static_cast<NodeIndex>(i));
+      if (!suspected[i]) rules.eject.after = 0;  // one that could not be spared is not asked either
+      if (!slot.life->TakeProbe(rules, now)) continue;
+      orders.push_back(OrderCheck(static_cast<NodeIndex>(i)));
+    }
+    for (PoolSlot& pool : pools) {
+      if (!pool.answers_tls) TakeComparison(pool, suspected, now, &orders);
+    }
+    return orders;
+  }
+
+  // One of those that nobody suspects, in turn, as long as some are suspected.
+  void TakeComparison(PoolSlot& pool, const std::vector<bool>& suspected, Instant now, std::vector<Cluster::ProbeOrder>* orders) {
+    const bool any_suspected = std::any_of(pool.members.begin(), pool.members.end(),
+                                           [&](const PoolMember& member) { return suspected[Raw(member.node)]; });
+    if (!any_suspected) return;
+    std::vector<NodeIndex> others;
+    for (const PoolMember& member : pool.members) {
+      const NodeVerdicts& verdicts = SlotOf(member.node).life->verdicts();
+      if (verdicts.Usable() && !verdicts.ejected && !suspected[Raw(member.node)]) others.push_back(member.node);
+    }
+    if (others.empty()) return;
+    const NodeIndex index = others[pool.comparisons % others.size()];
+    if (!SlotOf(index).life->TakeComparison(now)) return;
+    ++pool.comparisons;
+    orders->push_back(OrderCheck(index));
+    orders->back().check = NodeCheck::kAuto;
+  }
+
+  // The first name of a route to the pool that a client could send.
+  std::string NameFor(const std::string& pool) const {
+    for (const ListenerConfig& listener : config.listeners) {
+      for (const RouteConfig& route : listener.routes) {
+        if (route.pool != pool) continue;
+        for (const std::string& name : route.sni) {
+          if (!name.starts_with("*") && name.find(':') == name.npos && (name.back() < '0' || name.back() > '9')) return name;
+        }
+      }
+    }
+    return {};
+  }
+
+  void NoteTls(NodeIndex index) {
+    for (PoolSlot& pool : pools) pool.answers_tls |= IsMember(pool, index);
   }
 
   bool MayBeFreed(NodeIndex index, Instant now) {
@@ -557,7 +698,7 @@ struct Cluster::Impl {
       if (slot.name.empty()) continue;
       view.name = slot.name;
       view.address = slot.address;
-      view.verdicts = slot.life->verdicts();
+      view.verdicts = VerdictsOf(slot);
       view.up_since = slot.life->up_since();
       if (slot.leaving && !slot.excluded_at) slot.excluded_at = now;
     }
@@ -614,6 +755,7 @@ struct Cluster::Impl {
     view.load_bound = pool.config.load_bound;
     view.load_bound_floor = pool.config.load_bound_floor;
     view.slow_start = pool.config.slow_start;
+    view.mute_after = pool.config.eject.mute;
     view.members = pool.members;
     if (pool.maglev_is_stale) {
       pool.maglev = pool.config.balance == Balance::kMaglev ? MaglevOf(pool) : std::vector<uint16_t>();
@@ -693,12 +835,13 @@ NodeRef Cluster::Find(std::string_view node) const {
   return index == NodeIndex::kNone ? NodeRef{} : NodeRef{index, impl_->nodes[Raw(index)].generation};
 }
 
-void Cluster::OnProbe(NodeRef node, bool connected, Instant now) {
+void Cluster::OnProbe(NodeRef node, ProbeEnd end, Instant now) {
   if (Raw(node.index) >= impl_->nodes.size()) return;
   const NodeSlot& slot = impl_->SlotOf(node.index);
   if (slot.name.empty() || slot.generation != node.generation) return;
   const NodeLife::Rules rules = impl_->RulesOf(slot);
-  impl_->ChangeLife(node.index, [&](NodeLife& life) { life.OnProbe(connected, rules, now); });
+  if (end == ProbeEnd::kTls) impl_->NoteTls(node.index);
+  impl_->ChangeLife(node.index, [&](NodeLife& life) { life.OnProbe(end, rules, now); });
 }
 
 absl::Status Cluster::SetOperatorVerdict(std::string_view node, OperatorVerdict verdict, Instant now) {
@@ -712,15 +855,7 @@ absl::Status Cluster::SetOperatorVerdict(std::string_view node, OperatorVerdict 
 
 void Cluster::Tick(Instant now, Duration paused, Duration doubt) { impl_->Tick(now, paused, doubt); }
 
-std::vector<Cluster::ProbeOrder> Cluster::TakeProbes(Instant now) {
-  std::vector<ProbeOrder> orders;
-  for (size_t i = 0; i < impl_->nodes.size(); ++i) {
-    NodeSlot& slot = impl_->nodes[i];
-    if (slot.name.empty() || slot.leaving || !slot.life->TakeProbe(impl_->RulesOf(slot), now)) continue;
-    orders.push_back({{static_cast<NodeIndex>(i), slot.generation}, slot.address});
-  }
-  return orders;
-}
+std::vector<Cluster::ProbeOrder> Cluster::TakeProbes(Instant now) { return impl_->TakeProbes(now); }
 
 Instant Cluster::NextDeadline() const {
   Instant next = Instant::max();
@@ -750,11 +885,21 @@ std::vector<Cluster::NodeStatus> Cluster::StatusOf(PoolIndex pool) const {
                     slot.address,
                     member.weight,
                     slot.is_static,
-                    slot.life->verdicts(),
+                    impl_->VerdictsOf(slot),
                     slot.health,
                     slot.life->has_agent(),
                     slot.life->last_heard(),
                     slot.prefixes.size()});
+  }
+  return list;
+}
+
+std::vector<Cluster::LeavingNode> Cluster::Leaving() const {
+  std::vector<LeavingNode> list;
+  for (size_t i = 0; i < impl_->nodes.size(); ++i) {
+    const NodeSlot& slot = impl_->nodes[i];
+    if (!slot.leaving) continue;
+    list.push_back({slot.name, {static_cast<NodeIndex>(i), slot.generation}, slot.address});
   }
   return list;
 }

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "core/beacon_receiver.h"
 #include "core/cluster_config.h"
+#include "core/node_life.h"
 #include "core/node_table.h"
 #include "core/route_table.h"
 
@@ -31,9 +32,10 @@ class Cluster {
   // The owner to use for a token report; none if the node is not known.
   NodeRef Find(std::string_view node) const;
 
-  // An active connect (of TakeProbes) ended with an answer of the network, or with none in time. One that failed for a
-  // reason of our own (no descriptor, no port) is to be reported as nothing: it is given up after a minute.
-  void OnProbe(NodeRef node, bool connected, Instant now);
+  // A check (of TakeProbes) ended. One that failed for a reason of our own (no descriptor, no port) is to be reported as
+  // nothing: it is given up after a minute. An order that only learns (NodeCheck::kAuto) may end twice: kConnected, then
+  // kTls, after which the pool's checks are handshakes.
+  void OnProbe(NodeRef node, ProbeEnd end, Instant now);
   // The operator's verdict.
   absl::Status SetOperatorVerdict(std::string_view node, OperatorVerdict verdict, Instant now);
 
@@ -43,10 +45,16 @@ class Cluster {
   void Tick(Instant now, Duration paused, Duration doubt = Duration(0));
 
   // Nodes whose reachability should be probed now: static nodes without an agent (health checks), nodes that are down,
-  // and static nodes whose agent died (both with back-off). See node_life.h.
+  // and static nodes whose agent died (both with back-off). See node_life.h. Also nodes that are suspected of not answering
+  // or may come back, whatever the pool says of checks (ejection.h); and where no check was ever answered, so that one says
+  // nothing, another node of the pool to compare with.
   struct ProbeOrder {
     NodeRef node;
     SocketAddress address;
+    NodeCheck check = NodeCheck::kConnect;  // kAuto: a connect will do, and a handshake is tried to learn whether it is TLS
+    bool proxy_header = false;  // the pool speaks PROXY: a LOCAL header in front of the handshake
+    std::string server_name;    // that a route of the pool has; may be empty
+    Duration answer_within{0};  // of the connect; 0: as long as any check
   };
   std::vector<ProbeOrder> TakeProbes(Instant now);
   Instant NextDeadline() const;
@@ -76,6 +84,13 @@ class Cluster {
     size_t prefixes = 0;
   };
   std::vector<NodeStatus> StatusOf(PoolIndex pool) const;
+  // Nodes that are in no pool any more, until their last connection has ended and no worker knows them.
+  struct LeavingNode {
+    std::string name;
+    NodeRef ref;
+    SocketAddress address;
+  };
+  std::vector<LeavingNode> Leaving() const;
   const ClusterConfig& config() const;
   std::optional<PoolIndex> FindPool(std::string_view name) const;
 

@@ -16,6 +16,9 @@ using namespace std::chrono_literals;
 
 enum class Balance : uint8_t { kPowerOfTwo, kLeastConnections, kRoundRobin, kMaglev };
 enum class WhenNone : uint8_t { kClose, kAny };  // no usable node: close, or try any node of the pool all the same
+// How a node without an agent is checked: by a whole TLS handshake (an alert is an answer, too), by a mere connect, or not.
+// kAuto is kTls from the moment that a node of the pool has answered one, and until then kConnect.
+enum class NodeCheck : uint8_t { kAuto, kTls, kConnect, kOff };
 enum class ProxyProtocol : uint8_t { kOff, kV2 };
 
 struct NodeConfig {
@@ -23,6 +26,15 @@ struct NodeConfig {
   SocketAddress address;
   uint16_t weight = 100;  // 0..1000; 0: no new connections but by affinity
   bool operator==(const NodeConfig&) const = default;
+};
+
+// Nodes that take connections and leave ClientHellos without a byte: reset, closed, or mute. See ejection.h.
+struct EjectConfig {
+  uint32_t after = 5;   // connections in a row; 0: never
+  Duration mute = 5s;   // nothing for so long is no answer
+  Duration time = 10s;  // of a first ejection
+  double share = 0.5;   // of a pool's usable nodes, at most, when one more is ejected
+  bool operator==(const EjectConfig&) const = default;
 };
 
 struct PoolConfig {
@@ -33,8 +45,9 @@ struct PoolConfig {
   double load_bound = 1.5;        // × weighted mean of active connections; an owner over it is not used
   uint32_t load_bound_floor = 16; // connections
   Duration slow_start{0};         // a node that comes up reaches its full weight after this time
-  bool health_check = true;       // active TCP connects to static nodes without an agent
+  NodeCheck check = NodeCheck::kAuto;  // of static nodes without an agent
   Duration health_interval = 5s;
+  EjectConfig eject;
   std::vector<NodeConfig> nodes;  // static ones; others announce themselves
   bool operator==(const PoolConfig&) const = default;
 };

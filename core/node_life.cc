@@ -16,6 +16,7 @@ NodeLife::NodeLife(Instant now, uint32_t jitter, NodeCounters* counters)
     : jitter_(jitter),
       counters_(counters),
       up_since_(now),
+      ejection_(counters),
       reachable_since_(now - kSteadyAfter),
       next_probe_(now + WithJitter(Duration(0))) {}
 
@@ -38,6 +39,17 @@ std::optional<Instant> NodeLife::dead_since() const {
 
 void NodeLife::NoteUsable(bool was_usable, Instant now) {
   if (!was_usable && verdicts_.Usable()) up_since_ = now;
+}
+
+// Back from there it begins as one that comes up.
+void NodeLife::SetEjected(bool ejected, Instant now) {
+  if (verdicts_.ejected && !ejected) up_since_ = now;
+  verdicts_.ejected = ejected;
+}
+
+void NodeLife::Eject(const Rules& rules, Instant now) {
+  ejection_.Begin(rules.eject, now);
+  SetEjected(true, now);
 }
 
 void NodeLife::SetAgent(AgentVerdict verdict, Instant now) {
@@ -74,7 +86,7 @@ bool NodeLife::OnReport(uint64_t epoch, bool ready, Instant now) {
   doubted_ = Duration(0);
   if (said_dying_ && epoch == epoch_) return false;
   const bool is_back = !has_agent_ || epoch != epoch_ || verdicts_.agent == AgentVerdict::kDead;
-  has_agent_ = true;
+  has_agent_ = is_proven_ = true;
   epoch_ = epoch;
   said_dying_ = false;
   SetAgent(ready ? AgentVerdict::kAlive : AgentVerdict::kNotReady, now);
@@ -106,24 +118,23 @@ void NodeLife::Tick(const Rules& rules, Instant now, Duration paused, Duration d
   const Duration believed = std::clamp<Duration>(kMostDoubt * rules.dead_after - doubted_, Duration(0), doubt);
   doubted_ += believed;
   if (has_agent_) last_heard_ = std::max(last_heard_, std::min(now, last_heard_ + paused + believed));
+  is_proven_ |= counters_->total.load(std::memory_order_relaxed) > total_elsewhere_;
   JudgeReachability(rules, now);
   JudgeSilence(rules, now);
+  if (ejection_.Tick(rules.eject, now)) SetEjected(false, now);
 }
 
 void NodeLife::JudgeReachability(const Rules& rules, Instant now) {
   const uint32_t failures = counters_->connect_failures.load(std::memory_order_relaxed);
-  if (rules.fall == 0) return SetReachable(true, now);
-  if (verdicts_.reachable) {
-    if (failures < rules.fall) return;
-    failures_seen_ = failures;
-    SetReachable(false, now);
-  } else if (failures < failures_seen_) {
-    // A connect succeeded since: a worker's, that was under way or had no other node.
-    failures_seen_ = failures;
-    if (failures < rules.fall) SetReachable(true, now);
-  } else {
-    failures_seen_ = failures;
+  if (rules.fall == 0) {
+    connects_ = true;
+    return SetReachable(true, now);
   }
+  // While down, a lower count than before says that a connect succeeded since: a worker's, that was under way or had no
+  // other node.
+  if (connects_ ? failures >= rules.fall : failures < failures_seen_) connects_ = failures < rules.fall;
+  failures_seen_ = failures;
+  SetReachable(connects_ && check_failures_ < rules.fall, now);
 }
 
 void NodeLife::JudgeSilence(const Rules& rules, Instant now) {
@@ -162,17 +173,34 @@ void NodeLife::ProbeSoon(Instant now) {
 
 bool NodeLife::TakeProbe(const Rules& rules, Instant now) {
   if (probing_ && now - last_probe_ < kProbeLost) return false;
-  if (now < next_probe_ || !WantsProbe(rules, now)) return false;
+  const bool asks = verdicts_.Usable() && ejection_.WantsCheck(rules.eject, now) && MayAsk(now);
+  if (!asks && (now < next_probe_ || !WantsProbe(rules, now))) return false;
+  asks_ = asks;
+  if (asks) last_asked_ = now;
   probing_ = true;
   last_probe_ = now;
   return true;
 }
 
-void NodeLife::OnProbe(bool connected, const Rules& rules, Instant now) {
+bool NodeLife::TakeComparison(Instant now) {
+  if ((probing_ && now - last_probe_ < kProbeLost) || !MayAsk(now)) return false;
+  probing_ = asks_ = true;
+  last_probe_ = last_asked_ = now;
+  return true;
+}
+
+void NodeLife::OnProbe(ProbeEnd end, const Rules& rules, Instant now) {
   probing_ = false;
-  if (connected) {
+  is_proven_ = true;
+  if (end == ProbeEnd::kTls || end == ProbeEnd::kNoAnswer) ejection_.OnCheck(end == ProbeEnd::kTls, rules.eject, now);
+  if (end != ProbeEnd::kNoConnect) {
     counters_->connect_failures.store(0, std::memory_order_relaxed);
     failures_seen_ = 0;
+    connects_ = true;
+  }
+  if (end == ProbeEnd::kNoAnswer && asks_) return;
+  if (end == ProbeEnd::kConnected || end == ProbeEnd::kTls) {
+    check_failures_ = 0;
     SetReachable(true, now);
     if (NeedsProof(rules, now)) {
       has_agent_ = false;
@@ -182,7 +210,11 @@ void NodeLife::OnProbe(bool connected, const Rules& rules, Instant now) {
     next_probe_ = now + WithJitter(rules.health_interval.value_or(kMostBackoff));
     return;
   }
-  counters_->connect_failures.fetch_add(1, std::memory_order_relaxed);
+  if (end == ProbeEnd::kNoConnect) {
+    counters_->connect_failures.fetch_add(1, std::memory_order_relaxed);
+  } else if (check_failures_ < rules.fall) {
+    ++check_failures_;
+  }
   const bool was_down = !verdicts_.reachable || NeedsProof(rules, now);
   JudgeReachability(rules, now);
   if (was_down) {
@@ -196,7 +228,12 @@ void NodeLife::OnProbe(bool connected, const Rules& rules, Instant now) {
 
 void NodeLife::OnNewAddress(Instant now) {
   counters_->connect_failures.store(0, std::memory_order_relaxed);
-  failures_seen_ = 0;
+  failures_seen_ = check_failures_ = 0;
+  connects_ = true;
+  is_proven_ = has_agent_;
+  total_elsewhere_ = counters_->total.load(std::memory_order_relaxed);
+  ejection_.Forget();
+  SetEjected(false, now);
   probing_ = false;  // one that is under way went to the old address
   SetReachable(true, now);
   next_probe_ = std::min(next_probe_, now);
@@ -211,6 +248,8 @@ Instant NodeLife::NextDeadline(const Rules& rules, Instant last_tick) const {
   } else if (has_agent_ && dead_since_ + kForgetDeadAfter > last_tick) {
     next = dead_since_ + kForgetDeadAfter;
   }
+  // Behind its time it waits for a check's verdict; Ticks look after that.
+  if (ejection_.is_out() && ejection_.until() > last_tick) next = std::min(next, ejection_.until());
   const Instant probe = probing_ ? std::max(next_probe_, last_probe_ + kProbeLost) : next_probe_;
   if (WantsProbe(rules, std::max(probe, last_tick))) next = std::min(next, probe);
   return next;
@@ -221,6 +260,8 @@ void NodeLife::check_invariants() const {
   HUD_CHECK(!said_dying_ || verdicts_.agent == AgentVerdict::kDying || verdicts_.agent == AgentVerdict::kDead);
   HUD_CHECK(verdicts_.agent != AgentVerdict::kDying || said_dying_);
   HUD_CHECK(backoff_ >= kFirstBackoff && backoff_ <= kMostBackoff);
+  HUD_CHECK(verdicts_.ejected == ejection_.is_out());
+  ejection_.check_invariants();
   HUD_CHECK(!probing_ || last_probe_ != Instant::min());
 }
 

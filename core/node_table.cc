@@ -10,6 +10,10 @@ void NodeCounters::Reset() {
   offered.store(0, std::memory_order_relaxed);
   resumed.store(0, std::memory_order_relaxed);
   failed_connects.store(0, std::memory_order_relaxed);
+  unanswered.store(0, std::memory_order_relaxed);
+  unanswered_resets.store(0, std::memory_order_relaxed);
+  unanswered_closes.store(0, std::memory_order_relaxed);
+  unanswered_mutes.store(0, std::memory_order_relaxed);
 }
 
 }  // namespace hud

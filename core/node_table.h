@@ -19,6 +19,12 @@ struct alignas(128) NodeCounters {
   std::atomic<uint64_t> offered{0};           // of those, clients that offered a resumption
   std::atomic<uint64_t> resumed{0};           // of those, accepted by the node, as seen in its first message
   std::atomic<uint64_t> failed_connects{0};
+  // Whole, right ClientHellos that were delivered and got not one byte, though the client was still there: in a row (0 by a
+  // first byte), and in all, by how.
+  std::atomic<uint32_t> unanswered{0};
+  std::atomic<uint64_t> unanswered_resets{0};
+  std::atomic<uint64_t> unanswered_closes{0};
+  std::atomic<uint64_t> unanswered_mutes{0};  // nothing for the pool's eject.mute
   // Set to zero by control when the slot goes to another node (never while `active` is above zero).
   void Reset();
 };

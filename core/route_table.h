@@ -19,11 +19,14 @@ namespace hud {
 enum class AgentVerdict : uint8_t { kNone, kAlive, kNotReady, kSilent, kDying, kDead };
 enum class OperatorVerdict : uint8_t { kOn, kDraining, kOff };
 
-// The three independent verdicts. New connections need all three good; silent nodes come last.
+// The three independent verdicts. New connections need all three good; silent nodes come last, and behind them those that
+// are ejected.
 struct NodeVerdicts {
   AgentVerdict agent = AgentVerdict::kNone;
   bool reachable = true;
   OperatorVerdict by_operator = OperatorVerdict::kOn;
+  bool ejected = false;  // takes connections and does not answer (ejection.h)
+  bool unknown = false;  // its first check has not ended, and nobody has heard of it otherwise; used all the same
 
   bool Usable() const {
     return reachable && by_operator == OperatorVerdict::kOn &&
@@ -36,7 +39,7 @@ struct NodeVerdicts {
 };
 
 // Every state that StateName() knows: all of them are shown, those that no node is in as 0.
-inline constexpr std::string_view kNodeStateNames[] = {"up", "silent", "draining", "down"};
+inline constexpr std::string_view kNodeStateNames[] = {"up", "unknown", "silent", "ejected", "draining", "down"};
 
 struct NodeView {
   std::string name;  // empty: the slot is free
@@ -60,6 +63,7 @@ struct PoolView {
   double load_bound = 1.5;
   uint32_t load_bound_floor = 16;
   Duration slow_start{0};
+  Duration mute_after{0};  // a node that has said nothing of a hello for so long does not answer
   std::vector<PoolMember> members;
   std::vector<uint16_t> maglev;  // member numbers; empty unless balance is kMaglev
 };

@@ -155,6 +155,7 @@ struct Connection : TimerEntry {
   bool counted_active : 1 = false;       // in NodeCounters::active of choice.node
   bool joined : 1 = false;               // relaying with choice.node has begun
   bool verdict_pending : 1 = false;
+  bool answer_judged : 1 = false;        // the node has said something, or is known not to answer
   bool keep_alive : 1 = false;           // the node's socket has its keep-alive
   std::array<Direction, 2> direction;    // by the source's Side
   Instant last_activity{};

@@ -94,7 +94,7 @@ bool IsSilent(int fd, Duration limit) {
 }  // namespace
 
 void Worker::BeginRelay(Connection& c) {
-  SetTimer(c, now_ + std::min(table_->timeouts.idle, options_.quiet_after));
+  SetTimer(c, std::min(now_ + std::min(table_->timeouts.idle, options_.quiet_after), MuteAt(c)));
   Read(c, Side::kNode);
 }
 
@@ -159,6 +159,7 @@ void Worker::OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t 
     return;
   }
   c.last_activity = now_;
+  if (source == Side::kNode && !c.answer_judged) NodeAnswered(c);
   if (source == Side::kNode && c.verdict_pending) ReadVerdict(c, bytes);
   const bool full_run = d.policy.SawReceive(length, ring_->buffer_size(), next == Expected::kNow);
   if (d.HoldsBytes() || c.IsPending(sink, Op::kSend)) {
@@ -365,6 +366,9 @@ void Worker::OnSourceEnd(Connection& c, Side source) {
     return;
   }
   if (d.source_reset && c.direction[Index(Other(source))].source_reset) return Abort(c, ResetReason(source));
+  if (source == Side::kNode) {
+    NodeDidNotAnswer(c, d.source_reset ? &NodeCounters::unanswered_resets : &NodeCounters::unanswered_closes);
+  }
   d.stream = Stream::kEnded;
   d.polls_at_once = true;
   SetTimerAtMost(c, now_ + std::min(table_->timeouts.half_closed, kHalfClosedWatch));
@@ -529,6 +533,8 @@ void Worker::OnRelayTimer(Connection& c) {
       next = std::min(next, d.held->stalled_since + kPipeStall);
     }
   }
+  if (MuteAt(c) <= now_) NodeDidNotAnswer(c, &NodeCounters::unanswered_mutes);
+  next = std::min(next, MuteAt(c));
   if (now_ - c.last_activity >= options_.quiet_after) GoQuiet(c);
   const bool lasts = now_ - c.accepted_at >= options_.quiet_after;
   if (lasts && !c.keep_alive) {

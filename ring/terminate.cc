@@ -15,6 +15,7 @@ namespace hud {
 void Worker::Terminate(Connection& c, CloseReason reason) {
   HUD_CHECK(c.state != ConnectionState::kTerminating && c.state != ConnectionState::kFree);
   c.close_reason = reason;
+  if (reason == CloseReason::kNodeReset) NodeDidNotAnswer(c, &NodeCounters::unanswered_resets);
   if (!c.joined && c.context) held_hello_bytes_ -= c.context->bytes.size;
   Enter(c, ConnectionState::kTerminating);
   timers_.Cancel(c);

@@ -10,6 +10,7 @@
 //   relay.cc       the small engine: copy through shared buffers; ends, resets, stalls
 //   bulk.cc        the splice engine
 //   zero_copy.cc   the zero-copy engine
+//   node_answer.cc whether a node answers at all
 //   hidden_ends.cc ends that a multishot receive does not tell
 //   terminate.cc   terminate → join → close, and the connection's record
 //   count.cc       what is counted by listener, pool and node
@@ -201,6 +202,12 @@ class Worker {
   void Abort(Connection& c, CloseReason reason);
   bool ResetDiscardedSource(Connection& c, Side source);
   bool ResetFlushedSink(Connection& c, Side source);
+
+  // node_answer.cc
+  void NodeAnswered(Connection& c);
+  bool OwesAnswer(const Connection& c) const;
+  void NodeDidNotAnswer(Connection& c, std::atomic<uint64_t> NodeCounters::*how);
+  Instant MuteAt(const Connection& c) const;
 
   // hidden_ends.cc
   void NoteHeard(const Connection& c, Direction& d, Side source);

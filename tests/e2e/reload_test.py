@@ -51,6 +51,7 @@ def a_hundred_reloads_under_load_good_and_bad_refuse_and_reset_nobody(stage):
             if i % 2:
                 name, spoil, word = BAD[(i // 2) % len(BAD)]
                 spoil(hudsucker.config)
+                wait_until(lambda: all(n["state"] != "unknown" for n in hudsucker.status()["pools"][0]["nodes"]), 5, "the first checks")
                 table = hudsucker.status()["route_table_version"]
                 reload_and_wait(hudsucker, "failed")
                 why = hudsucker.status()["reloads"]["last_error"]

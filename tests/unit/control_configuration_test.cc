@@ -329,7 +329,7 @@ listeners:
     accept_proxy_protocol: {from: [10.0.0.0/8, "2001:db8::/32", 192.0.2.7]}
     routes: [{sni: [A.Example, "*.B.example"], alpn: h2, pool: p}]
 pools:
-  - {name: p, balance: maglev, when_none: any, proxy_protocol: v2, load_bound: 2.5, load_bound_floor: 3, slow_start: 4s, health_check: false, health_interval: 6s}
+  - {name: p, balance: maglev, when_none: any, proxy_protocol: v2, load_bound: 2.5, load_bound_floor: 3, slow_start: 4s, check: tls, health_interval: 6s, eject: {after: 7, mute: 8s, time: 9s, share: 0.25}}
 beacons: {bind: "[::]:9", keys: keys, dead_after: 8s}
 affinity: {capacity: 9, token_ttl: 10s}
 timeouts: {connect: 11s, idle: 12s, half_closed: 13s, drain: 14s, drain_grace: 17s}
@@ -369,7 +369,8 @@ log: {level: warning, format: json, file: /var/log/x, access: {enabled: false, s
   EXPECT_EQ(pool.load_bound, 2.5);
   EXPECT_EQ(pool.load_bound_floor, 3U);
   EXPECT_EQ(pool.slow_start, 4s);
-  EXPECT_FALSE(pool.health_check);
+  EXPECT_EQ(pool.check, NodeCheck::kTls);
+  EXPECT_EQ(pool.eject, (EjectConfig{.after = 7, .mute = 8s, .time = 9s, .share = 0.25}));
   EXPECT_EQ(pool.health_interval, 6s);
   const BeaconConfig& beacons = configuration->cluster.beacons;
   EXPECT_EQ(beacons.bind.at(0).ToString(), "[::]:9");

@@ -28,7 +28,11 @@ class HealthCheckerTest : public ::testing::Test {
  protected:
   HealthCheckerTest()
       : loop_(*EventLoop::Create()),
-        checker_(loop_.get(), [this](NodeRef node, bool connected) { verdicts_.push_back({node, connected}); }) {}
+        checker_(loop_.get(), [this] { return now_; },
+                 [this](NodeRef node, ProbeEnd end) {
+                   ends_.push_back(end);
+                   verdicts_.push_back({node, end == ProbeEnd::kConnected});
+                 }) {}
 
   void RunUntilVerdicts(size_t count) {
     for (int i = 0; i < 500 && verdicts_.size() < count; ++i) loop_->RunOnce(10ms);
@@ -38,6 +42,7 @@ class HealthCheckerTest : public ::testing::Test {
 
   std::unique_ptr<EventLoop> loop_;
   std::vector<std::pair<NodeRef, bool>> verdicts_;
+  std::vector<ProbeEnd> ends_;
   HealthChecker checker_;
   Instant now_{1000s};
 };
@@ -65,6 +70,48 @@ TEST_F(HealthCheckerTest, ANodeThatIsBeingProbedIsNotProbedTwice) {
   RunUntilVerdicts(1);
   loop_->RunOnce(50ms);
   EXPECT_EQ(verdicts_.size(), 1u);
+}
+
+// It accepts and says nothing: what is tried behind the connect is not to hold up the next check.
+TEST_F(HealthCheckerTest, ANodeThatSaysNothingIsCheckedAgainAsSoonAsThatIsDue) {
+  const Listener mute(true);
+  const Cluster::ProbeOrder order{.node = Node(1), .address = mute.address, .check = NodeCheck::kAuto};
+  for (size_t i = 1; i <= 3; ++i) {
+    checker_.Start({order}, now_);
+    RunUntilVerdicts(i);
+    ASSERT_EQ(ends_.size(), i);
+    EXPECT_EQ(ends_.back(), ProbeEnd::kConnected);
+  }
+  EXPECT_EQ(checker_.in_flight(), 1u);
+  checker_.Tick(now_ + HealthChecker::kLearningTime);
+  EXPECT_EQ(checker_.in_flight(), 0u);
+  EXPECT_EQ(ends_.size(), 3u) << "that no TLS came is no news of a node that only has to take connects";
+}
+
+TEST_F(HealthCheckerTest, AHandshakeHasItsTimeFromItsBeginningOn) {
+  const Listener mute(true);
+  checker_.SetTimeout(60s);
+  checker_.Start({{.node = Node(1), .address = mute.address, .check = NodeCheck::kTls, .answer_within = 300ms}}, now_);
+  now_ += 10s;  // no Tick: the loop had nothing to wake for
+  loop_->RunOnce(1s);
+  EXPECT_EQ(checker_.NextDeadline(), now_ + 300ms);
+  checker_.Tick(now_ + 299ms);
+  EXPECT_TRUE(ends_.empty());
+  checker_.Tick(now_ + 300ms);
+  ASSERT_EQ(ends_.size(), 1u);
+  EXPECT_EQ(ends_[0], ProbeEnd::kNoAnswer);
+  EXPECT_EQ(loop_->size(), 0u);
+}
+
+TEST_F(HealthCheckerTest, AnotherAddressEndsTheCheckOfTheOldOne) {
+  const Listener mute(true), down(false);
+  checker_.Start({{.node = Node(1), .address = mute.address, .check = NodeCheck::kTls}}, now_);
+  loop_->RunOnce(1s);
+  checker_.Start({{.node = Node(1), .address = down.address, .check = NodeCheck::kTls}}, now_);
+  RunUntilVerdicts(1);
+  ASSERT_EQ(ends_.size(), 1u);
+  EXPECT_EQ(ends_[0], ProbeEnd::kNoConnect);
+  EXPECT_EQ(checker_.in_flight(), 0u);
 }
 
 TEST_F(HealthCheckerTest, MoreThanMayFlyAtOnceWait) {

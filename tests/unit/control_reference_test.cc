@@ -69,6 +69,8 @@ class Reference : public ::testing::Test {
     node.has_agent = true;
     node.last_beacon = Instant(999s);
     snapshot->pools.push_back({PoolIndex{0}, "web", Balance::kPowerOfTwo, {node}});
+    snapshot->leaving.push_back({"n2", {NodeIndex{1}, 1}, node.address});
+    nodes_->node(NodeIndex{1}).active = 1;
     board_.Publish(snapshot);
   }
 

@@ -434,6 +434,25 @@ TEST(ChooseNode, MaglevKeepsAClientWhereItWas) {
   EXPECT_EQ(choices(), before) << "and come back";
 }
 
+TEST(ChooseNode, AnEjectedNodeGetsWhatNoOtherCanTake) {
+  for (const Balance balance : {Balance::kPowerOfTwo, Balance::kLeastConnections, Balance::kRoundRobin, Balance::kMaglev}) {
+    World world(3);
+    world.Use(balance);
+    world.Learn("token", 0);
+    world.node(0).verdicts.ejected = true;
+    world.Active({0, 900, 900});  // it answers nobody, and so has the fewest connections
+    EXPECT_EQ(world.ChooseMany(100).count(0), 0U);
+    const ClientHello hello = WithTicket(Token("token"));
+    const NodeChoice owned = world.Choose(&hello);
+    EXPECT_NE(Raw(owned.node.index), 0);
+    EXPECT_EQ(owned.reason, ChoiceReason::kOwnerDown);
+    world.Silent(1), world.Silent(2);
+    EXPECT_EQ(world.ChooseMany(100).count(0), 0U) << "silent ones come before it";
+    world.Down(1), world.Down(2);
+    EXPECT_THAT(world.ChooseMany(20), UnorderedElementsAre(testing::Pair(0, 20)));
+  }
+}
+
 TEST(ChooseNode, MaglevFindsTheOneLightNodeThatIsLeft) {
   World world(3);
   world.web().members[0].weight = 1000;

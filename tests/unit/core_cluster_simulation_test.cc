@@ -133,7 +133,7 @@ class Day {
       pool.name = absl::StrCat("p", p);
       pool.balance = Chance(0.1) ? Balance::kMaglev : static_cast<Balance>(Pick(3));
       pool.slow_start = Chance(0.5) ? 30s : 0s;
-      pool.health_check = p == 0 || Chance(0.8);
+      pool.check = p == 0 || Chance(0.8) ? NodeCheck::kAuto : NodeCheck::kOff;
       for (int i = 0; i < kMachines; ++i) {
         const bool is_in = i == kSteadyStatic ? p == 0 : i != kSteadyAnnounced && Chance(0.3);
         if (is_in)
@@ -294,7 +294,7 @@ class Day {
       probes_.pop_front();
       if (Chance(0.01)) continue;
       const auto octet = order.address.host_bytes()[3];
-      cluster_.OnProbe(order.node, machines_[octet - 1].server_up, now_);
+      cluster_.OnProbe(order.node, machines_[octet - 1].server_up ? ProbeEnd::kConnected : ProbeEnd::kNoConnect, now_);
       Check();
     }
   }

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <map>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "core/balance.h"
@@ -99,7 +100,7 @@ class World {
       Tick();
       for (const Cluster::ProbeOrder& order : cluster.TakeProbes(now)) {
         times.push_back(now - begin);
-        cluster.OnProbe(order.node, answer(order), now);
+        cluster.OnProbe(order.node, answer(order) ? ProbeEnd::kConnected : ProbeEnd::kNoConnect, now);
         cluster.check_invariants();
       }
     }
@@ -349,8 +350,14 @@ TEST(ClusterApply, AnotherAddressVoidsWhatWasKnownOfTheReachabilityOfTheOldOne) 
   world.CountersOf("n1").connect_failures = 3;
   world.Tick();
   EXPECT_EQ(world.State("n1"), "down");
+  world.CountersOf("n1").total = 7;
   ASSERT_TRUE(world.Apply(OnePool({Node("n1", "10.0.0.2:1")})).ok());
   EXPECT_EQ(world.Ref("n1"), ref);
+  EXPECT_EQ(world.State("n1"), "unknown");
+  world.Tick();
+  EXPECT_EQ(world.State("n1"), "unknown") << "those connections went to the old one";
+  world.CountersOf("n1").total = 8;
+  world.Tick();
   EXPECT_EQ(world.State("n1"), "up");
   EXPECT_EQ(world.View("n1").address.ToString(), "10.0.0.2:1");
 }
@@ -475,7 +482,7 @@ TEST(ClusterDoubt, ANodeThatIsNotHeardIsJudgedWithinABoundedTime) {
   for (Duration passed{0}; passed < 60s && until_down == Duration(0); passed += 100ms) {
     world.now += 100ms;
     world.cluster.Tick(world.now, Duration(0), 100ms);
-    for (const auto& order : world.cluster.TakeProbes(world.now)) world.cluster.OnProbe(order.node, false, world.now);
+    for (const auto& order : world.cluster.TakeProbes(world.now)) world.cluster.OnProbe(order.node, ProbeEnd::kNoConnect, world.now);
     world.cluster.check_invariants();
     if (until_silent == Duration(0) && world.State("n1") == "silent") until_silent = passed;
     if (world.State("n1") == "down") until_down = passed;
@@ -492,7 +499,7 @@ TEST(ClusterDoubt, AFloodTakesOutNobodyWhoCanBeConnectedTo) {
   for (int turn = 0; turn < 1000; ++turn) {
     world.now += 100ms;
     world.cluster.Tick(world.now, Duration(0), 100ms);
-    for (const auto& order : world.cluster.TakeProbes(world.now)) world.cluster.OnProbe(order.node, true, world.now);
+    for (const auto& order : world.cluster.TakeProbes(world.now)) world.cluster.OnProbe(order.node, ProbeEnd::kConnected, world.now);
     ASSERT_NE(world.State("n1"), "down") << turn;
   }
   EXPECT_EQ(world.State("n1"), "silent");
@@ -803,7 +810,7 @@ TEST(ClusterReachability, FallFailedConnectsInARowTakeANodeDownAndOnlyASuccessfu
   EXPECT_EQ(orders[0].node, world.Ref("n1"));
   EXPECT_EQ(orders[0].address, At("10.0.0.1:1"));
   EXPECT_THAT(world.cluster.TakeProbes(world.now), IsEmpty()) << "one at a time";
-  world.cluster.OnProbe(orders[0].node, true, world.now);
+  world.cluster.OnProbe(orders[0].node, ProbeEnd::kConnected, world.now);
   EXPECT_EQ(world.State("n1"), "up");
   EXPECT_EQ(world.CountersOf("n1").connect_failures, 0U) << "workers look at it, too";
   EXPECT_EQ(world.View("n1").up_since, world.now);
@@ -815,6 +822,7 @@ TEST(ClusterReachability, AWorkersSuccessClearsItToo) {
   world.Tick();
   EXPECT_EQ(world.State("n1"), "down");
   world.CountersOf("n1").connect_failures = 0;
+  world.CountersOf("n1").total = 1;
   world.Tick();
   EXPECT_EQ(world.State("n1"), "up");
   world.CountersOf("n1").connect_failures = 7;
@@ -865,7 +873,7 @@ TEST(ClusterReachability, ANodeThatFallsAgainSoonKeepsTheLongIntervals) {
   for (int i = 0; i < 6000; ++i) {
     world.now += 100ms;
     const bool was_up = world.IsUsable("n1");
-    for (const auto& order : world.cluster.TakeProbes(world.now)) world.cluster.OnProbe(order.node, true, world.now);
+    for (const auto& order : world.cluster.TakeProbes(world.now)) world.cluster.OnProbe(order.node, ProbeEnd::kConnected, world.now);
     const bool is_up = world.IsUsable("n1");
     ups += is_up && !was_up;
     if (is_up) world.CountersOf("n1").connect_failures += 3;
@@ -883,7 +891,7 @@ TEST(ClusterReachability, ANodeThatFallsAgainSoonKeepsTheLongIntervals) {
 TEST(ClusterReachability, StaticNodesWithoutAnAgentAreHealthCheckedUnlessThePoolSaysNo) {
   ClusterConfig config = OnePool({Node("n1", "10.0.0.1:1"), Node("n2", "10.0.0.2:1")});
   config.pools[0].health_interval = 5s;
-  config.pools.push_back({.name = "quiet", .health_check = false, .nodes = {Node("n3", "10.0.0.3:1")}});
+  config.pools.push_back({.name = "quiet", .check = NodeCheck::kOff, .nodes = {Node("n3", "10.0.0.3:1")}});
   World world(config);
   const std::vector<BeaconEvent> alive = {World::ReportOf("n2", "10.0.0.2:1")};
   ASSERT_TRUE(world.Hear(alive[0]).ok());
@@ -914,11 +922,11 @@ TEST(ClusterReachability, TheEndOfAProbeOfANodeThatIsGoneSaysNothingOfTheNextInI
   world.Pass(20s);
   ASSERT_TRUE(world.Apply(OnePool({Node("n2", "10.0.0.2:1")})).ok());
   ASSERT_EQ(world.Ref("n2").index, old.index);
-  for (int i = 0; i < 5; ++i) world.cluster.OnProbe(old, false, world.now);
-  world.cluster.OnProbe({NodeIndex{999}, 1}, false, world.now);
-  world.cluster.OnProbe({}, false, world.now);
+  for (int i = 0; i < 5; ++i) world.cluster.OnProbe(old, ProbeEnd::kNoConnect, world.now);
+  world.cluster.OnProbe({NodeIndex{999}, 1}, ProbeEnd::kNoConnect, world.now);
+  world.cluster.OnProbe({}, ProbeEnd::kNoConnect, world.now);
   world.Tick();
-  EXPECT_EQ(world.State("n2"), "up");
+  EXPECT_EQ(world.State("n2"), "unknown");
 }
 
 TEST(ClusterReachability, AProbeThatNeverEndsIsGivenUp) {
@@ -1032,6 +1040,332 @@ TEST(NodeVerdicts, ATableOfStates) {
     EXPECT_EQ(verdicts.Usable(), row.usable) << row.state;
     EXPECT_EQ(verdicts.StateName(), row.state);
   }
+}
+
+// ---- Nodes that take connections and do not answer -------------------------------------------------------------------------
+
+class Ejecting : public World {
+ public:
+  explicit Ejecting(EjectConfig eject = {}, int nodes = 4) : World(Config(eject, nodes)) {}
+  static ClusterConfig Config(EjectConfig eject, int nodes) {
+    std::vector<NodeConfig> list;
+    for (int i = 1; i <= nodes; ++i) list.push_back(Node(NameOf(i), absl::StrCat("10.0.0.", i, ":1")));
+    ClusterConfig config = OnePool(list);
+    config.pools[0].eject = eject;
+    config.pools[0].check = NodeCheck::kOff;
+    return config;
+  }
+  static std::string NameOf(int i) { return absl::StrCat("n", i); }
+  // As the workers count.
+  void Unanswered(const std::string& name, uint32_t times) { CountersOf(name).unanswered += times; }
+  bool IsOut(const std::string& name) { return View(name).verdicts.ejected; }
+
+  // Time passes, and every check ends at once: unanswered by those that are `broken`.
+  void PassChecking(Duration duration) {
+    for (const Instant until = now + duration; now < until;) {
+      now += 100ms;
+      Tick();
+      for (const Cluster::ProbeOrder& order : cluster.TakeProbes(now)) EndCheck(order);
+      Tick();
+    }
+  }
+  void EndCheck(const Cluster::ProbeOrder& order) {
+    const std::string name(table->nodes.at(Raw(order.node.index)).name);
+    ++checks[name];
+    const bool answers = !broken.contains(name);
+    if (order.check == NodeCheck::kAuto) cluster.OnProbe(order.node, ProbeEnd::kConnected, now);
+    if (answers) cluster.OnProbe(order.node, ProbeEnd::kTls, now);
+    if (!answers && order.check == NodeCheck::kTls) cluster.OnProbe(order.node, ProbeEnd::kNoAnswer, now);
+    cluster.check_invariants();
+  }
+  // That nodes of the pool answer checks becomes known.
+  void LearnThatChecksAreAnswered() {
+    Unanswered("n1", 5);
+    PassChecking(2s);
+    ASSERT_FALSE(IsOut("n1"));
+  }
+  // How long it stays out, to the next second; it must be out.
+  int SecondsOut(const std::string& name) {
+    EXPECT_TRUE(IsOut(name));
+    int seconds = 0;
+    for (; IsOut(name) && seconds < 2000; ++seconds) PassChecking(1s);
+    return seconds;
+  }
+
+  std::set<std::string> broken;
+  std::map<std::string, int> checks;
+};
+
+TEST(ClusterEjection, TakesOutANodeThatDoesNotAnswerAndBringsItBackByItself) {
+  Ejecting world;
+  world.broken = {"n1"};
+  world.Unanswered("n1", 4);
+  world.PassChecking(2s);
+  EXPECT_FALSE(world.IsOut("n1")) << "not yet";
+  EXPECT_THAT(world.checks, IsEmpty());
+  world.Unanswered("n1", 1);
+  world.PassChecking(1s);
+  EXPECT_EQ(world.State("n1"), "ejected");
+  EXPECT_TRUE(world.IsUsable("n1")) << "it is what is left when all others are down";
+  EXPECT_EQ(world.State("n2"), "up");
+  world.broken.clear();
+  EXPECT_THAT(world.SecondsOut("n1"), ::testing::AllOf(::testing::Ge(9), ::testing::Le(11)));
+  EXPECT_EQ(world.State("n1"), "up");
+  EXPECT_LE(world.now - world.View("n1").up_since, 1s) << "a slow start begins";
+}
+
+TEST(ClusterEjection, WhatClientsBringAboutEjectsNobodyWhoAnswersAChecksHandshake) {
+  Ejecting world;
+  for (int turn = 0; turn < 100; ++turn) {
+    for (const char* name : {"n1", "n2", "n3", "n4"}) world.Unanswered(name, 1000);
+    world.PassChecking(300ms);
+    for (const char* name : {"n1", "n2", "n3", "n4"}) ASSERT_EQ(world.State(name), "up") << turn;
+  }
+  for (const auto& [name, count] : world.checks) EXPECT_LE(count, 31) << name << ": one a second at most";
+}
+
+TEST(ClusterEjection, ANodeThatCouldNotBeSparedIsNotAskedEither) {
+  Ejecting alone({}, 1);
+  alone.Unanswered("n1", 100);
+  alone.PassChecking(5s);
+  EXPECT_THAT(alone.checks, IsEmpty());
+  Ejecting world({}, 2);
+  world.CountersOf("n2").connect_failures = 3;
+  world.Tick();
+  world.Unanswered("n1", 100);
+  world.PassChecking(900ms);
+  EXPECT_EQ(world.checks["n1"], 0) << "the other one is down";
+}
+
+TEST(ClusterEjection, WhereNoNodeAnswersChecksThatOneDoesNotIsNoEvidence) {
+  Ejecting world;
+  world.broken = {"n1", "n2", "n3", "n4"};
+  for (int turn = 0; turn < 60; ++turn) {
+    world.Unanswered("n1", 100);
+    world.PassChecking(1s);
+    ASSERT_EQ(world.State("n1"), "up") << "neither ejected nor down, " << turn;
+  }
+  EXPECT_GE(world.checks["n4"], 2) << "all others are asked, in turn";
+  EXPECT_LE(world.checks["n2"] + world.checks["n3"] + world.checks["n4"], 200);
+  world.broken = {"n1"};
+  world.PassChecking(10s);
+  EXPECT_EQ(world.State("n1"), "ejected") << "now one of them did";
+}
+
+TEST(ClusterEjection, DoublesAsLongAsChecksAreNotAnsweredUpToABoundAndForgetsAfterAGoodTime) {
+  Ejecting world;
+  world.LearnThatChecksAreAnswered();
+  world.broken = {"n1"};
+  world.Unanswered("n1", 5);
+  world.PassChecking(1s);
+  world.checks.clear();
+  const int longest = 10 + 20 + 40 + 80 + 160 + 300;
+  EXPECT_THAT(world.SecondsOut("n1"), ::testing::AllOf(::testing::Ge(longest - 5), ::testing::Le(longest + 5)))
+      << "no client has to try it out; in the end they have to, should it have something against checks alone";
+  EXPECT_EQ(world.checks["n1"], 6);
+  world.Unanswered("n1", 5);
+  world.PassChecking(1s);
+  EXPECT_THAT(world.SecondsOut("n1"), ::testing::AllOf(::testing::Ge(298), ::testing::Le(302))) << "a relapse";
+  world.broken.clear();
+  world.PassChecking(301s);
+  world.broken = {"n1"};
+  world.Unanswered("n1", 5);
+  world.PassChecking(1s);
+  world.broken.clear();
+  EXPECT_THAT(world.SecondsOut("n1"), ::testing::AllOf(::testing::Ge(9), ::testing::Le(11))) << "a first one again";
+}
+
+TEST(ClusterEjection, EndsWithoutTheVerdictOfACheckToo) {
+  Ejecting world;
+  world.LearnThatChecksAreAnswered();
+  world.broken = {"n1"};
+  world.Unanswered("n1", 5);
+  world.PassChecking(1s);
+  ASSERT_TRUE(world.IsOut("n1"));
+  world.Pass(45s);  // no check ever ends
+  EXPECT_EQ(world.State("n1"), "up");
+}
+
+TEST(ClusterEjection, LeavesAShareOfThePoolAndAlwaysOneNode) {
+  const struct {
+    int nodes;
+    double share;
+    int out;
+  } rows[] = {{1, 1, 0}, {1, 0.5, 0}, {2, 0.5, 1}, {2, 1, 1}, {3, 0.5, 1}, {4, 0.5, 2}, {4, 1, 3}, {10, 0.3, 3}, {4, 0, 0}};
+  for (const auto& row : rows) {
+    Ejecting world({.share = row.share}, row.nodes);
+    world.LearnThatChecksAreAnswered();
+    for (int i = 1; i <= row.nodes; ++i) {
+      world.broken.insert(world.NameOf(i));
+      world.Unanswered(world.NameOf(i), static_cast<uint32_t>(5 + i));
+    }
+    int out = 0;
+    for (int seconds = 0; seconds < 5; ++seconds) {
+      world.PassChecking(1s);
+      out = 0;
+      for (int i = 1; i <= row.nodes; ++i) out += world.IsOut(world.NameOf(i));
+      EXPECT_EQ(out, row.out) << row.nodes << " nodes, share " << row.share;
+    }
+    if (out == 0) continue;
+    EXPECT_TRUE(world.IsOut(world.NameOf(row.nodes))) << "the worst first";
+  }
+}
+
+TEST(ClusterEjection, NodesThatAreDownAreNoPartOfThePoolThen) {
+  Ejecting world({.share = 0.5}, 4);
+  world.LearnThatChecksAreAnswered();
+  world.broken = {"n1", "n2"};
+  for (const char* name : {"n3", "n4"}) world.CountersOf(name).connect_failures = 3;
+  for (const char* name : {"n1", "n2"}) world.Unanswered(name, 5);
+  world.PassChecking(200ms);
+  EXPECT_NE(world.IsOut("n1"), world.IsOut("n2")) << "one of the two that are left";
+}
+
+TEST(ClusterEjection, OnePoolThatNeverEjectsKeepsItsNodes) {
+  ClusterConfig config = Ejecting::Config({}, 4);
+  config.pools.push_back({.name = "never", .check = NodeCheck::kOff, .eject = {.after = 0}, .nodes = {Node("n1", "10.0.0.1:1")}});
+  Ejecting world;
+  ASSERT_TRUE(world.Apply(config).ok());
+  world.broken = {"n1", "n2"};
+  for (const char* name : {"n1", "n2"}) world.Unanswered(name, 5);
+  world.PassChecking(2s);
+  EXPECT_FALSE(world.IsOut("n1"));
+  EXPECT_TRUE(world.IsOut("n2"));
+}
+
+TEST(ClusterEjection, EndsWhenItIsSwitchedOffOrTheAddressChanges) {
+  Ejecting world;
+  world.LearnThatChecksAreAnswered();
+  world.broken = {"n1", "n2"};
+  world.Unanswered("n1", 5);
+  world.Unanswered("n2", 5);
+  world.PassChecking(1s);
+  ASSERT_TRUE(world.IsOut("n1") && world.IsOut("n2"));
+  ClusterConfig config = Ejecting::Config({}, 4);
+  config.pools[0].nodes[0].address = At("10.0.0.9:1");
+  ASSERT_TRUE(world.Apply(config).ok());
+  EXPECT_FALSE(world.IsOut("n1")) << "another server";
+  config.pools[0].eject.after = 0;
+  ASSERT_TRUE(world.Apply(config).ok());
+  world.PassChecking(1s);
+  EXPECT_FALSE(world.IsOut("n2"));
+  world.Unanswered("n2", 100);
+  world.PassChecking(1s);
+  EXPECT_FALSE(world.IsOut("n2"));
+}
+
+TEST(ClusterEjection, AsksWithAHandshakeAsTheNodesClientsComeWhateverThePoolSaysOfChecks) {
+  for (const NodeCheck check : {NodeCheck::kOff, NodeCheck::kConnect}) {
+    ClusterConfig config = Ejecting::Config({.mute = 700ms}, 2);
+    config.pools[0].check = check;
+    config.pools[0].health_interval = 100ms;  // its own checks leave time for it
+    config.pools[0].proxy_protocol = ProxyProtocol::kV2;
+    config.listeners[0].routes.push_back({.sni = {"www.example.com"}, .pool = "web"});
+    World world(config);
+    world.CountersOf("n1").unanswered = 5;
+    size_t asked = 0;
+    for (int turn = 0; turn < 25; ++turn) {
+      world.now += 100ms;
+      world.Tick();
+      for (const auto& order : world.cluster.TakeProbes(world.now)) {
+        const bool asks = order.node == world.Ref("n1") && order.check == NodeCheck::kTls;
+        world.cluster.OnProbe(order.node, asks ? ProbeEnd::kNoConnect : ProbeEnd::kConnected, world.now);
+        if (!asks) continue;
+        ++asked;
+        EXPECT_TRUE(order.proxy_header);
+        EXPECT_EQ(order.server_name, "www.example.com");
+        EXPECT_EQ(order.answer_within, 700ms);
+      }
+    }
+    EXPECT_THAT(asked, ::testing::AllOf(::testing::Ge(2U), ::testing::Le(3U)));
+  }
+}
+
+// ---- Checks by handshakes --------------------------------------------------------------------------------------------------
+
+class Checking : public World {
+ public:
+  explicit Checking(NodeCheck check) : World(Config(check)) {}
+  static ClusterConfig Config(NodeCheck check) {
+    ClusterConfig config = OnePool({Node("n1", "10.0.0.1:1"), Node("n2", "10.0.0.2:1")});
+    config.listeners[0].routes.push_back({.sni = {"*.example.com", "192.0.2.1", "www.example.com"}, .pool = "web"});
+    config.pools[0].check = check;
+    config.pools[0].proxy_protocol = ProxyProtocol::kV2;
+    return config;
+  }
+  // Answers all checks of `duration`; the orders.
+  std::vector<Cluster::ProbeOrder> PassChecking(Duration duration, const std::map<std::string, ProbeEnd>& ends) {
+    std::vector<Cluster::ProbeOrder> all;
+    for (const Instant until = now + duration; now < until; now += 10ms) {
+      Tick();
+      for (const Cluster::ProbeOrder& order : cluster.TakeProbes(now)) {
+        all.push_back(order);
+        cluster.OnProbe(order.node, ends.at(order.node == Ref("n1") ? "n1" : "n2"), now);
+        cluster.check_invariants();
+      }
+    }
+    return all;
+  }
+};
+
+TEST(ClusterChecks, AStaticNodeIsUnknownUntilItsFirstCheckHasEnded) {
+  Checking world(NodeCheck::kAuto);
+  EXPECT_EQ(world.State("n1"), "unknown");
+  EXPECT_TRUE(world.IsUsable("n1"));
+  EXPECT_EQ(world.StatusOf("n1").verdicts.StateName(), "unknown");
+  world.PassChecking(1s, {{"n1", ProbeEnd::kConnected}, {"n2", ProbeEnd::kNoConnect}});
+  EXPECT_EQ(world.State("n1"), "up");
+  EXPECT_EQ(Checking(NodeCheck::kOff).State("n1"), "up") << "nobody is going to look";
+  Checking heard(NodeCheck::kAuto);
+  heard.CountersOf("n2").total = 1;
+  ASSERT_TRUE(heard.Report("n1", "10.0.0.1:1").ok());
+  heard.Tick();
+  EXPECT_EQ(heard.State("n1"), "up");
+  EXPECT_EQ(heard.State("n2"), "up") << "a connection was joined";
+}
+
+TEST(ClusterChecks, AutoIsByConnectUntilANodeOfThePoolHasAnsweredAHandshake) {
+  Checking world(NodeCheck::kAuto);
+  for (const auto& order : world.PassChecking(8s, {{"n1", ProbeEnd::kConnected}, {"n2", ProbeEnd::kConnected}})) {
+    EXPECT_EQ(order.check, NodeCheck::kAuto);
+    EXPECT_TRUE(order.proxy_header);
+    EXPECT_EQ(order.server_name, "www.example.com");
+  }
+  world.PassChecking(8s, {{"n1", ProbeEnd::kTls}, {"n2", ProbeEnd::kConnected}});
+  const auto orders = world.PassChecking(8s, {{"n1", ProbeEnd::kTls}, {"n2", ProbeEnd::kTls}});
+  EXPECT_FALSE(orders.empty());
+  for (const auto& order : orders) EXPECT_EQ(order.check, NodeCheck::kTls);
+  ASSERT_TRUE(world.Apply(Checking::Config(NodeCheck::kConnect)).ok());
+  for (const auto& order : world.PassChecking(8s, {{"n1", ProbeEnd::kConnected}, {"n2", ProbeEnd::kConnected}})) {
+    EXPECT_EQ(order.check, NodeCheck::kConnect);
+  }
+}
+
+TEST(ClusterChecks, OnlyACheckThatIsAnsweredBringsBackANodeThatDidNotAnswerChecks) {
+  Checking world(NodeCheck::kTls);
+  world.PassChecking(20s, {{"n1", ProbeEnd::kNoAnswer}, {"n2", ProbeEnd::kTls}});
+  EXPECT_EQ(world.State("n1"), "down");
+  EXPECT_EQ(world.State("n2"), "up");
+  world.CountersOf("n1").connect_failures = 0;  // a worker's connect succeeded
+  world.Tick();
+  EXPECT_EQ(world.State("n1"), "down");
+  world.PassChecking(60s, {{"n1", ProbeEnd::kTls}, {"n2", ProbeEnd::kTls}});
+  EXPECT_EQ(world.State("n1"), "up");
+}
+
+TEST(ClusterLeaving, ANodeThatWasRemovedIsListedUntilItIsGone) {
+  World world(OnePool({Node("n1", "10.0.0.1:1"), Node("n2", "10.0.0.2:1")}));
+  world.CountersOf("n2").active = 1;
+  const NodeRef n2 = world.Ref("n2");
+  ASSERT_TRUE(world.Apply(OnePool({Node("n1", "10.0.0.1:1")})).ok());
+  world.Publish();
+  world.Pass(60s);
+  ASSERT_THAT(world.cluster.Leaving(), SizeIs(1));
+  EXPECT_EQ(world.cluster.Leaving()[0].name, "n2");
+  EXPECT_EQ(world.cluster.Leaving()[0].ref, n2);
+  world.counters->node(n2.index).active = 0;
+  world.Pass(20s);
+  EXPECT_THAT(world.cluster.Leaving(), IsEmpty());
 }
 
 TEST(ClusterStatus, ShowsWhatIsKnownOfANode) {
