@@ -27,7 +27,7 @@ class LimitWatch {
   std::vector<Warning> Look(Instant now);
 
  private:
-  static constexpr size_t kKinds = 4;
+  static constexpr size_t kKinds = 5;
 
   int64_t Sum(const std::function<const Counter&(const WorkerCounters&)>& counter) const;
 

@@ -26,6 +26,7 @@ std::string_view CloseReasonName(CloseReason reason) {
     case CloseReason::kUntrustedPeer: return "untrusted_peer";
     case CloseReason::kMadeRoom: return "made_room";
     case CloseReason::kSourceLimit: return "source_limit";
+    case CloseReason::kLoop: return "loop";
     case CloseReason::kCount: break;
   }
   HUD_CHECK(false);

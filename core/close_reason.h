@@ -27,6 +27,7 @@ enum class CloseReason : uint8_t {
   kUntrustedPeer,      // the listener takes PROXY headers, and this peer is not one of those that it takes them from
   kMadeRoom,           // a limit was reached, and its source held most
   kSourceLimit,        // its source has max_connections_per_source already
+  kLoop,               // the same hello came round again and again: a node's address leads back here
   kCount,
 };
 inline constexpr size_t kCloseReasonCount = static_cast<size_t>(CloseReason::kCount);

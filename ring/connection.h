@@ -19,6 +19,7 @@
 #include "core/client_hello.h"
 #include "core/close_reason.h"
 #include "core/fd.h"
+#include "core/loop_guard.h"
 #include "core/relay_policy.h"
 #include "core/server_hello.h"
 #include "core/timer_wheel.h"
@@ -172,6 +173,7 @@ struct Connection : TimerEntry {
   bool tls13 : 1 = false, early_data : 1 = false, ech : 1 = false;
   InternetEndpoint client_address;        // of the socket, or as a PROXY header says
   uint32_t token_digest = 0;
+  uint32_t loop_cell = LoopGuard::kNone;  // that it is counted in
   uint32_t hello_microseconds = 0;
   uint32_t connect_microseconds = 0;
   Instant accepted_at{};

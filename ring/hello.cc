@@ -136,10 +136,17 @@ void Worker::HelloDone(Connection& c, HelloVerdict verdict) {
     c.hello_flaw = hello.flaw;
     if (hello.flaw != HelloFlaw::kNone) counters_.hello_flaws[static_cast<size_t>(hello.flaw)].Add();
   }
+  if (verdict == HelloVerdict::kComplete && ComesRound(c)) return Terminate(c, CloseReason::kLoop);
   c.route = ChooseRoute(table_->listeners[Raw(c.listener)], c.context->parsed ? &hello : nullptr,
                         c.context->bytes.rest());
   if (c.route.pool == PoolIndex::kNone) return Reject(c);
   BeginDial(c);
+}
+
+// Is it one connection in a circle?
+bool Worker::ComesRound(Connection& c) {
+  c.loop_cell = places_.loops().CellOf(c.context->bytes.rest());
+  return places_.loops().Enter(c.loop_cell) > LoopGuard::kMost;
 }
 
 // No route and no default pool: a TLS client is told why, then given a moment to end by itself, because closing with

@@ -18,6 +18,7 @@
 
 #include "core/check.h"
 #include "core/limits.h"
+#include "core/loop_guard.h"
 #include "core/siphash.h"
 #include "core/source.h"
 
@@ -38,6 +39,7 @@ class Places {
   Places(const PlaceLimits& limits, const SipKey& key)
       : limits_(limits),
         key_(key),
+        loops_(limits.connections, key),
         watched_(limits.per_source > 0),
         cells_(std::bit_ceil(std::max<size_t>(4 * limits.connections, 1024)) - 1),
         counts_(std::make_unique<std::atomic<uint32_t>[]>(cells_ + 1)) {
@@ -132,6 +134,10 @@ class Places {
     return seats_[worker].hello_room_wanted.exchange(false, std::memory_order_acquire);
   }
 
+  // ---- Connections that come back to where they began
+
+  LoopGuard& loops() { return loops_; }
+
   // ---- For the log
 
   void NoteMadeRoom(const SourceKey& source) {
@@ -160,6 +166,7 @@ class Places {
 
   const PlaceLimits limits_;
   const SipKey key_;
+  LoopGuard loops_;
   alignas(64) std::atomic<size_t> used_{0};
   alignas(64) std::atomic<size_t> hello_bytes_{0};
   alignas(64) std::atomic<bool> watched_;

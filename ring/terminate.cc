@@ -92,6 +92,7 @@ void Worker::CloseDescriptors(Connection& c) {
   if (c.context) FreePrivate(c.context->bytes);
   c.context.reset();
   ReleaseNode(c);
+  if (c.loop_cell != LoopGuard::kNone) places_.loops().Leave(c.loop_cell);
   places_.GiveBack();
   for (Fd& fd : c.fd) {
     if (fd) ring_->Close(std::move(fd));

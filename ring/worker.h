@@ -150,6 +150,7 @@ class Worker {
   bool TakeProxyHeader(Connection& c);
   void HelloDone(Connection& c, HelloVerdict verdict);
   void Reject(Connection& c);
+  bool ComesRound(Connection& c);
   bool Hold(Connection& c, Bytes bytes);
 
   // dial.cc

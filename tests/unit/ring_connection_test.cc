@@ -60,6 +60,34 @@ TEST(Hello, WithoutARouteATlsClientIsToldSo) {
   EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kUnrecognizedName) == 1; }));
 }
 
+TEST(Hello, TheSameHelloManyTimesAtOnceIsALoopAndIsStopped) {
+  TestBed bed;
+  const auto hello = [](uint8_t seed) {
+    const std::vector<uint8_t> bytes =
+        test::Record(test::Hello({.random = test::Counting(32, seed)}, test::ServerName("circle.example")));
+    return std::string(bytes.begin(), bytes.end());
+  };
+  std::vector<Peer> round;
+  for (uint32_t i = 0; i < LoopGuard::kMost; ++i) {
+    round.push_back(bed.Client());
+    round.back().Send(hello(1));
+    round.push_back(bed.Node());
+    EXPECT_EQ(round.back().Receive(hello(1).size()), hello(1));
+  }
+  Peer again = bed.Client();
+  again.Send(hello(1));
+  EXPECT_EQ(again.HowItEnds(), "end");
+  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kLoop) == 1; }));
+  Peer other = bed.Client();
+  other.Send(hello(2));
+  EXPECT_EQ(bed.Node().Receive(hello(2).size()), hello(2));
+  round.clear();
+  EXPECT_TRUE(bed.Eventually([&] { return bed.counters().active.Get() <= 1; }));
+  Peer later = bed.Client();
+  later.Send(hello(1));
+  EXPECT_EQ(bed.Node().Receive(hello(1).size()), hello(1));
+}
+
 TEST(Hello, AClientThatLeavesIsForgotten) {
   TestBed bed;
   for (bool reset : {false, true}) {

@@ -97,7 +97,7 @@ class Waiting : public ::testing::TestWithParam<ModeName> {
   void Arrange(TestBed& bed, const Situation& s) {
     Peer client = bed.Client();
     client.SetTimeout(kStalled);
-    const std::vector<uint8_t> hello = test::Record(test::Hello({}, test::ServerName("nobody.example")));
+    const std::vector<uint8_t> hello = test::Record(test::Hello({.random = test::Counting(32, ++hellos_)}, test::ServerName("nobody.example")));
     client.Send({reinterpret_cast<const char*>(hello.data()), s.stage == Situation::kHello ? s.sent_of_hello : hello.size()});
     Peer node;
     if (s.stage == Situation::kRelaying) {
@@ -138,6 +138,7 @@ class Waiting : public ::testing::TestWithParam<ModeName> {
 
   static constexpr auto kStalled = 25ms;
   static constexpr auto kSettled = 300ms;
+  uint8_t hellos_ = 0;
   SilentNode silent_;
   const std::string flood_ = std::string(size_t{32} << 20, 'x');
   std::vector<Peer> peers_;
