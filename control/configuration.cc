@@ -66,7 +66,7 @@ class Reader {
  private:
   // ---- The process --------------------------------------------------------------------------------------------------
 
-  // Remembers the line of what a reload cannot change.
+  // Remembers the line of what a reload cannot change, and of what the machine has to allow.
   const YamlValue& Mark(const YamlValue& value, std::string key) {
     if (value) config_.source.lines.emplace_back(std::move(key), value.place().line);
     return value;
@@ -317,6 +317,7 @@ class Reader {
       }
     }
     node_places_.emplace_back(address, node.address);
+    if (has_name) Mark(address, absl::StrCat("pools.", pool->name, ".nodes.", node.name));
     pool->nodes.push_back(std::move(node));
   }
 

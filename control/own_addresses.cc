@@ -7,9 +7,7 @@
 #include <memory>
 
 namespace hud {
-namespace {
 
-// Without port. Empty if the kernel will not say: then only what is written in the configuration is known to be ours.
 std::vector<SocketAddress> MachineAddresses() {
   std::vector<SocketAddress> addresses;
   ifaddrs* list = nullptr;
@@ -26,8 +24,7 @@ std::vector<SocketAddress> MachineAddresses() {
   return addresses;
 }
 
-}  // namespace
-
+// Where the kernel will not say, only what is written in the configuration is known to be ours.
 std::vector<SocketAddress> OwnAddresses(const Configuration& configuration) {
   std::vector<SocketAddress> bound = configuration.status;
   const std::vector<SocketAddress>& beacons = configuration.cluster.beacons.bind;

@@ -8,6 +8,9 @@
 
 namespace hud {
 
+// Of all interfaces, as they are now; without port. Empty if the kernel will not say.
+std::vector<SocketAddress> MachineAddresses();
+
 // Of listeners, status and beacons. A wildcard is followed by every address that the machine has now.
 std::vector<SocketAddress> OwnAddresses(const Configuration& configuration);
 

@@ -15,6 +15,8 @@
 #include "control/beacon_keys_file.h"
 #include "control/cpu_quota.h"
 #include "control/descriptor_budget.h"
+#include "control/own_addresses.h"
+#include "core/address_overlap.h"
 #include "core/fd.h"
 #include "core/os/log_file.h"
 #include "core/os/privileges.h"
@@ -114,6 +116,25 @@ void ExamineListeners(const Configuration& configuration, Findings* findings) {
   }
 }
 
+// The addresses that are written are compared when the file is read; those of the interfaces are the machine's. A connect to one
+// of them arrives at a listener on a wildcard.
+void ExamineLoops(const Configuration& configuration, Findings* findings) {
+  const std::vector<SocketAddress> machine = MachineAddresses();
+  for (const PoolConfig& pool : configuration.cluster.pools) {
+    for (const NodeConfig& node : pool.nodes) {
+      if (std::find(machine.begin(), machine.end(), node.address.WithPort(0)) == machine.end()) continue;
+      for (const ListenerConfig& listener : configuration.cluster.listeners) {
+        for (const SocketAddress& bound : listener.bind) {
+          if (!WildcardTakes(bound, node.address)) continue;
+          Add(findings, Kind::kError, configuration, absl::StrCat("pools.", pool.name, ".nodes.", node.name),
+              node.address.ToString(), " is this machine's own, and listener '", listener.name, "' listens on all addresses: hudsucker "
+              "would connect to itself; write the address of the TLS server, or another port");
+        }
+      }
+    }
+  }
+}
+
 void ExamineProxyHeaders(const Configuration& configuration, Findings* findings) {
   for (const std::string& unguarded : UnguardedProxyHeaders(configuration)) findings->push_back({Kind::kWarning, unguarded});
 }
@@ -173,6 +194,7 @@ constexpr Precondition kPreconditions[] = {
     {"the kernel has what the data plane needs", kAsStarted, ExamineKernel},
     {"the limit on descriptors has room for connections", kAsStarted, ExamineDescriptors},
     {"listeners' addresses are this machine's, and may be bound", kAsStarted, ExamineListeners},
+    {"no node is an address of this machine at which a listener takes all", kAsStarted, ExamineLoops},
     {"PROXY headers are taken from named networks only", kAsStarted, ExamineProxyHeaders},
     {"the beacons' address is this machine's, and may be bound", kAsStarted, ExamineBeacons},
     {"the status address is this machine's, and may be bound", kAsStarted, ExamineStatus},

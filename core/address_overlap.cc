@@ -31,12 +31,16 @@ bool IsLoopback(const SocketAddress& address) {
 
 }  // namespace
 
+bool WildcardTakes(const SocketAddress& bound, const SocketAddress& to) {
+  if (to.family() == AF_UNSPEC || to.IsUnix() || bound.IsUnix() || to.port() != bound.port()) return false;
+  return IsWildcard(bound) && (to.family() == bound.family() || bound.family() == AF_INET6);
+}
+
 bool WouldReach(const SocketAddress& to, const SocketAddress& bound) {
   if (to == bound) return true;
   if (to.family() == AF_UNSPEC || to.IsUnix() || bound.IsUnix() || to.port() != bound.port()) return false;
-  const bool same_family = to.family() == bound.family();
-  if (IsWildcard(bound) && (same_family || bound.family() == AF_INET6)) return IsWildcard(to) || IsLoopback(to);
-  if (!IsWildcard(to) || !same_family || !IsLoopback(bound)) return false;
+  if (WildcardTakes(bound, to)) return IsWildcard(to) || IsLoopback(to);
+  if (!IsWildcard(to) || to.family() != bound.family() || !IsLoopback(bound)) return false;
   const Bytes host = bound.host_bytes();
   return host.size() != 4 || (host[1] == 0 && host[2] == 0 && host[3] == 1);  // 0.0.0.0 is 127.0.0.1
 }

@@ -11,4 +11,7 @@ bool Overlap(const SocketAddress& a, const SocketAddress& b);
 // a connect to a wildcard goes to loopback. The addresses of interfaces are not known here.
 bool WouldReach(const SocketAddress& to, const SocketAddress& bound);
 
+// Is `bound` a wildcard that takes what goes to `to`, if that is an address of this machine?
+bool WildcardTakes(const SocketAddress& bound, const SocketAddress& to);
+
 }  // namespace hud

@@ -319,6 +319,56 @@ def a_source_at_max_connections_per_source_is_refused_and_others_are_not(stage):
     wait_until(lambda: "max_connections_per_source" in hudsucker.log() and "127.0.0.1" in hudsucker.log(), 5, "the warning")
 
 
+class Forwarder:
+    """What NAT or another proxy does: passes each connection on to `target`, byte for byte."""
+
+    def __init__(self, stage):
+        self.address = stage.address()
+        self.target = None
+        self.listener = stage.own(socket.create_server(split_address(self.address), backlog=128))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        try:
+            while True:
+                peer, _ = self.listener.accept()
+                onward = socket.create_connection(split_address(self.target), timeout=10)
+                for source, sink in ((peer, onward), (onward, peer)):
+                    threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
+        except OSError:
+            pass
+
+    @staticmethod
+    def _copy(source, sink):
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            source.close()
+            sink.close()
+
+
+@case(seconds=30)
+def a_node_whose_address_leads_back_here_over_another_proxy_costs_a_few_places_and_a_warning(stage):
+    node, forwarder = ScriptedNode(stage, echo), Forwarder(stage)
+    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]},
+                                  {"name": "circle", "health_check": False,
+                                   "nodes": [{"name": "circle", "address": forwarder.address}]}],
+                          listeners=[{"name": "tls", "default_pool": "web",
+                                      "routes": [{"sni": "circle.example", "pool": "circle"}]}],
+                          workers=2, max_connections=200)
+    forwarder.target = hudsucker.address
+    lost = connect(hudsucker.address)
+    lost.sendall(in_records(client_hello("circle.example")))
+    wait_until(lambda: hudsucker.status()["closes"]["loop"] == 1, 10, "the circle being broken")
+    assert lost.recv(1) == b""
+    assert is_served(hudsucker.address, "127.0.0.2")
+    lost.close()
+    wait_until(lambda: active(hudsucker) == 0, 10, "all of it being gone")
+    wait_until(lambda: "leads back to this proxy" in hudsucker.log(), 5, "the warning")
+
+
 @case(seconds=120)
 def twenty_thousand_that_connect_and_abort_leave_no_descriptor_and_no_memory(stage):
     count = reduced(20000, 4000)

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "control/own_addresses.h"
 #include "core/fd.h"
 
 namespace hud {
@@ -28,11 +29,10 @@ class PreconditionsTest : public ::testing::Test {
   PreconditionsTest() { std::filesystem::create_directories(folder_); }
   ~PreconditionsTest() override { std::filesystem::remove_all(folder_); }
 
-  std::vector<Finding> Find(Precondition::Stage stage, const std::string& more, const std::string& bind = "127.77.0.1:4443") {
+  std::vector<Finding> Find(Precondition::Stage stage, const std::string& more, const std::string& bind = "127.77.0.1:4443",
+                            const std::string& pools = "pools: [{name: web, nodes: [{name: n, address: \"10.0.0.1:1\"}]}]\n") {
     const auto configuration = ParseConfiguration("workers: 1\nlisteners: [{name: tls, bind: \"" + bind +
-                                                      "\", default_pool: web}]\n"
-                                                      "pools: [{name: web, nodes: [{name: n, address: \"10.0.0.1:1\"}]}]\n" +
-                                                      more,
+                                                      "\", default_pool: web}]\n" + pools + more,
                                                   folder_ + "/f");
     EXPECT_TRUE(configuration.ok()) << configuration.status();
     std::vector<Finding> findings = Examine(stage, *configuration);
@@ -57,7 +57,7 @@ class PreconditionsTest : public ::testing::Test {
 
 TEST_F(PreconditionsTest, EachHasItsTestHere) {
   // Whoever adds one adds a case below, and counts it here.
-  EXPECT_THAT(Preconditions(), SizeIs(11));
+  EXPECT_THAT(Preconditions(), SizeIs(12));
   for (const Precondition& precondition : Preconditions()) EXPECT_NE(precondition.examine, nullptr) << precondition.name;
 }
 
@@ -112,6 +112,20 @@ TEST_F(PreconditionsTest, AddressesThatAreNotOurs) {
   Expect(Find(kAsStarted, "beacons: {bind: \"192.0.2.1:9999\", keys: " + folder_ + "/k}\n"), Kind::kError,
          "f:4: beacons.bind: cannot bind 192.0.2.1:9999");
   Expect(Find(kAsStarted, "status: {bind: \"192.0.2.1:9180\"}\n"), Kind::kError, "f:4: status.bind: cannot bind");
+}
+
+TEST_F(PreconditionsTest, ANodeThatIsThisMachineBehindAWildcard) {
+  std::string own;  // of an interface that is not loopback; there is none in an empty network namespace
+  for (const SocketAddress& address : MachineAddresses()) {
+    if (address.family() == AF_INET && address.host_bytes()[0] != 127) own = address.WithPort(44143).ToString();
+  }
+  if (own.empty()) GTEST_SKIP() << "no interface but loopback";
+  const std::string other = "pools: [{name: web, nodes: [{name: me, address: \"" + own + "\"}]}]\n";
+  for (const char* bind : {"0.0.0.0:44143", "[::]:44143"}) {
+    Expect(Find(kAsStarted, "", bind, other), Kind::kError, "f:3: pools.web.nodes.me: " + own);
+  }
+  EXPECT_THAT(Find(kAsStarted, "", "0.0.0.0:44144", other), IsEmpty());
+  EXPECT_THAT(Find(kAsStarted, "", "127.77.0.1:44143", other), IsEmpty());
 }
 
 TEST_F(PreconditionsTest, AnAddressInUseMayBeThatOfTheInstanceThatRunsAndIsLeftAlone) {
