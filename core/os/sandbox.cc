@@ -39,6 +39,8 @@ constexpr const char* kAllowed[] = {
     "getdents", "getdents64", "inotify_add_watch", "inotify_rm_watch", "_llseek", "lseek", "lstat", "newfstatat", "open", "openat",
     "pread64", "pwrite64", "readlink", "readlinkat", "rename", "renameat", "renameat2", "stat", "statfs", "statx", "unlink",
     "unlinkat",
+    // a feed's socket that somebody removed, made anew
+    "chmod", "chown", "fchmod", "fchmodat", "fchownat",
     // memory
     "brk", "madvise", "mremap", "munmap",
     // threads and signals

@@ -12,7 +12,9 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,6 +22,7 @@
 #include <atomic>
 #include <cerrno>
 #include <functional>
+#include <string>
 #include <thread>
 
 #include "core/fd.h"
@@ -102,6 +105,18 @@ TEST_F(Sandbox, WhatServingTakesGoesOn) {
               return ::getrandom(&limit, sizeof limit, 0) == sizeof limit ? 0 : 5;
             }),
             0);
+  const std::string path = ::testing::TempDir() + "hud_sandbox_" + std::to_string(::getpid());
+  EXPECT_EQ(InSandbox([&] {
+              sockaddr_un address{.sun_family = AF_UNIX};
+              path.copy(address.sun_path, sizeof address.sun_path - 1);
+              const Fd feed(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+              if (::fchmod(feed.get(), 0660) != 0) return 1;
+              if (::bind(feed.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) return 2;
+              if (::chown(path.c_str(), static_cast<uid_t>(-1), ::getegid()) != 0) return 3;
+              return ::chmod(path.c_str(), 0660) == 0 && ::unlink(path.c_str()) == 0 ? 0 : 4;
+            }),
+            0)
+      << "a feed's socket that somebody removed";
   EXPECT_EQ(InSandbox([]() -> int { ::abort(); }), 1000 + SIGABRT) << "a broken invariant still says so";
 }
 
