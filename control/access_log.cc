@@ -65,28 +65,32 @@ bool IsUnusualClose(CloseReason reason) {
   }
 }
 
-LogLine FormatConnection(const ConnectionRecord& record, const StatusSnapshot& names, LogFormat format) {
+LogLine FormatConnection(const ConnectionRecord& record, LogFormat format) {
   LogLine line(format, "connection");
-  const size_t listener = Raw(record.listener);
-  if (listener < names.listeners.size()) line.Text("listener", names.listeners[listener]);
-  line.Text("client", record.client());
+  line.Hex16("id", record.id);
+  line.Text("listener", record.listener.view());
+  line.Text("client", record.client.ToSocketAddress().ToString());
+  if (record.balancer) line.Text("balancer", record.balancer.ToSocketAddress().ToString());
   line.Text("hello", HelloName(record));
   if (record.flaw != HelloFlaw::kNone) line.Text("flaw", HelloFlawName(record.flaw));
-  if (record.server_name_length > 0) line.Text("sni", record.server_name());
+  if (!record.server_name.empty()) line.Text("sni", record.server_name.view());
   if (record.ech) line.Flag("ech", true);
   if (record.early_data) line.Flag("early_data", true);
-  const size_t pool = Raw(record.pool);
-  if (pool < names.pools.size()) {
+  if (!record.pool.empty()) {
     // The route's number in its listener's configuration, from 1 as in error messages; the default pool has none.
     if (record.route != 0xffff) {
       line.Number("route", int64_t{record.route} + 1);
     } else {
       line.Text("route", "default");
     }
-    line.Text("pool", names.pools[pool].name);
+    line.Text("pool", record.pool.view());
     line.Text("why", ChoiceReasonName(record.reason));
   }
-  if (record.node_name_length > 0) line.Text("node", record.node_name());
+  if (!record.node.empty()) {
+    line.Text("node", record.node.view());
+    line.Text("node_address", record.node_address.view());
+  }
+  if (record.local) line.Text("local_address", record.local.ToSocketAddress().ToString());
   line.Text("offered", TokenKindName(record.offered));
   if (record.offered != TokenKind::kNone) {
     line.Hex8("token", record.token_digest);
@@ -102,9 +106,8 @@ LogLine FormatConnection(const ConnectionRecord& record, const StatusSnapshot& n
   return line;
 }
 
-AccessLog::AccessLog(std::vector<SpscQueue<ConnectionRecord>*> queues, const Log* log, const StatusBoard* board,
-                     double sample)
-    : queues_(std::move(queues)), log_(log), board_(board), sample_(sample) {
+AccessLog::AccessLog(std::vector<SpscQueue<ConnectionRecord>*> queues, const Log* log, double sample)
+    : queues_(std::move(queues)), log_(log), sample_(sample) {
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -128,7 +131,6 @@ void AccessLog::Run() {
 }
 
 size_t AccessLog::Drain(SpscQueue<ConnectionRecord>& queue) {
-  const std::shared_ptr<const StatusSnapshot> names = board_->Latest();
   ConnectionRecord record;
   size_t drained = 0;
   // At most what fits: a worker that goes on filling its queue waits for its next turn.
@@ -139,7 +141,7 @@ size_t AccessLog::Drain(SpscQueue<ConnectionRecord>& queue) {
       owed_ -= 1;
       wanted = true;
     }
-    if (wanted) log_->Access(FormatConnection(record, *names, log_->format()));
+    if (wanted) log_->Access(FormatConnection(record, log_->format()));
   }
   return drained;
 }

@@ -16,14 +16,13 @@ namespace hud {
 // "error" as an operator means it: something of ours or of a node's went wrong, or somebody sent what nobody should.
 bool IsUnusualClose(CloseReason reason);
 
-// Names are looked up in `names` by index, and keep their index across reloads.
-LogLine FormatConnection(const ConnectionRecord& record, const StatusSnapshot& names, LogFormat format);
+LogLine FormatConnection(const ConnectionRecord& record, LogFormat format);
 
 class AccessLog {
  public:
   // Everything outlives the access log. `sample`: the share, 0 to 1, of the connections that ended as usual that is logged;
   // the others always are. The queues have no other consumer.
-  AccessLog(std::vector<SpscQueue<ConnectionRecord>*> queues, const Log* log, const StatusBoard* board, double sample);
+  AccessLog(std::vector<SpscQueue<ConnectionRecord>*> queues, const Log* log, double sample);
   ~AccessLog();  // logs what is still queued
 
  private:
@@ -32,7 +31,6 @@ class AccessLog {
 
   std::vector<SpscQueue<ConnectionRecord>*> queues_;
   const Log* log_;
-  const StatusBoard* board_;
   const double sample_;
   double owed_ = 0;  // lines that the share has earned so far
   std::atomic<bool> stopping_{false};

@@ -23,6 +23,7 @@ constexpr size_t kMostTokens = 100'000'000;
 constexpr int64_t kMostConnections = 100'000'000;  // what the descriptor limit allows is checked by itself
 constexpr uint64_t kDescriptorsPerConnection = 2;
 constexpr size_t kMostAlpnNameBytes = 255;  // RFC 7301
+constexpr size_t kMostStatusHosts = 256;
 
 std::string_view View(absl::string_view text) { return {text.data(), text.size()}; }
 
@@ -184,6 +185,35 @@ class Reader {
     bind.ReadAddresses(&config_.status);
     CheckBindable(bind, config_.status, nullptr);
     CheckOverlaps(bind, config_.status, "status.bind", &stream_binds_);
+    ReadStatusHosts(section.Get("hosts"));
+  }
+
+  void ReadStatusHosts(const YamlValue& list) {
+    if (!list) return;
+    const std::vector<YamlValue> items = list.ItemsOrSelf();
+    if (items.size() > kMostStatusHosts)
+      list.Error(absl::StrCat("holds ", items.size(), " names; at most ", kMostStatusHosts));
+    for (const YamlValue& item : items) {
+      std::string name;
+      if (!item.ReadString(&name)) continue;
+      name = Lower(name);
+      if (name.find(':') != std::string::npos) {
+        item.Error(absl::StrCat("'", name, "' has a colon; write the host name alone, without a port"));
+      } else if (name.front() == '*') {
+        item.Error(absl::StrCat("'", name, "' has a star; write each host name in full"));
+      } else if (const absl::Status status = CheckServerNamePattern(name); !status.ok()) {
+        item.Error(View(status.message()));
+      } else {
+        if (name.back() == '.') name.pop_back();
+        config_.status_hosts.push_back(std::move(name));
+      }
+    }
+  }
+
+  static std::string Lower(std::string text) {
+    std::transform(text.begin(), text.end(), text.begin(),
+                   [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+    return text;
   }
 
   void ReadLog(const YamlValue& section) {
@@ -405,8 +435,7 @@ class Reader {
       for (const YamlValue& name : values) {
         std::string& sni = route.sni.emplace_back();
         if (!name.ReadString(&sni)) continue;
-        std::transform(sni.begin(), sni.end(), sni.begin(),
-                       [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+        sni = Lower(std::move(sni));
         const auto number = static_cast<uint16_t>(listener->routes.size() - 1);
         const absl::Status status =
             alpn_is_right ? router.Add(sni, route.alpn, PoolIndex{0}, number) : CheckServerNamePattern(sni);

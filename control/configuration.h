@@ -63,6 +63,7 @@ struct Configuration {
   RelayConfig relay;
   std::string command_socket;         // path; empty: none. Not yet served.
   std::vector<SocketAddress> status;  // where /status and /metrics are served; empty: nowhere
+  std::vector<std::string> status_hosts;  // lower case; a reload may change them
   LogConfig log;
   std::string state_dir = "/var/lib/hudsucker";
   Source source;

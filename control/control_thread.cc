@@ -155,6 +155,7 @@ void ControlThread::JudgeSilence(Instant now, Duration paused) {
   if (until <= judged_at_) return;
   judged_at_ = until;
   parts_.cluster->Tick(until, std::exchange(unjudged_pause_, Duration(0)), std::exchange(unjudged_doubt_, Duration(0)));
+  for (const PoolIndex pool : parts_.cluster->TakeFreedPools()) parts_.data_plane->ForgetPool(pool);
 }
 
 void ControlThread::Withdraw() {
@@ -220,10 +221,11 @@ std::shared_ptr<StatusSnapshot> ControlThread::TakeSnapshot(Instant now) const {
   for (size_t i = 0; i < table.pools.size(); ++i) {
     const PoolIndex index{static_cast<uint16_t>(i)};
     const PoolView& pool = table.pools[i];
-    snapshot->pools.push_back({index, pool.name, pool.balance, {}});
-    if (!pool.name.empty()) snapshot->pools.back().nodes = parts_.cluster->StatusOf(index);
+    snapshot->pools.push_back({index, pool.leaving ? "" : pool.name, pool.balance, {}});
+    if (!snapshot->pools.back().name.empty()) snapshot->pools.back().nodes = parts_.cluster->StatusOf(index);
   }
   snapshot->leaving = parts_.cluster->Leaving();
+  snapshot->status_hosts = loaded_->configuration.status_hosts;
   snapshot->beacon_keys = loaded_->keys.size();
   snapshot->beacons = parts_.receiver->stats();
   snapshot->beacon_sockets = {parts_.intake->dropped(), parts_.intake->answers_failed()};

@@ -245,7 +245,8 @@ int Serve(std::shared_ptr<const LoadedConfiguration> loaded, Sockets sockets, co
       loaded);
 
   const ProcessStatsReader process;
-  StatusSources sources{HUD_VERSION, ::getpid(), now, kernel, &board, nodes.get(), &affinity, {}, writer.get(), &process};
+  StatusServerCounters status_counters;
+  StatusSources sources{HUD_VERSION, ::getpid(), now, kernel, &board, nodes.get(), &affinity, {}, writer.get(), &process, &status_counters};
   std::vector<SpscQueue<ConnectionRecord>*> records;
   for (unsigned i = 0; i < options.workers; ++i) {
     sources.workers.push_back(&(*data_plane)->counters(i));
@@ -253,7 +254,7 @@ int Serve(std::shared_ptr<const LoadedConfiguration> loaded, Sockets sockets, co
   }
   std::unique_ptr<AccessLog> access_log;
   if (options.log_connections) {
-    access_log = std::make_unique<AccessLog>(records, &log, &board, loaded->configuration.log.access.sample);
+    access_log = std::make_unique<AccessLog>(records, &log, loaded->configuration.log.access.sample);
   }
   std::unique_ptr<StatusServer> status_server;
   if (!sockets.status.empty()) {
@@ -268,7 +269,8 @@ int Serve(std::shared_ptr<const LoadedConfiguration> loaded, Sockets sockets, co
             return std::string(board.Latest()->draining ? "draining\n" : "ready\n");
           },
           [&board] { return !board.Latest()->draining; }},
-         {"/metrics", "text/plain; version=0.0.4; charset=utf-8", [&sources, clock] { return MetricsText(sources, clock()); }}});
+         {"/metrics", "text/plain; version=0.0.4; charset=utf-8", [&sources, clock] { return MetricsText(sources, clock()); }}},
+        [&board] { return board.Latest()->status_hosts; }, &status_counters);
     if (!started.ok()) return Fail(started.status().message());
     status_server = *std::move(started);
   }

@@ -10,6 +10,7 @@
 
 #include "control/process_stats.h"
 #include "control/status_report.h"
+#include "control/status_server.h"
 #include "control/worker_counter_rows.h"
 #include "core/os/log_writer.h"
 
@@ -120,6 +121,12 @@ void AddControl(Exposition& out, const StatusSources& sources, const StatusSnaps
          sources.log ? sources.log->dropped() : 0);
   Sample(out.Counter("hudsucker_log_reopen_failures_total", "Times that log.file could not be reopened after it was rotated."), {},
          sources.log ? sources.log->reopens_failed() : 0);
+  if (sources.server == nullptr) return;
+  MetricFamily& requests = out.Counter("hudsucker_status_requests_total", "Requests to the status address, by what became of them.");
+  Sample(requests, {{"result", "answered"}}, sources.server->answered.load());
+  Sample(requests, {{"result", "refused"}}, sources.server->refused.load());
+  Sample(requests, {{"result", "foreign_host"}}, sources.server->foreign_host.load());
+  Sample(requests, {{"result", "displaced"}}, sources.server->displaced.load());
 }
 
 constexpr const char* kToNode = "client_to_node";

@@ -149,6 +149,7 @@ std::vector<std::string> DescribeChanges(const LoadedConfiguration& from, const 
   if (!(was.timeouts == is.timeouts)) changes.push_back("timeouts changed");
   if (was.beacons.dead_after != is.beacons.dead_after) changes.push_back("beacons.dead_after changed");
   if (was.affinity.token_ttl != is.affinity.token_ttl) changes.push_back("affinity.token_ttl changed");
+  if (from.configuration.status_hosts != to.configuration.status_hosts) changes.push_back("status.hosts changed");
   if (was.fall != is.fall || was.dial_attempts != is.dial_attempts) changes.push_back("dialing changed");
   DescribeKeys(from.keys, to.keys, &changes);
   return changes;

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "control/process_stats.h"
+#include "control/status_server.h"
 #include "control/worker_counter_rows.h"
 #include "core/os/log_writer.h"
 
@@ -163,6 +164,13 @@ Json ProcessJson(const ProcessStatsReader& reader) {
               {"max_fds", stats.max_fds}};
 }
 
+Json StatusRequestsJson(const StatusServerCounters& counters) {
+  return Json{{"answered", counters.answered.load()},
+              {"refused", counters.refused.load()},
+              {"foreign_host", counters.foreign_host.load()},
+              {"displaced", counters.displaced.load()}};
+}
+
 Json ClosesJson(const std::vector<const WorkerCounters*>& workers) {
   Json json = Json::object();
   for (size_t reason = 0; reason < kCloseReasonCount; ++reason) {
@@ -260,6 +268,7 @@ std::string StatusJson(const StatusSources& sources, Instant now) {
       {"log", {{"lines_dropped", sources.log ? sources.log->dropped() : 0}}},
   };
   if (sources.process != nullptr) json["process"] = ProcessJson(*sources.process);
+  if (sources.server != nullptr) json["status_requests"] = StatusRequestsJson(*sources.server);
   for (const PoolSnapshot& pool : snapshot->pools) {
     if (!pool.name.empty()) json["pools"].push_back(PoolJson(sources, pool, now));
   }

@@ -17,6 +17,7 @@ namespace hud {
 
 class LogWriter;
 class ProcessStatsReader;
+struct StatusServerCounters;
 
 // The same moment on both clocks.
 struct StatusTime {
@@ -36,6 +37,7 @@ struct StatusSources {
   std::vector<const WorkerCounters*> workers;
   const LogWriter* log = nullptr;
   const ProcessStatsReader* process = nullptr;
+  const StatusServerCounters* server = nullptr;
 };
 
 std::string StatusJson(const StatusSources& sources, Instant now);

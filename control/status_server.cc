@@ -1,5 +1,6 @@
 #include "control/status_server.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/epoll.h>
@@ -19,9 +20,12 @@
 #include <cstring>
 #include <list>
 #include <sstream>
+#include <tuple>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "control/event_loop.h"
+#include "control/gzip.h"
 
 namespace hud {
 namespace {
@@ -45,6 +49,9 @@ void RemoveDeadSocketFile(const SocketAddress& address) {
   ::unlink(std::string(path.begin(), path.end()).c_str());
 }
 
+constexpr size_t kWorthCompressing = 1024;
+constexpr int kBacklog = 1024;  // who waits longest is accepted next, whoever it is
+
 // Enough for one header and for a parser that never sees a body.
 using RequestParser = http::request_parser<http::empty_body>;
 
@@ -52,14 +59,40 @@ using RequestParser = http::request_parser<http::empty_body>;
 
 // ---- The answers ----------------------------------------------------------------------------------------------------
 
-std::string StatusServer::Respond(const std::vector<Page>& pages, std::string_view method, std::string_view target) {
-  const std::string_view path = target.substr(0, target.find('?'));
+bool StatusServer::IsOwnHost(std::string_view host, const std::vector<std::string>& names) {
+  absl::string_view text(host.data(), host.size());
+  absl::string_view port;
+  if (const size_t colon = text.rfind(':'); colon != absl::string_view::npos && text.find(']', colon) == absl::string_view::npos) {
+    port = text.substr(colon + 1);
+    text = text.substr(0, colon);
+  }
+  if (!std::all_of(port.begin(), port.end(), absl::ascii_isdigit)) return false;
+  if (text.size() > 2 && text.front() == '[' && text.back() == ']') {
+    in6_addr six{};
+    return ::inet_pton(AF_INET6, std::string(text.substr(1, text.size() - 2)).c_str(), &six) == 1;
+  }
+  std::string name = absl::AsciiStrToLower(text);
+  if (name.ends_with('.')) name.pop_back();
+  in_addr four{};
+  return name == "localhost" || ::inet_pton(AF_INET, name.c_str(), &four) == 1 ||
+         std::find(names.begin(), names.end(), name) != names.end();
+}
+
+std::string StatusServer::Respond(const std::vector<Page>& pages, const HostNames& host_names, const Request& request,
+                                  StatusServerCounters* counters) {
+  const std::string_view path = request.target.substr(0, request.target.find('?'));
   const auto page = std::find_if(pages.begin(), pages.end(), [&](const Page& p) { return p.path == path; });
 
   http::response<http::string_body> response;
   response.version(11);
   response.set(http::field::content_type, "text/plain; charset=utf-8");
-  if (method != "GET" && method != "HEAD") {
+  std::atomic<uint64_t>* counter = &counters->refused;
+  if (!request.host.empty() && !IsOwnHost(request.host, host_names())) {
+    counter = &counters->foreign_host;
+    response.result(http::status::misdirected_request);
+    response.body() = absl::StrCat("This is not a host name of the status address. Use its IP address or localhost, or write the name ",
+                                   "into the configuration: status: {hosts: [NAME]}\n");
+  } else if (request.method != "GET" && request.method != "HEAD") {
     response.result(http::status::method_not_allowed);
     response.set(http::field::allow, "GET, HEAD");
     response.body() = "Only GET is served here.\n";
@@ -67,11 +100,20 @@ std::string StatusServer::Respond(const std::vector<Page>& pages, std::string_vi
     response.result(http::status::not_found);
     response.body() = "There are /, /status, /metrics and /ready here.\n";
   } else {
+    counter = &counters->answered;
     const bool is_well = !page->is_well || page->is_well();
     response.result(is_well ? http::status::ok : http::status::service_unavailable);
     response.set(http::field::content_type, page->content_type);
     response.body() = page->body();
+    response.set(http::field::vary, "Accept-Encoding");
+    if (response.body().size() >= kWorthCompressing && AcceptsGzip(request.accept_encoding)) {
+      if (std::optional<std::string> smaller = Gzip(response.body())) {
+        response.set(http::field::content_encoding, "gzip");
+        response.body() = *std::move(smaller);
+      }
+    }
   }
+  counter->fetch_add(1, std::memory_order_relaxed);
   response.set(http::field::connection, "close");
   response.set(http::field::cache_control, "no-store");
   response.set("X-Content-Type-Options", "nosniff");
@@ -80,7 +122,7 @@ std::string StatusServer::Respond(const std::vector<Page>& pages, std::string_vi
   response.prepare_payload();
   std::ostringstream out;
   out << response.base();
-  if (method != "HEAD") out << response.body();
+  if (request.method != "HEAD") out << response.body();
   return std::move(out).str();
 }
 
@@ -90,6 +132,9 @@ struct StatusServer::Impl {
   struct Client {
     Fd fd;
     EventLoop::Id watch = EventLoop::Id::kNone;
+    SourceKey source;  // on a unix socket all are one
+    Instant began;     // was accepted, or had asked
+    Instant active;    // began, or took some of its answer
     Instant deadline;
     RequestParser parser;
     std::string received;   // what the parser has not consumed
@@ -110,16 +155,20 @@ struct StatusServer::Impl {
   Fd stop;
   std::atomic<bool> stopping{false};
   std::vector<Page> pages;
-  Clients clients;  // the oldest first
+  HostNames host_names;
+  StatusServerCounters* counters = nullptr;
+  Clients clients;
   std::vector<Fd> reserve;
 
   void Run();
   void FillReserve();
   bool Watch();
   void SetAccepting(bool accepting);
-  Fd AcceptOne(const Fd& listener, bool* again);
+  Fd AcceptOne(const Fd& listener, SourceKey* source, bool* again);
   void Accept(const Fd& listener);
-  void Admit(Fd fd);
+  void Admit(Fd fd, const SourceKey& source);
+  bool HasRoom() const;
+  void MakeRoom(const SourceKey& newcomer);
   void Ready(Clients::iterator client);
   bool Read(Client& client);
   bool Parse(Client& client);
@@ -137,12 +186,13 @@ absl::StatusOr<Fd> StatusServer::Bind(const SocketAddress& address) {
   ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
   if (address.IsUnix()) RemoveDeadSocketFile(address);
   if (::bind(fd.get(), address.data(), address.size()) != 0) return Failure("bind", address);
-  if (::listen(fd.get(), 64) != 0) return Failure("listen on", address);
+  if (::listen(fd.get(), kBacklog) != 0) return Failure("listen on", address);
   return fd;
 }
 
 absl::StatusOr<std::unique_ptr<StatusServer>> StatusServer::Start(std::vector<Fd> listeners,
-                                                                    std::vector<Page> pages) {
+                                                                  std::vector<Page> pages, HostNames host_names,
+                                                                  StatusServerCounters* counters) {
   auto impl = std::make_unique<Impl>();
   absl::StatusOr<std::unique_ptr<EventLoop>> loop = EventLoop::Create();
   if (!loop.ok()) return loop.status();
@@ -151,6 +201,8 @@ absl::StatusOr<std::unique_ptr<StatusServer>> StatusServer::Start(std::vector<Fd
   if (!impl->stop) return absl::InternalError(absl::StrCat("cannot create an eventfd: ", std::strerror(errno)));
   for (Fd& fd : listeners) impl->listeners.push_back({std::move(fd), EventLoop::Id::kNone});
   impl->pages = std::move(pages);
+  impl->host_names = std::move(host_names);
+  impl->counters = counters;
   impl->FillReserve();
   Impl* raw = impl.get();
   if (!raw->Watch()) {
@@ -205,9 +257,12 @@ void StatusServer::Impl::FillReserve() {
 }
 
 // With no descriptor left, one of the reserve makes room; when that client ends, the reserve is filled again first.
-Fd StatusServer::Impl::AcceptOne(const Fd& listener, bool* again) {
+Fd StatusServer::Impl::AcceptOne(const Fd& listener, SourceKey* source, bool* again) {
   while (true) {
-    Fd fd(::accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    sockaddr_storage peer{};
+    socklen_t size = sizeof peer;
+    Fd fd(::accept4(listener.get(), reinterpret_cast<sockaddr*>(&peer), &size, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (fd) *source = SourceKey::Of(SocketAddress::FromSockaddr(reinterpret_cast<const sockaddr*>(&peer), size));
     *again = static_cast<bool>(fd) || errno == ECONNABORTED || errno == EINTR;
     if (fd || (errno != EMFILE && errno != ENFILE) || reserve.empty()) return fd;
     reserve.pop_back();
@@ -217,9 +272,14 @@ Fd StatusServer::Impl::AcceptOne(const Fd& listener, bool* again) {
 void StatusServer::Impl::Accept(const Fd& listener) {
   bool again = true;
   for (size_t turn = 0; again && turn < kMaxClients; ++turn) {
-    Fd fd = AcceptOne(listener, &again);
+    if (!HasRoom()) {  // the next ones wait in the backlog meanwhile
+      accept_again = Now() + kGrace;
+      return SetAccepting(false);
+    }
+    SourceKey source;
+    Fd fd = AcceptOne(listener, &source, &again);
     if (fd) {
-      Admit(std::move(fd));
+      Admit(std::move(fd), source);
     } else if (!again && errno != EAGAIN) {
       // Out of memory, or of descriptors and reserve: a level-triggered retry at once would spin.
       accept_again = Now() + std::chrono::milliseconds(100);
@@ -228,16 +288,40 @@ void StatusServer::Impl::Accept(const Fd& listener) {
   }
 }
 
-// When all places are taken the oldest client goes: those who hold on to a place without using it lose it.
-void StatusServer::Impl::Admit(Fd fd) {
-  if (clients.size() >= kMaxClients) Close(clients.begin());
+// A place that is free, or one whose client has had time to ask and to be answered.
+bool StatusServer::Impl::HasRoom() const {
+  if (clients.size() < kMaxClients) return true;
+  const Instant now = Now();
+  return std::any_of(clients.begin(), clients.end(), [&](const Client& c) { return c.lingering || now - c.began >= kGrace; });
+}
+
+// Of the source that would have most places, the newcomer's own included: whoever has its answer, or else whoever has done
+// nothing for longest. A request that comes in drops is not doing something.
+void StatusServer::Impl::MakeRoom(const SourceKey& newcomer) {
+  const auto held = [&](const SourceKey& source) {
+    const auto is_its = [&](const Client& client) { return client.source == source; };
+    return std::count_if(clients.begin(), clients.end(), is_its) + (source == newcomer ? 1 : 0);
+  };
+  const auto rank = [&](const Client& client) { return std::tuple(-held(client.source), !client.lingering, client.active); };
+  const auto victim = std::min_element(clients.begin(), clients.end(),
+                                       [&](const Client& a, const Client& b) { return rank(a) < rank(b); });
+  if (victim == clients.end()) return;
+  if (!victim->lingering) counters->displaced.fetch_add(1, std::memory_order_relaxed);
+  Close(victim);
+}
+
+void StatusServer::Impl::Admit(Fd fd, const SourceKey& source) {
+  if (clients.size() >= kMaxClients) MakeRoom(source);
   const auto client = clients.emplace(clients.end());
   client->fd = std::move(fd);
-  client->deadline = Now() + kRequestTime;
+  client->source = source;
+  client->began = client->active = Now();
+  client->deadline = client->began + kRequestTime;
   client->parser.header_limit(kMaxRequestBytes);
   client->parser.body_limit(0);
   client->watch = loop->Add(client->fd.get(), EPOLLIN, [this, client](uint32_t) { Ready(client); });
-  if (client->watch == EventLoop::Id::kNone) Close(client);
+  if (client->watch == EventLoop::Id::kNone) return Close(client);
+  Ready(client);  // under load the request is there already
 }
 
 void StatusServer::Impl::Close(Clients::iterator client) {
@@ -271,12 +355,17 @@ bool StatusServer::Impl::Parse(Client& client) {
     error = http::error::header_limit;
   }
   if (error && error != http::error::body_limit) {
+    counters->refused.fetch_add(1, std::memory_order_relaxed);
     StartAnswer(client, "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
   } else if (error || client.parser.is_header_done()) {
     const auto& request = client.parser.get();
-    const auto method = request.method_string();
-    const auto target = request.target();
-    StartAnswer(client, Respond(pages, {method.data(), method.size()}, {target.data(), target.size()}));
+    const auto view = [](auto text) { return std::string_view(text.data(), text.size()); };
+    StartAnswer(client, Respond(pages, host_names,
+                                {.method = view(request.method_string()),
+                                 .target = view(request.target()),
+                                 .host = client.source.kind == SourceKey::Kind::kUnknown ? std::string_view() : view(request[http::field::host]),
+                                 .accept_encoding = view(request[http::field::accept_encoding])},
+                                counters));
   } else {
     return true;
   }
@@ -286,14 +375,18 @@ bool StatusServer::Impl::Parse(Client& client) {
 void StatusServer::Impl::StartAnswer(Client& client, std::string response) {
   client.response = std::move(response);
   client.answering = true;
-  client.deadline = Now() + kResponseTime;
+  client.began = client.active = Now();
+  client.deadline = client.began + kResponseTime;
 }
 
 bool StatusServer::Impl::Write(Client& client) {
   const ssize_t n = ::send(client.fd.get(), client.response.data() + client.sent, client.response.size() - client.sent,
                            MSG_NOSIGNAL);
   if (n < 0 && errno != EAGAIN && errno != EINTR) return false;
-  if (n > 0) client.sent += static_cast<size_t>(n);
+  if (n > 0) {
+    client.sent += static_cast<size_t>(n);
+    client.active = Now();
+  }
   if (client.sent < client.response.size()) {
     loop->Change(client.watch, EPOLLOUT);
     return true;

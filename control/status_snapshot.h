@@ -48,6 +48,7 @@ struct StatusSnapshot {
   std::vector<std::string> listeners;  // names, by ListenerIndex
   std::vector<PoolSnapshot> pools;     // by PoolIndex
   std::vector<Cluster::LeavingNode> leaving;
+  std::vector<std::string> status_hosts;  // names under which the status address may be asked, besides its own
   size_t beacon_keys = 0;
   BeaconStats beacons;
   BeaconSocketStats beacon_sockets;

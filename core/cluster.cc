@@ -14,8 +14,8 @@
 namespace hud {
 namespace {
 
-// A slot is given to another node only when no worker can still hold a table that has its old node in a pool. A worker
-// takes the newest table before each batch, and no batch lasts nearly this long.
+// A slot is given to another node only when no worker can still hold a table that has its old node in a pool; a pool's slot
+// likewise. A worker takes the newest table before each batch, and no batch lasts nearly this long.
 constexpr Duration kQuarantine = std::chrono::seconds(10);
 // Connects that failed are counted by the workers, and nothing wakes the control thread for it.
 constexpr Duration kTickEvery = std::chrono::milliseconds(500);
@@ -101,9 +101,11 @@ struct NodeSlot {
   NodeHealth health;
 };
 
+// Free, in use, or removed and waiting for its last connection to end.
 struct PoolSlot {
-  std::string name;  // for ever
+  std::string name;  // empty: free
   bool present = false;
+  std::optional<Instant> excluded_at;  // when a table in which it is leaving was built
   PoolConfig config;
   bool answers_tls = false;  // a check has seen it, since the configuration says how to check
   size_t comparisons = 0;    // made while none had
@@ -120,8 +122,7 @@ struct ListenerSlot {
 
 // All that Apply works out before it changes anything.
 struct Plan {
-  std::unordered_map<std::string, PoolIndex> pools;  // old and new, by name
-  std::vector<std::string> new_pools;
+  std::unordered_map<std::string, PoolIndex> pools;  // by name; of new ones, the free slots that they get
   std::unordered_map<std::string, SocketAddress> nodes;
   std::vector<ListenerView> listeners;
 };
@@ -137,8 +138,9 @@ struct Cluster::Impl {
   std::vector<PoolSlot> pools;
   std::vector<ListenerSlot> listeners;
   std::unordered_map<std::string, NodeIndex> by_name;       // in use or leaving
-  std::unordered_map<std::string, PoolIndex> pool_by_name;  // removed ones, too
+  std::unordered_map<std::string, PoolIndex> pool_by_name;  // in use, or removed and not free yet
   std::vector<NodeRef> gone;
+  std::vector<PoolIndex> freed_pools;
   uint64_t claims_made = 0;
   std::vector<std::string> alarms;
   Instant last_tick = Instant::min();
@@ -312,22 +314,27 @@ struct Cluster::Impl {
   }
 
   absl::Status PlanPools(const ClusterConfig& next, Plan* plan) const {
-    plan->pools = pool_by_name;
-    std::unordered_map<std::string, bool> seen;
+    if (next.pools.size() > limits::kMaxPools) {
+      return absl::ResourceExhaustedError(absl::StrCat(next.pools.size(), " pools; at most ", limits::kMaxPools));
+    }
+    size_t free = 0;
     for (const PoolConfig& pool : next.pools) {
       if (pool.name.empty()) return Invalid("a pool without a name");
-      if (!seen.emplace(pool.name, true).second) return Invalid("two pools are named '", pool.name, "'; rename one");
-      const size_t index = pools.size() + plan->new_pools.size();
-      if (!plan->pools.emplace(pool.name, static_cast<PoolIndex>(index)).second) continue;
-      plan->new_pools.push_back(pool.name);
-      if (index < limits::kMaxPools) continue;
-      return absl::ResourceExhaustedError(absl::StrCat("pool '", pool.name, "' is one too many: there is room for ",
-                                                       limits::kMaxPools, " names of pools, those removed by reloads ",
-                                                       "counted until a restart"));
+      const auto known = pool_by_name.find(pool.name);
+      if (known == pool_by_name.end()) {
+        while (free < pools.size() && !pools[free].name.empty()) ++free;
+        if (free == limits::kMaxPoolSlots) return NoPlaceForPool(pool.name);
+      }
+      const PoolIndex index = known != pool_by_name.end() ? known->second : static_cast<PoolIndex>(free++);
+      if (!plan->pools.emplace(pool.name, index).second) return Invalid("two pools are named '", pool.name, "'; rename one");
     }
-    // Routes must not lead to a pool that the new configuration does not have.
-    std::erase_if(plan->pools, [&](const auto& pool) { return seen.count(pool.first) == 0; });
     return absl::OkStatus();
+  }
+
+  static absl::Status NoPlaceForPool(const std::string& name) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("there is no place for pool '", name, "': too many pools that reloads have removed still have connections, or ",
+                     "were removed less than ", kQuarantine / std::chrono::seconds(1), " seconds ago; reload again later"));
   }
 
   absl::Status PlanNodes(const ClusterConfig& next, Plan* plan) const {
@@ -404,14 +411,9 @@ struct Cluster::Impl {
   void Commit(const ClusterConfig& next, Plan plan, Instant now) {
     changed |= !(next == config);
     config = next;
-    for (const std::string& name : plan.new_pools) {
-      pool_by_name.emplace(name, static_cast<PoolIndex>(pools.size()));
-      pools.emplace_back().name = name;
-    }
     for (PoolSlot& pool : pools) pool.present = false;
     for (const PoolConfig& pool : config.pools) {
-      PoolSlot& slot = pools[Raw(plan.pools.at(pool.name))];
-      slot.present = true;
+      PoolSlot& slot = PresentPool(pool.name, plan.pools.at(pool.name));
       slot.maglev_is_stale |= slot.config.balance != pool.balance;
       slot.answers_tls &= slot.config.check == pool.check;
       slot.config = pool;
@@ -426,6 +428,20 @@ struct Cluster::Impl {
     }
     Enroll();
     CommitListeners(std::move(plan.listeners));
+  }
+
+  // Of a new pool the slot is free, or behind the last one so far.
+  PoolSlot& PresentPool(const std::string& name, PoolIndex index) {
+    if (pools.size() <= Raw(index)) pools.resize(Raw(index) + 1);
+    PoolSlot& slot = pools[Raw(index)];
+    if (slot.name.empty()) {
+      slot.name = name;
+      pool_by_name.emplace(name, index);
+      counters->pool(index).Reset();
+    }
+    slot.present = true;
+    slot.excluded_at.reset();
+    return slot;
   }
 
   void CommitListeners(std::vector<ListenerView> views) {
@@ -519,7 +535,7 @@ struct Cluster::Impl {
       if (slot.name.empty()) continue;
       if (slot.leaving) {
         if (slot.excluded_at) *slot.excluded_at += paused;  // the workers were stopped, too
-        if (MayBeFreed(index, now)) Free(index);
+        if (MayBeFreed(slot.excluded_at, CountersOf(index).active, now)) Free(index);
         continue;
       }
       const NodeLife::Rules rules = RulesOf(slot);
@@ -528,6 +544,7 @@ struct Cluster::Impl {
     }
     if (dropped) Enroll();
     Eject(now);
+    FreePools(now, paused);
   }
 
   // Of those that do not answer the worst first, as many as their pools allow.
@@ -643,10 +660,22 @@ struct Cluster::Impl {
     for (PoolSlot& pool : pools) pool.answers_tls |= IsMember(pool, index);
   }
 
-  bool MayBeFreed(NodeIndex index, Instant now) {
-    const NodeSlot& slot = SlotOf(index);
-    return slot.excluded_at && now - *slot.excluded_at >= kQuarantine &&
-           CountersOf(index).active.load(std::memory_order_relaxed) <= 0;
+  void FreePools(Instant now, Duration paused) {
+    for (size_t i = 0; i < pools.size(); ++i) {
+      PoolSlot& slot = pools[i];
+      if (!slot.excluded_at) continue;
+      *slot.excluded_at += paused;
+      const auto index = static_cast<PoolIndex>(i);
+      if (!MayBeFreed(slot.excluded_at, counters->pool(index).active, now)) continue;
+      pool_by_name.erase(slot.name);
+      slot = PoolSlot();
+      freed_pools.push_back(index);
+      changed = true;  // it lost its name
+    }
+  }
+
+  static bool MayBeFreed(const std::optional<Instant>& excluded_at, const std::atomic<int32_t>& active, Instant now) {
+    return excluded_at && now - *excluded_at >= kQuarantine && active.load(std::memory_order_acquire) <= 0;
   }
 
   // An announced node that nobody announces any more.
@@ -703,7 +732,10 @@ struct Cluster::Impl {
       if (slot.leaving && !slot.excluded_at) slot.excluded_at = now;
     }
     table->prefixes = PrefixStore(OwnedPrefixes(now));
-    for (PoolSlot& pool : pools) table->pools.push_back(ViewOf(pool));
+    for (PoolSlot& pool : pools) {
+      if (!pool.name.empty() && !pool.present && !pool.excluded_at) pool.excluded_at = now;
+      table->pools.push_back(ViewOf(pool));
+    }
     for (const ListenerSlot& listener : listeners) {
       table->listeners.push_back(listener.present ? listener.view : ListenerView());
     }
@@ -747,8 +779,9 @@ struct Cluster::Impl {
 
   PoolView ViewOf(PoolSlot& pool) {
     PoolView view;
-    if (!pool.present) return view;
     view.name = pool.name;
+    view.leaving = !pool.name.empty() && !pool.present;
+    if (!pool.present) return view;
     view.balance = pool.config.balance;
     view.when_none = pool.config.when_none;
     view.proxy_protocol = pool.config.proxy_protocol;
@@ -772,7 +805,7 @@ struct Cluster::Impl {
   }
 
   void check_invariants() const {
-    HUD_CHECK(nodes.size() <= limits::kMaxNodes && pools.size() <= limits::kMaxPools);
+    HUD_CHECK(nodes.size() <= limits::kMaxNodes && pools.size() <= limits::kMaxPoolSlots);
     size_t used = 0;
     for (size_t i = 0; i < nodes.size(); ++i) {
       const NodeSlot& slot = nodes[i];
@@ -787,9 +820,13 @@ struct Cluster::Impl {
       HUD_CHECK(!slot.announced || slot.life->has_agent());
       slot.life->check_invariants();
     }
-    HUD_CHECK(used == by_name.size() && pools.size() == pool_by_name.size());
+    HUD_CHECK(used == by_name.size());
+    HUD_CHECK(std::count_if(pools.begin(), pools.end(), [](const PoolSlot& pool) { return !pool.name.empty(); }) ==
+              static_cast<ptrdiff_t>(pool_by_name.size()));
+    for (const auto& [name, index] : pool_by_name) HUD_CHECK(pools[Raw(index)].name == name);
     for (const PoolSlot& pool : pools) {
       HUD_CHECK(pool.present || pool.members.empty());
+      HUD_CHECK(!pool.present || (!pool.name.empty() && !pool.excluded_at));
       for (size_t i = 0; i < pool.members.size(); ++i) {
         const NodeSlot& slot = nodes[Raw(pool.members[i].node)];
         HUD_CHECK(!slot.name.empty() && !slot.leaving);
@@ -859,6 +896,9 @@ std::vector<Cluster::ProbeOrder> Cluster::TakeProbes(Instant now) { return impl_
 
 Instant Cluster::NextDeadline() const {
   Instant next = Instant::max();
+  for (const PoolSlot& pool : impl_->pools) {
+    if (pool.excluded_at) next = std::min(next, impl_->last_tick == Instant::min() ? Instant::min() : impl_->last_tick + kTickEvery);
+  }
   for (const NodeSlot& slot : impl_->nodes) {
     if (slot.name.empty()) continue;
     if (impl_->last_tick == Instant::min()) return Instant::min();
@@ -869,6 +909,8 @@ Instant Cluster::NextDeadline() const {
 }
 
 std::vector<std::string> Cluster::TakeAlarms() { return std::exchange(impl_->alarms, {}); }
+
+std::vector<PoolIndex> Cluster::TakeFreedPools() { return std::exchange(impl_->freed_pools, {}); }
 
 std::vector<NodeRef> Cluster::TakeGone() { return std::exchange(impl_->gone, {}); }
 

@@ -63,6 +63,10 @@ class Cluster {
   // the configuration, or was dead for long, is gone once its last connection has ended and no worker can know it any more.
   std::vector<NodeRef> TakeGone();
 
+  // Slots of pools that are free since the last call: no worker can know the pool that had it, and no connection of it is left.
+  // What is counted by slot elsewhere is to be set to zero before the next Apply(), which may give it to another pool.
+  std::vector<PoolIndex> TakeFreedPools();
+
   // What the operator should know of what agents claimed, since the last call; of a node once in ten minutes at most.
   std::vector<std::string> TakeAlarms();
 

@@ -1,8 +1,10 @@
 // What a worker says of a finished connection: one line of the access log. A plain value, queued to the control thread.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <string_view>
 
 #include "core/address.h"
@@ -14,21 +16,40 @@
 
 namespace hud {
 
+// A text as a plain value; a longer one is cut.
+template <size_t kMost>
+class ShortText {
+ public:
+  void Set(std::string_view text) {
+    length_ = static_cast<uint8_t>(std::min(text.size(), kMost));
+    std::memcpy(bytes_.data(), text.data(), length_);
+  }
+  std::string_view view() const { return {bytes_.data(), length_}; }
+  bool empty() const { return length_ == 0; }
+
+ private:
+  static_assert(kMost <= 255);
+  std::array<char, kMost> bytes_{};
+  uint8_t length_ = 0;
+};
+using ShortName = ShortText<limits::kMaxBeaconNameBytes>;
+
+// Names are copies: by the time a record is read, what had them may be gone, and its slot another one's.
 struct ConnectionRecord {
+  uint64_t id = 0;              // of no other connection
   Instant accepted;             // when it was accepted
   Duration hello_time{};        // accept → hello complete
   Duration connect_time{};      // choice → connected
   Duration total_time{};
-  std::array<char, 108> client_bytes{};  // textual client address
-  uint8_t client_length = 0;
-  std::array<char, limits::kMaxServerNameBytes> server_name_bytes{};
-  uint8_t server_name_length = 0;
-  ListenerIndex listener{};
+  InternetEndpoint client;      // of the socket, or as a PROXY header says
+  InternetEndpoint balancer;    // whose PROXY header that was; none without one
+  InternetEndpoint local;       // where the node saw it come from; none if never joined, or over a unix socket
+  ShortText<limits::kMaxServerNameBytes> server_name;
+  ShortName listener;
+  ShortName pool;               // empty if none
+  ShortName node;               // chosen last; empty if none
+  ShortText<128> node_address;
   uint16_t route = 0xffff;
-  PoolIndex pool = PoolIndex::kNone;
-  NodeRef node;                 // none if never joined
-  std::array<char, 32> node_name_bytes{};  // cut to 32; the slot may have been reused by the time this is read
-  uint8_t node_name_length = 0;
   ChoiceReason reason = ChoiceReason::kNone;
   TokenKind offered = TokenKind::kNone;
   uint32_t token_digest = 0;    // keyed; 0 if nothing was offered
@@ -43,10 +64,6 @@ struct ConnectionRecord {
   CloseReason close = CloseReason::kDone;
   uint64_t bytes_in = 0;        // client → node
   uint64_t bytes_out = 0;
-
-  std::string_view client() const { return {client_bytes.data(), client_length}; }
-  std::string_view server_name() const { return {server_name_bytes.data(), server_name_length}; }
-  std::string_view node_name() const { return {node_name_bytes.data(), node_name_length}; }
 };
 
 }  // namespace hud

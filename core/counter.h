@@ -32,6 +32,10 @@ class DurationHistogram {
     buckets_[BucketOf(microseconds)].Add();
     sum_.Add(static_cast<int64_t>(microseconds));
   }
+  void Reset() {
+    for (Counter& bucket : buckets_) bucket.Set(0);
+    sum_.Set(0);
+  }
   // The first bucket whose bound is not below it.
   static constexpr size_t BucketOf(uint64_t microseconds) {
     const int bits = microseconds == 0 ? 0 : static_cast<int>(std::bit_width(microseconds - 1));

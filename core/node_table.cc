@@ -16,4 +16,10 @@ void NodeCounters::Reset() {
   unanswered_mutes.store(0, std::memory_order_relaxed);
 }
 
+void PoolCounters::Reset() {
+  active.store(0, std::memory_order_relaxed);
+  for (auto* counter : {&total, &offered, &resumed, &no_usable_node, &over_bound}) counter->store(0, std::memory_order_relaxed);
+  round_robin.store(0, std::memory_order_relaxed);
+}
+
 }  // namespace hud

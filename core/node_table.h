@@ -30,12 +30,15 @@ struct alignas(128) NodeCounters {
 };
 
 struct alignas(128) PoolCounters {
+  std::atomic<int32_t> active{0};             // connections that were routed to it, until they end, over all workers
   std::atomic<uint64_t> total{0};
   std::atomic<uint64_t> offered{0};
   std::atomic<uint64_t> resumed{0};
   std::atomic<uint64_t> no_usable_node{0};
   std::atomic<uint64_t> over_bound{0};        // the owner was known, but at its load bound
   std::atomic<uint32_t> round_robin{0};       // the next turn
+  // As for a node.
+  void Reset();
 };
 
 class NodeTable {
@@ -47,7 +50,7 @@ class NodeTable {
 
  private:
   std::array<NodeCounters, limits::kMaxNodes> nodes_;
-  std::array<PoolCounters, limits::kMaxPools> pools_;
+  std::array<PoolCounters, limits::kMaxPoolSlots> pools_;
 };
 
 }  // namespace hud

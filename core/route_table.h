@@ -56,7 +56,8 @@ struct PoolMember {
 };
 
 struct PoolView {
-  std::string name;  // empty: no such pool (any more)
+  std::string name;      // empty: the slot is free
+  bool leaving = false;  // removed by a reload: known to its connections only, and without members
   Balance balance = Balance::kPowerOfTwo;
   WhenNone when_none = WhenNone::kClose;
   ProxyProtocol proxy_protocol = ProxyProtocol::kOff;

@@ -26,7 +26,8 @@ struct NodeRef {
   explicit operator bool() const { return index != NodeIndex::kNone; }
 };
 
-// Pools and listeners keep their index across reloads (a removed pool's slot stays empty until restart).
+// Pools and listeners keep their index across reloads. A removed pool keeps it, and its name in the table, until its last
+// connection has ended; then its slot is given to another one. Listeners only change with a restart.
 enum class PoolIndex : uint16_t { kNone = 0xffff };
 constexpr uint16_t Raw(PoolIndex i) { return static_cast<uint16_t>(i); }
 enum class ListenerIndex : uint16_t {};

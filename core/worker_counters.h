@@ -26,6 +26,15 @@ struct PoolTraffic {
   Counter bytes_in, bytes_out;
   DurationHistogram<6, 20> connect_time;      // first attempt → connected; 64 µs to 34 s
   DurationHistogram<10, 28> connection_time;  // accept → end, of those that were joined to a node; 1 ms to 38 h
+
+  // By control, when the slot is free: no worker has a connection of it, or will count anything here before it is given to
+  // another pool.
+  void Reset() {
+    bytes_in.Set(0);
+    bytes_out.Set(0);
+    connect_time.Reset();
+    connection_time.Reset();
+  }
 };
 
 // A slot of the NodeTable is given to another node in time; what was counted for the one before is then no longer shown.
@@ -86,7 +95,7 @@ struct alignas(128) WorkerCounters {
   std::array<Counter, kCloseReasonCount> closes;
   std::array<Counter, 8> choices;  // by ChoiceReason
   std::array<ListenerCounters, limits::kMaxListeners> listeners;  // by ListenerIndex
-  std::array<PoolTraffic, limits::kMaxPools> pools;               // by PoolIndex
+  std::array<PoolTraffic, limits::kMaxPoolSlots> pools;           // by PoolIndex
   std::array<NodeTraffic, limits::kMaxNodes> nodes;               // by NodeIndex
 };
 

@@ -12,6 +12,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "core/address.h"
@@ -138,6 +139,22 @@ struct HelloContext {
   std::vector<uint8_t> server_bytes; // the node's first bytes, while they are too few for a verdict
 };
 
+// A node as the log names it. Its connections share it: the configuration may give the name another address, and the slot
+// another node, while they live.
+struct NodeLabel {
+  std::string name;
+  SocketAddress address;
+  std::string address_text;
+};
+
+// What nothing but a connection's line in the log wants to know.
+struct LogContext {
+  uint64_t id = 0;
+  InternetEndpoint balancer;              // that spoke for the client in a PROXY header
+  std::shared_ptr<const NodeLabel> node;  // dialed last
+  std::unique_ptr<char[]> server_name;    // ends with a zero byte
+};
+
 // As a record keeps them: up to 71 minutes.
 inline uint32_t Microseconds(Duration d) {
   return static_cast<uint32_t>(std::min<int64_t>(d / std::chrono::microseconds(1), UINT32_MAX));
@@ -158,6 +175,7 @@ struct Connection : TimerEntry {
   bool verdict_pending : 1 = false;
   bool answer_judged : 1 = false;        // the node has said something, or is known not to answer
   bool keep_alive : 1 = false;           // the node's socket has its keep-alive
+  bool counted_in_pool : 1 = false;      // in PoolCounters::active of route.pool
   std::array<Direction, 2> direction;    // by the source's Side
   Instant last_activity{};
   std::unique_ptr<HelloContext> context;
@@ -177,7 +195,7 @@ struct Connection : TimerEntry {
   uint32_t hello_microseconds = 0;
   uint32_t connect_microseconds = 0;
   Instant accepted_at{};
-  std::unique_ptr<char[]> server_name;   // ends with a zero byte; only when it is logged
+  std::unique_ptr<LogContext> log;       // null when connections are not logged
 
   bool IsPending(Side side, Op op) const { return (pending[Index(side)] >> static_cast<int>(op)) & 1; }
   bool AnythingPending() const { return pending[0] != 0 || pending[1] != 0 || zero_copy_owed != 0; }
@@ -187,7 +205,7 @@ struct Connection : TimerEntry {
   uint64_t DialTagOf(Op op) const { return Tag{slot, generation, op, Side::kNode, DialNumber()}.Pack(); }
 };
 
-// The memory of an idle relay is this and its server's name, and nothing else of ours.
+// The memory of an idle relay is this and its LogContext, and nothing else of ours.
 static_assert(sizeof(Connection) <= 208);
 
 }  // namespace hud

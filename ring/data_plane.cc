@@ -155,6 +155,10 @@ const WorkerCounters& DataPlane::counters(unsigned worker) const { return impl_-
 SourceKey DataPlane::LastToMakeRoom() const { return impl_->places->LastToMakeRoom(); }
 SpscQueue<ConnectionRecord>& DataPlane::records(unsigned worker) { return impl_->threads[worker]->records; }
 
+void DataPlane::ForgetPool(PoolIndex pool) {
+  for (auto& t : impl_->threads) t->counters.pools[Raw(pool)].Reset();
+}
+
 void DataPlane::Drain(Duration deadline) {
   const Instant until = std::chrono::time_point_cast<Duration>(std::chrono::steady_clock::now()) + deadline;
   for (auto& t : impl_->threads) {

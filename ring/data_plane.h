@@ -68,6 +68,7 @@ class DataPlane {
   const WorkerCounters& counters(unsigned worker) const;
   SourceKey LastToMakeRoom() const;  // or whose newcomer was refused by max_connections_per_source; for the log
   SpscQueue<ConnectionRecord>& records(unsigned worker);
+  void ForgetPool(PoolIndex pool);  // its slot is free: what was counted there is not its next owner's
 
   // Graceful stop: no more accepts; what is in the middle goes on until it ends or `deadline` from now is over.
   void Drain(Duration deadline);

@@ -38,6 +38,8 @@ uint64_t ClientHash(const SocketAddress& client) { return SipHash(SipKey{}, clie
 
 void Worker::BeginDial(Connection& c) {
   Enter(c, ConnectionState::kDialing);
+  shared_.nodes->pool(c.route.pool).active.fetch_add(1, std::memory_order_relaxed);
+  c.counted_in_pool = true;
   c.context->dial_began = now_;
   c.context->dial_deadline = now_ + table_->timeouts.connect;
   if (table_->pools[Raw(c.route.pool)].proxy_protocol == ProxyProtocol::kV2) PrependProxyHeader(c);
@@ -60,7 +62,7 @@ void Worker::DialNext(Connection& c) {
   }
   if (c.attempts > 0) counters_.connect_retries.Add();
   const NodeView& node = table_->nodes[Raw(choice.node.index)];
-  NameNode(choice.node.index, node.name);
+  if (c.log) c.log->node = LabelOf(choice.node.index, node);
   dial.tried[c.attempts++] = choice.node.index;
   if (!OpenNodeSocket(c, node.address)) {
     dial.shortage = dial.local_dial_error = true;
@@ -110,10 +112,13 @@ void Worker::OnDialed(Connection& c, Tag tag, const Completion& completion) {
   OnHelloSent(c, result);
 }
 
-// For the log. A slot of the table is given to no other node while a connection to it is open, so the name stays right.
-void Worker::NameNode(NodeIndex node, std::string_view name) {
-  if (node_names_.size() <= Raw(node)) node_names_.resize(Raw(node) + 1);
-  if (node_names_[Raw(node)] != name) node_names_[Raw(node)] = name;
+std::shared_ptr<const NodeLabel> Worker::LabelOf(NodeIndex index, const NodeView& node) {
+  if (node_labels_.size() <= Raw(index)) node_labels_.resize(Raw(index) + 1);
+  std::shared_ptr<const NodeLabel>& label = node_labels_[Raw(index)];
+  if (!label || label->name != node.name || !(label->address == node.address)) {
+    label = std::make_shared<const NodeLabel>(NodeLabel{node.name, node.address, node.address.ToString()});
+  }
+  return label;
 }
 
 // The node's first bytes are then ours, not the client's: a PROXY v2 header in front of the hello.

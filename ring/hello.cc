@@ -28,7 +28,11 @@ std::unique_ptr<char[]> CopyOf(std::string_view text) {
 void Worker::BeginHello(Connection& c, size_t used) {
   Enter(c, ConnectionState::kHello);
   c.context = std::make_unique<HelloContext>();
-  if (options_.log_connections) (void)ClientAddress(c);  // a client that is gone can no longer be asked
+  if (options_.log_connections) {
+    c.log = std::make_unique<LogContext>();
+    c.log->id = next_id_++;
+    (void)ClientAddress(c);  // a client that is gone can no longer be asked
+  }
   if (!PeerIsBelieved(c) || !Welcome(c, used)) return;
   const ListenerView& listener = table_->listeners[Raw(c.listener)];
   SetTimer(c, now_ + listener.hello_deadline);
@@ -85,7 +89,8 @@ bool Worker::TakeProxyHeader(Connection& c) {
   if (header.source.family() != AF_UNSPEC) {
     c.context->proxied_client = header.source;
     c.context->proxied_local = header.destination;
-    // A unix socket's path has no place there: then the log names the balancer that spoke for it.
+    if (c.log) c.log->balancer = c.client_address;
+    // A unix socket's path has no place there: then the client is the balancer that spoke for it.
     if (const InternetEndpoint client(header.source); client) c.client_address = client;
   }
   held.size -= static_cast<uint32_t>(header.bytes_used);
@@ -113,7 +118,7 @@ void Worker::HelloDone(Connection& c, HelloVerdict verdict) {
     case HelloVerdict::kComplete:
       counters_.hello_complete.Add();
       c.context->parsed = true;
-      if (options_.log_connections) c.server_name = CopyOf(hello.server_name());
+      if (c.log) c.log->server_name = CopyOf(hello.server_name());
       c.tls13 = hello.offers_tls13;
       c.early_data = hello.early_data;
       c.ech = hello.ech;

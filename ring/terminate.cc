@@ -3,11 +3,10 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <cstring>
-#include <new>
 #include <utility>
 
 #include "core/check.h"
+#include "ring/socket_names.h"
 #include "ring/worker.h"
 
 namespace hud {
@@ -94,14 +93,13 @@ void Worker::CloseDescriptors(Connection& c) {
   ReleaseNode(c);
   if (c.loop_cell != LoopGuard::kNone) places_.loops().Leave(c.loop_cell);
   places_.GiveBack();
+  Record(c);
   for (Fd& fd : c.fd) {
     if (fd) ring_->Close(std::move(fd));
   }
-  try {
-    Record(c);
-  } catch (const std::bad_alloc&) {
-    counters_.records_dropped.Add();
-  }
+  // From here on the slot of the pool may be given to another one.
+  if (c.counted_in_pool) shared_.nodes->pool(c.route.pool).active.fetch_sub(1, std::memory_order_release);
+  c.counted_in_pool = false;
 }
 
 void Worker::Record(const Connection& c) {
@@ -113,22 +111,24 @@ void Worker::Record(const Connection& c) {
     counters_.pools[Raw(c.route.pool)].connection_time.Add(static_cast<uint64_t>(lasted / std::chrono::microseconds(1)));
   }
   if (!options_.log_connections) return;
+  if (!c.log) return counters_.records_dropped.Add();  // there was no memory for it
   ConnectionRecord record;
+  record.id = c.log->id;
   record.accepted = c.accepted_at;
   record.hello_time = std::chrono::microseconds(c.hello_microseconds);
   record.connect_time = std::chrono::microseconds(c.connect_microseconds);
   record.total_time = now_ - c.accepted_at;
-  auto copy = [](std::string_view text, auto& bytes, uint8_t& length) {
-    length = static_cast<uint8_t>(std::min(text.size(), bytes.size()));
-    std::memcpy(bytes.data(), text.data(), length);
-  };
-  copy(c.client_address.ToSocketAddress().ToString(), record.client_bytes, record.client_length);
-  if (c.server_name) copy(c.server_name.get(), record.server_name_bytes, record.server_name_length);
-  if (c.choice.node) copy(node_names_[Raw(c.choice.node.index)], record.node_name_bytes, record.node_name_length);
-  record.listener = c.listener;
+  record.client = c.client_address;
+  record.balancer = c.log->balancer;
+  if (c.joined) record.local = InternetEndpoint(LocalOf(c.fd[Index(Side::kNode)].get()));
+  if (c.log->server_name) record.server_name.Set(c.log->server_name.get());
+  record.listener.Set(table_->listeners[Raw(c.listener)].name);
   record.route = c.route.route;
-  record.pool = c.route.pool;
-  if (c.joined) record.node = c.choice.node;
+  if (c.route.pool != PoolIndex::kNone) record.pool.Set(table_->pools[Raw(c.route.pool)].name);
+  if (c.log->node) {
+    record.node.Set(c.log->node->name);
+    record.node_address.Set(c.log->node->address_text);
+  }
   record.reason = c.choice.reason;
   record.offered = c.choice.offered;
   record.token_digest = c.token_digest;

@@ -37,7 +37,8 @@ Worker::Worker(const Options& options, const DataPlane::Shared& shared, Places& 
       timers_(Now()),
       pipes_(options.pipes, options.pipe_bytes),
       now_(Now()),
-      random_state_(options.random_seed) {
+      random_state_(options.random_seed),
+      next_id_(Random()) {
   counters_.connection_limit.Set(static_cast<int64_t>(places.limits().connections));
   for (ListeningSocket& socket : listeners) {
     acceptors_.emplace_back();

@@ -160,7 +160,7 @@ class Worker {
   void OnDialed(Connection& c, Tag tag, const Completion& completion);
   bool WaitForShortage(Connection& c);
   bool OpenNodeSocket(Connection& c, const SocketAddress& address);
-  void NameNode(NodeIndex node, std::string_view name);
+  std::shared_ptr<const NodeLabel> LabelOf(NodeIndex index, const NodeView& node);
   void OnConnectFailed(Connection& c, int error);
   void OnHelloSent(Connection& c, int result);
   void OnDialTimer(Connection& c);
@@ -294,11 +294,12 @@ class Worker {
   bool moved_messages_ = false;  // in this turn
   bool sends_awaited_ = false;   // the next wait must not last
   size_t arrivals_ = 0;          // in this turn: completions that are not of sends
-  std::vector<std::string> node_names_;  // by NodeIndex, of those dialed
+  std::vector<std::shared_ptr<const NodeLabel>> node_labels_;  // by NodeIndex, of those dialed; only for the log
 
   const RouteTable* table_ = nullptr;  // valid until the next turn of the loop
   Instant now_{};
   uint64_t random_state_;
+  uint64_t next_id_;  // of a connection, in the log; the first is random, so that no two workers or processes have the same
   size_t held_hello_bytes_ = 0;
   size_t published_hello_bytes_ = 0;
   size_t others_hello_bytes_ = 0;  // held by the other workers when this turn began

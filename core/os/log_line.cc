@@ -81,6 +81,14 @@ LogLine& LogLine::Hex8(std::string_view key, uint32_t value) {
   return *this;
 }
 
+LogLine& LogLine::Hex16(std::string_view key, uint64_t value) {
+  Key(key);
+  char text[24];
+  std::snprintf(text, sizeof text, format_ == LogFormat::kJson ? "\"%016llx\"" : "%016llx", static_cast<unsigned long long>(value));
+  text_ += text;
+  return *this;
+}
+
 LogLine& LogLine::Flag(std::string_view key, bool value) {
   Key(key);
   text_ += value ? "true" : "false";

@@ -21,6 +21,7 @@ class LogLine {
   LogLine& Number(std::string_view key, int64_t value);
   LogLine& Seconds(std::string_view key, Duration value);  // with microseconds
   LogLine& Hex8(std::string_view key, uint32_t value);
+  LogLine& Hex16(std::string_view key, uint64_t value);
   LogLine& Flag(std::string_view key, bool value);
 
   // "msg=… key=…", or the inside of a JSON object.

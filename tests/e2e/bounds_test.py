@@ -1,5 +1,9 @@
 #!/usr/bin/env python3
 """No peer, however slow, broken or hostile, can stop accepts, grow memory past the bound, or end the process."""
+import contextlib
+import gzip
+import http.client
+import json
 import resource
 import selectors
 import socket
@@ -8,8 +12,8 @@ import sys
 import threading
 import time
 
-from harness import (Hudsucker, Process, connect, cpu_seconds, descriptors, memory_kib, reduced, split_address, tls_client,
-                     wait_until)
+from harness import (Hudsucker, Process, connect, cpu_seconds, descriptors, memory_kib, reduced, reload_and_wait,
+                     split_address, tls_client, wait_until)
 from hello_bytes import client_hello, in_records
 from runner import case, main
 from servers.nginx import Nginx
@@ -429,7 +433,7 @@ def slow_and_silent_clients_of_the_status_page_do_not_keep_it_from_others(stage)
     silent_ones = [connect(hudsucker.status_address) for _ in range(100)]
     for i, client in enumerate(silent_ones):
         if i % 2:
-            client.sendall(b"GET /status HTTP/1.1\r\nHost: x\r\nX-Long: ")
+            client.sendall(b"GET /status HTTP/1.1\r\nHost: localhost\r\nX-Long: ")
     started = time.monotonic()
     hudsucker.status()
     assert time.monotonic() - started < 2
@@ -442,6 +446,87 @@ def slow_and_silent_clients_of_the_status_page_do_not_keep_it_from_others(stage)
         except OSError:
             pass
     hudsucker.status()
+
+
+def raw_get(address, path, *headers, source=None, timeout=10):
+    """Code, headers and body of an answer, as they are."""
+    connection = http.client.HTTPConnection(*split_address(address), timeout=timeout, source_address=source and (source, 0))
+    try:
+        connection.putrequest("GET", path, skip_host=any(name == "Host" for name, _ in headers), skip_accept_encoding=True)
+        for name, value in headers:
+            connection.putheader(name, value)
+        connection.endheaders()
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read()
+    finally:
+        connection.close()
+
+
+@case(seconds=60)
+def neither_idle_nor_slow_nor_busy_clients_of_one_address_keep_another_ones_scrape_from_its_answer(stage):
+    node = ScriptedNode(stage, answer_name, name="n1")
+    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}])
+    flooder, scraper, stopping = stage.host(), stage.host(), threading.Event()
+    flood = []
+    for i in range(reduced(200, 60)):
+        client = connect(hudsucker.status_address, source_address=(flooder, 0))
+        flood.append(client)
+        if i % 3 == 1:
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX-Long: ")
+        elif i % 3 == 2:
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")  # and never reads
+
+    def ask_again_and_again():
+        while not stopping.is_set():
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                raw_get(hudsucker.status_address, "/metrics", source=flooder)
+            time.sleep(0.001)
+    busy = [threading.Thread(target=ask_again_and_again) for _ in range(4)]
+    for thread in busy:
+        thread.start()
+    try:
+        for _ in range(reduced(50, 10)):
+            code, _headers, body = raw_get(hudsucker.status_address, "/metrics", source=scraper)
+            assert code == 200 and body.endswith(b"\n"), (code, len(body))
+    finally:
+        stopping.set()
+        for thread in busy:
+            thread.join()
+    for client in flood:
+        client.close()
+    seen = hudsucker.status()["status_requests"]
+    assert seen["displaced"] >= reduced(100, 20), seen
+    stage.note(f"requests to the status address: {seen}")
+
+
+@case
+def the_status_address_answers_under_its_own_names_only_and_compressed_if_asked(stage):
+    node = ScriptedNode(stage, answer_name, name="n1")
+    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}], timeouts={"drain_grace": "0s"})
+    port = split_address(hudsucker.status_address)[1]
+    ours = ["", hudsucker.status_address, "127.0.0.1", "localhost", f"LOCALHOST:{port}", "[::1]"]
+    foreign = ["evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "proxy1.example.com"]
+    for path in ("/", "/status", "/metrics", "/ready"):
+        for host in ours:
+            assert raw_get(hudsucker.status_address, path, ("Host", host))[0] == 200, f"{path} as {host!r}"
+        for host in foreign:
+            code, _headers, body = raw_get(hudsucker.status_address, path, ("Host", host))
+            assert code == 421 and b"status: {hosts: [NAME]}" in body and b"n1" not in body, f"{path} as {host!r}: {code} {body}"
+    assert hudsucker.status()["status_requests"]["foreign_host"] == 16
+    hudsucker.config["status"]["hosts"] = ["Proxy1.Example.com"]
+    reload_and_wait(hudsucker, "ok")
+    assert raw_get(hudsucker.status_address, "/status", ("Host", f"proxy1.example.com:{port}"))[0] == 200
+    assert raw_get(hudsucker.status_address, "/status", ("Host", "evil.example"))[0] == 421
+
+    def family_names(text):
+        return [line for line in text.splitlines() if line.startswith(b"# ")]
+    plain = raw_get(hudsucker.status_address, "/metrics")
+    packed = raw_get(hudsucker.status_address, "/metrics", ("Accept-Encoding", "gzip, deflate"))
+    assert plain[1]["Content-Encoding"] is None and packed[1]["Content-Encoding"] == "gzip", (plain[1], packed[1])
+    assert len(packed[2]) * 4 < len(plain[2]), (len(packed[2]), len(plain[2]))
+    assert family_names(gzip.decompress(packed[2])) == family_names(plain[2]), "not the same text"
+    packed = raw_get(hudsucker.status_address, "/status", ("Accept-Encoding", "gzip"))
+    assert json.loads(gzip.decompress(packed[2]))["pid"] == hudsucker.pid
 
 
 if __name__ == "__main__":

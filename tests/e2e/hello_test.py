@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The ClientHello: read right whatever its shape, given to the node byte for byte, and never a way to stop the proxy."""
 import concurrent.futures
+import contextlib
 import os
 import socket
 import struct
@@ -10,7 +11,7 @@ from beacon_bytes import PyAgent, key_line, random_key
 from harness import Hudsucker, connect, reduced, reload_and_wait, wait_until
 from hello_bytes import EARLY_DATA, GREASE, PSK, SUPPORTED_VERSIONS, TICKET, alpn, client_hello, extension, in_records, pre_shared_key, record, server_name
 from runner import case, main
-from servers.scripted import ScriptedNode, answer_name, read_to_end
+from servers.scripted import ScriptedNode, answer_name, read_to_end, reset
 
 TAIL = b"what comes behind the hello"
 ROUTES = [{"sni": ["www.example.com"], "pool": "named"}]
@@ -386,6 +387,40 @@ def a_listener_that_names_its_balancers_takes_connections_from_them_only(stage):
     reload_and_wait(hudsucker, "ok")
     assert ask(other, header + b"who?")[0] == "n1" and ask(balancer, header + b"who?")[0] == "n1"
     assert hudsucker.log().count("can claim to be any client") == 1, "one warning for one listener"
+
+
+@case
+def a_line_of_the_log_can_be_matched_with_the_nodes_own_log_and_with_the_balancer_in_front(stage):
+    def tell_who(connection, _node):
+        connection.recv(1000)
+        connection.sendall("{}:{}".format(*connection.getpeername()).encode())
+
+    def tell_who_and_reset(connection, _node):
+        tell_who(connection, _node)
+        time.sleep(0.2)  # the words have arrived
+        reset(connection)
+    node, resetting = ScriptedNode(stage, tell_who, name="n1"), ScriptedNode(stage, tell_who_and_reset, name="n2")
+    at_socket = ScriptedNode(stage, answer_name, name="n3", address=f"unix:{stage.path('n3.sock')}")
+    names = {"plain.example.com": node, "reset.example.com": resetting, "socket.example.com": at_socket}
+    routes = [{"sni": sni, "pool": n.node_name} for sni, n in names.items()]
+    hudsucker = Hudsucker(stage, [{"name": n.node_name, "health_check": False, "nodes": [n.as_node()]} for n in names.values()],
+                          listeners=[{"name": "tls", "routes": routes, "accept_proxy_protocol": {"from": "127.0.0.0/8"}}])
+    seen = {}
+    for sni in names:
+        with connect(hudsucker.address) as client:
+            client.sendall(b"PROXY TCP4 198.51.100.9 203.0.113.1 4711 443\r\n" + hello(sni=sni))
+            seen[sni] = (client.recv(100).decode(), "{}:{}".format(*client.getsockname()))
+            with contextlib.suppress(ConnectionResetError):
+                client.recv(100)
+    lines = wait_until(lambda: (found := [line for line in hudsucker.log().splitlines() if "msg=connection" in line])[2:] and found, 5, "three lines")
+    fields = {f["sni"]: f for f in (dict(word.split("=", 1) for word in line.split()) for line in lines)}
+    for sni, (node_saw, balancer) in seen.items():
+        line = fields[sni]
+        assert line["client"] == "198.51.100.9:4711" and line["balancer"] == balancer, line
+        assert line["node_address"] == names[sni].address, line
+        assert line.get("local_address") == (None if names[sni] is at_socket else node_saw), f"the node saw {node_saw}: {line}"
+    assert fields["reset.example.com"]["close"] == "node_reset", fields
+    assert len({f["id"] for f in fields.values()}) == 3 and all(len(f["id"]) == 16 for f in fields.values()), fields
 
 
 @case

@@ -98,6 +98,49 @@ def a_relay_that_lives_through_reloads_that_remove_its_node_goes_on(stage):
 
 
 @case
+def a_connection_that_outlives_its_pool_and_node_has_their_names_in_its_line(stage):
+    old, new = ScriptedNode(stage, echo, name="old"), ScriptedNode(stage, answer_name, name="new")
+
+    def pools(name, node):
+        return [{"name": name, "health_check": False, "nodes": [node.as_node()]}]
+    hudsucker = Hudsucker(stage, pools("first", old))
+    with connect(hudsucker.address) as client:
+        client.sendall(b"one")
+        assert read_exactly(client, 3) == b"one"
+        for i in range(3):
+            hudsucker.config["pools"] = pools(f"p{i}", new)
+            hudsucker.config["listeners"][0]["default_pool"] = f"p{i}"
+            reload_and_wait(hudsucker, "ok")
+        assert [pool["name"] for pool in hudsucker.status()["pools"]] == ["p2"]
+        assert 'pool="first"' not in hudsucker.metrics()
+        with connect(hudsucker.address) as other:
+            other.sendall(b"who?")
+            assert read_to_end(other) == b"new"
+        client.sendall(b"two")
+        assert read_exactly(client, 3) == b"two"
+    lines = wait_until(lambda: (found := [line for line in hudsucker.log().splitlines() if "msg=connection" in line])[1:] and found, 5, "two lines")
+    assert " pool=p2 " in lines[0] and f" node=new node_address={new.address} " in lines[0], lines[0]
+    assert " listener=tls " in lines[1] and " pool=first " in lines[1], lines[1]
+    assert f" node=old node_address={old.address} " in lines[1] and " in=6 out=6 " in lines[1], lines[1]
+
+
+@case
+def the_address_of_a_node_that_has_moved_is_that_of_the_time_it_was_chosen(stage):
+    first, second = ScriptedNode(stage, echo, name="n1"), ScriptedNode(stage, answer_name, name="n1")
+    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [first.as_node()]}])
+    with connect(hudsucker.address) as client:
+        client.sendall(b"one")
+        assert read_exactly(client, 3) == b"one"
+        hudsucker.config["pools"][0]["nodes"] = [second.as_node()]
+        reload_and_wait(hudsucker, "ok")
+        with connect(hudsucker.address) as other:
+            other.sendall(b"who?")
+            assert read_to_end(other) == b"n1"
+    lines = wait_until(lambda: (found := [line for line in hudsucker.log().splitlines() if "msg=connection" in line])[1:] and found, 5, "two lines")
+    assert f" node=n1 node_address={second.address} " in lines[0] and f" node=n1 node_address={first.address} " in lines[1], lines
+
+
+@case
 def routes_and_timeouts_are_those_of_the_new_file(stage):
     a, b = ScriptedNode(stage, answer_name, name="a"), ScriptedNode(stage, answer_name, name="b")
     pools = [{"name": n.node_name, "health_check": False, "nodes": [n.as_node()]} for n in (a, b)]

@@ -92,6 +92,10 @@ TEST(Configuration, EachFaultOfAFileIsOneErrorAtItsLine) {
        "f:4:", "'unix:/run/x' is a unix socket; a listener needs an IP address and a port"},
       {"a listener without a port", Spoiled("127.0.0.1:443", "127.0.0.1:0"), "f:4:", "names no port"},
       {"beacons without a port", with("beacons: {bind: \"127.0.0.1:0\", keys: /k}\n"), "f:13:", "names no port"},
+      {"a status host with its port", with("status: {bind: \"127.0.0.1:1\", hosts: [\"a.example:9180\"]}\n"),
+       "f:13:39:", "write the host name alone, without a port"},
+      {"a status host with a star", with("status: {bind: \"127.0.0.1:1\", hosts: \"*.example\"}\n"), "f:13:", "has a star"},
+      {"a status host that is no name", with("status: {bind: \"127.0.0.1:1\", hosts: a_/b}\n"), "f:13:", "a_/b"},
       {"a status address without a port", with("status: {bind: \"127.0.0.1:0\"}\n"), "f:13:", "names no port"},
       {"bind is a name", Spoiled("127.0.0.1:443", "localhost:443"),
        "f:4:11:", "'localhost' is a name; addresses are numeric"},
@@ -335,7 +339,7 @@ affinity: {capacity: 9, token_ttl: 10s}
 timeouts: {connect: 11s, idle: 12s, half_closed: 13s, drain: 14s, drain_grace: 17s}
 dial: {attempts: 2, fall: 5}
 relay: {mode: copy, pipe_bytes: 64KiB, pipes: 15, hello_budget: 1MiB}
-status: {bind: ["127.0.0.1:16", "[::1]:16"]}
+status: {bind: ["127.0.0.1:16", "[::1]:16"], hosts: [Proxy1.Example, b.example.]}
 command_socket: {path: /run/c}
 log: {level: warning, format: json, file: /var/log/x, access: {enabled: false, sample: 0.25}}
 )",
@@ -390,6 +394,7 @@ log: {level: warning, format: json, file: /var/log/x, access: {enabled: false, s
   EXPECT_EQ(configuration->relay.pipes, 15U);
   EXPECT_EQ(configuration->relay.hello_budget_bytes, 1U << 20);
   EXPECT_THAT(configuration->status, SizeIs(2));
+  EXPECT_THAT(configuration->status_hosts, ElementsAre("proxy1.example", "b.example"));
   EXPECT_EQ(configuration->command_socket, "/run/c");
   EXPECT_EQ(configuration->log.level, LogLevel::kWarning);
   EXPECT_EQ(configuration->log.format, LogFormat::kJson);

@@ -211,16 +211,15 @@ TEST(LogWriter, ASinkThatIsGoneIsCounted) {
 
 ConnectionRecord JoinedRecord() {
   ConnectionRecord record;
-  const auto put = [](auto& array, uint8_t& length, std::string_view text) {
-    std::copy(text.begin(), text.end(), array.begin());
-    length = static_cast<uint8_t>(text.size());
-  };
-  put(record.client_bytes, record.client_length, "[2001:db8::7]:50123");
-  put(record.server_name_bytes, record.server_name_length, "www.example.com");
-  put(record.node_name_bytes, record.node_name_length, "n1");
+  record.id = 0x1122334455667788;
+  record.client = InternetEndpoint(*SocketAddress::Parse("[2001:db8::7]:50123"));
+  record.local = InternetEndpoint(*SocketAddress::Parse("10.0.0.9:40001"));
+  record.server_name.Set("www.example.com");
+  record.listener.Set("tls");
+  record.pool.Set("web");
+  record.node.Set("n1");
+  record.node_address.Set("10.0.0.1:8443");
   record.route = 2;
-  record.pool = PoolIndex{1};
-  record.node = {NodeIndex{0}, 1};
   record.reason = ChoiceReason::kTicketPrefix;
   record.offered = TokenKind::kPskIdentity;
   record.token_digest = 0x00c0ffee;
@@ -236,35 +235,45 @@ ConnectionRecord JoinedRecord() {
   return record;
 }
 
-StatusSnapshot Names() {
-  StatusSnapshot names;
-  names.listeners = {"tls"};
-  names.pools.resize(2);
-  names.pools[1].name = "web";
-  return names;
-}
-
 TEST(AccessLog, AJoinedConnectionSaysWhoWhereAndWhy) {
-  EXPECT_EQ(FormatConnection(JoinedRecord(), Names(), LogFormat::kLogfmt).text(),
-            "msg=connection listener=tls client=[2001:db8::7]:50123 hello=tls13 sni=www.example.com route=3 pool=web "
-            "why=ticket_prefix node=n1 offered=psk token=00c0ffee resumed=yes in=517 out=123456789012 hello_s=0.001500 "
+  EXPECT_EQ(FormatConnection(JoinedRecord(), LogFormat::kLogfmt).text(),
+            "msg=connection id=1122334455667788 listener=tls client=[2001:db8::7]:50123 hello=tls13 sni=www.example.com route=3 pool=web "
+            "why=ticket_prefix node=n1 node_address=10.0.0.1:8443 local_address=10.0.0.9:40001 offered=psk token=00c0ffee resumed=yes in=517 out=123456789012 hello_s=0.001500 "
             "connect_s=0.000250 total_s=61.000000 attempts=1 close=done");
 }
 
 TEST(AccessLog, JsonIsJson) {
   const auto json =
-      nlohmann::json::parse("{" + FormatConnection(JoinedRecord(), Names(), LogFormat::kJson).text() + "}");
+      nlohmann::json::parse("{" + FormatConnection(JoinedRecord(), LogFormat::kJson).text() + "}");
   EXPECT_EQ(json["sni"], "www.example.com");
   EXPECT_EQ(json["token"], "00c0ffee");
+  EXPECT_EQ(json["id"], "1122334455667788");
   EXPECT_EQ(json["out"], 123456789012);
   EXPECT_EQ(json["total_s"], 61.0);
 }
 
+TEST(AccessLog, BehindABalancerBothAreNamed) {
+  ConnectionRecord record = JoinedRecord();
+  record.balancer = InternetEndpoint(*SocketAddress::Parse("192.0.2.7:1234"));
+  const std::string text = FormatConnection(record, LogFormat::kLogfmt).text();
+  EXPECT_NE(text.find(" client=[2001:db8::7]:50123 balancer=192.0.2.7:1234 "), std::string::npos) << text;
+}
+
+TEST(AccessLog, ATextThatIsTooLongIsCut) {
+  ShortText<4> text;
+  EXPECT_TRUE(text.empty());
+  text.Set("abcdef");
+  EXPECT_EQ(text.view(), "abcd");
+  text.Set("x");
+  EXPECT_EQ(text.view(), "x");
+}
+
 TEST(AccessLog, WhoNeverSentAHelloHasNoRouteAndNoToken) {
   ConnectionRecord record;
+  record.listener.Set("tls");
   record.close = CloseReason::kHelloTimeout;
-  EXPECT_EQ(FormatConnection(record, Names(), LogFormat::kLogfmt).text(),
-            "msg=connection listener=tls client=\"\" hello=incomplete offered=none in=0 out=0 hello_s=0.000000 "
+  EXPECT_EQ(FormatConnection(record, LogFormat::kLogfmt).text(),
+            "msg=connection id=0000000000000000 listener=tls client=none hello=incomplete offered=none in=0 out=0 hello_s=0.000000 "
             "connect_s=0.000000 total_s=0.000000 attempts=0 close=hello_timeout");
 }
 
@@ -272,12 +281,11 @@ TEST(AccessLog, ItsLinesDoNotDependOnTheLevel) {
   Pipe pipe;
   SpscQueue<ConnectionRecord> queue(64);
   ASSERT_TRUE(queue.Push(JoinedRecord()));
-  StatusBoard board;
   {
     LogWriter writer(std::move(pipe.write_end));
     const Log log(&writer, LogFormat::kLogfmt, LogLevel::kError);
     log.Warning("below the level");
-    const AccessLog access_log({&queue}, &log, &board, 1.0);
+    const AccessLog access_log({&queue}, &log, 1.0);
   }
   const std::string text = pipe.ReadToEnd();
   EXPECT_EQ(text.find("below the level"), std::string::npos);
@@ -292,11 +300,10 @@ TEST(AccessLog, SamplingKeepsWhatIsUnusual) {
     record.close = i % 4 == 0 ? CloseReason::kConnectFailed : CloseReason::kDone;
     ASSERT_TRUE(queue.Push(record));
   }
-  StatusBoard board;
   {
     LogWriter writer(std::move(pipe.write_end));
     const Log log(&writer, LogFormat::kLogfmt, LogLevel::kInfo);
-    const AccessLog access_log({&queue}, &log, &board, 0.25);
+    const AccessLog access_log({&queue}, &log, 0.25);
   }
   const std::string text = pipe.ReadToEnd();
   const auto count = [&](std::string_view what) {

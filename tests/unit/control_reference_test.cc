@@ -11,6 +11,7 @@
 #include "control/access_log.h"
 #include "control/process_stats.h"
 #include "control/status_report.h"
+#include "control/status_server.h"
 
 namespace hud {
 namespace {
@@ -60,6 +61,7 @@ class Reference : public ::testing::Test {
     sources_.affinity = &affinity_;
     sources_.workers = {worker_.get()};
     sources_.process = &process_;
+    sources_.server = &server_;
     auto snapshot = std::make_shared<StatusSnapshot>();
     snapshot->listeners = {"tls"};
     Cluster::NodeStatus node{};
@@ -79,6 +81,7 @@ class Reference : public ::testing::Test {
   AffinityMap affinity_{{1000, {1, 2}}};
   std::unique_ptr<WorkerCounters> worker_ = std::make_unique<WorkerCounters>();
   ProcessStatsReader process_;
+  StatusServerCounters server_;
   StatusSources sources_;
   Page page_ = ReadPage();
 };
@@ -148,17 +151,16 @@ TEST_F(Reference, HasEveryMetricInItsOwnWords) {
 }
 
 TEST_F(Reference, HasEveryFieldAndValueOfTheAccessLog) {
-  const std::shared_ptr<const StatusSnapshot> names = board_.Latest();
   std::map<std::string, Names> seen;
   const auto note = [&](const ConnectionRecord& record) {
-    const auto line = nlohmann::json::parse("{" + FormatConnection(record, *names, LogFormat::kJson).text() + "}");
+    const auto line = nlohmann::json::parse("{" + FormatConnection(record, LogFormat::kJson).text() + "}");
     for (const auto& [key, value] : line.items()) seen[key].insert(value.is_string() ? value.get<std::string>() : value.dump());
   };
   ConnectionRecord full;
-  full.client_length = full.server_name_length = full.node_name_length = 1;
-  full.client_bytes[0] = full.server_name_bytes[0] = full.node_name_bytes[0] = 'x';
+  full.server_name.Set("x");
+  for (ShortName* name : {&full.listener, &full.pool, &full.node}) name->Set("x");
+  full.client = full.balancer = full.local = InternetEndpoint(*SocketAddress::Parse("10.0.0.1:1"));
   full.ech = full.early_data = true;
-  full.pool = PoolIndex{0};
   full.offered = TokenKind::kTicket;
   full.hello = HelloVerdict::kComplete;
   note(full);

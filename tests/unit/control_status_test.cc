@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "control/gzip.h"
 #include "control/process_stats.h"
 #include "control/status_report.h"
 #include "control/status_server.h"
@@ -183,12 +184,63 @@ TEST(StatusAnswers, ByMethodAndPath) {
       {"nothing can be changed", "POST", "/status", "HTTP/1.1 405 Method Not Allowed", "here.\n"},
       {"an unknown method", "BREW", "/status", "HTTP/1.1 405 Method Not Allowed", "here.\n"},
   };
+  StatusServerCounters counters;
   for (const Row& row : rows) {
-    const std::string response = StatusServer::Respond(pages, row.method, row.target);
+    const std::string response =
+        StatusServer::Respond(pages, [] { return std::vector<std::string>(); }, {row.method, row.target, "127.0.0.1:9180", ""}, &counters);
     EXPECT_TRUE(response.starts_with(std::string(row.first_line) + "\r\n")) << row.name << "\n" << response;
     EXPECT_TRUE(response.ends_with(row.last)) << row.name << "\n" << response;
     EXPECT_NE(response.find("Connection: close\r\n"), std::string::npos) << row.name;
   }
+}
+
+TEST(StatusAnswers, OnlyUnderItsOwnNames) {
+  const std::vector<std::string> names = {"proxy1.example.com"};
+  for (const char* own : {"127.0.0.1", "127.0.0.1:9180", "10.1.2.3", "[::1]", "[2001:db8::1]:9180", "localhost", "LocalHost:80",
+                          "localhost.", "proxy1.example.com", "Proxy1.Example.com:9180", "proxy1.example.com."}) {
+    EXPECT_TRUE(StatusServer::IsOwnHost(own, names)) << own;
+  }
+  for (const char* foreign : {"evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "xproxy1.example.com",
+                              "proxy1.example.com.evil.example:9180", "127.0.0.1:9180@evil.example", "[::1].evil.example", "::1",
+                              "[::1", "127.1", ":9180", "[]", "evil.example:127.0.0.1"}) {
+    EXPECT_FALSE(StatusServer::IsOwnHost(foreign, names)) << foreign;
+  }
+  const std::vector<StatusServer::Page> pages = {{"/status", "application/json", [] { return std::string("{}\n"); }}};
+  StatusServerCounters counters;
+  const auto ask = [&](std::string_view host) {
+    return StatusServer::Respond(pages, [&] { return names; }, {"GET", "/status", host, ""}, &counters);
+  };
+  const std::string refused = ask("evil.example");
+  EXPECT_TRUE(refused.starts_with("HTTP/1.1 421 ")) << refused;
+  EXPECT_NE(refused.find("status: {hosts: [NAME]}"), std::string::npos) << "what to do about it";
+  EXPECT_EQ(refused.find("{}"), std::string::npos);
+  EXPECT_TRUE(ask("proxy1.example.com").starts_with("HTTP/1.1 200 "));
+  EXPECT_TRUE(ask("").starts_with("HTTP/1.1 200 ")) << "no browser leaves it out";
+  EXPECT_EQ(counters.foreign_host, 1u);
+  EXPECT_EQ(counters.answered, 2u);
+}
+
+TEST(StatusAnswers, AreCompressedForThoseWhoAskForIt) {
+  struct Row {
+    const char* accepts;
+    bool gzip;
+  };
+  const Row rows[] = {{"gzip", true},          {"deflate, GZip;q=0.5", true}, {"gzip;q=1.0,identity", true}, {"", false},
+                      {"identity", false},     {"gzip;q=0", false},           {"gzip;q=0.000", false},       {"xgzip", false},
+                      {"gzip;q=nan", false},   {"br, zstd", false},           {"gzip;level=9", false}};
+  for (const Row& row : rows) EXPECT_EQ(AcceptsGzip(row.accepts), row.gzip) << row.accepts;
+
+  const std::string text(100'000, 'x');
+  const std::vector<StatusServer::Page> pages = {{"/big", "text/plain", [&] { return text; }}, {"/small", "text/plain", [] { return "x"; }}};
+  StatusServerCounters counters;
+  const auto ask = [&](std::string_view path) {
+    return StatusServer::Respond(pages, [] { return std::vector<std::string>(); }, {"GET", path, "", "gzip"}, &counters);
+  };
+  const std::string big = ask("/big");
+  EXPECT_NE(big.find("Content-Encoding: gzip\r\n"), std::string::npos);
+  EXPECT_NE(big.find("Vary: Accept-Encoding\r\n"), std::string::npos) << "also for caches in between";
+  EXPECT_LT(big.size(), 2000u);
+  EXPECT_EQ(ask("/small").find("Content-Encoding"), std::string::npos) << "not worth it";
 }
 
 TEST(StatusPage, DrawsTextNotMarkup) {
@@ -211,13 +263,15 @@ class StatusServerTest : public ::testing::Test {
     auto server = StatusServer::Start(std::move(listeners), {
         {"/status", "application/json", [] { return std::string("{}\n"); }},
         {"/big", "text/plain", [] { return std::string(16 << 20, 'x'); }},
-    });
+    }, [] { return std::vector<std::string>(); }, &counters_);
     EXPECT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
   }
 
-  Fd Connect() {
+  Fd Connect(const char* from = "127.0.0.1:0") {
     Fd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const SocketAddress own = *SocketAddress::Parse(from);
+    EXPECT_EQ(::bind(fd.get(), own.data(), own.size()), 0);
     EXPECT_EQ(::connect(fd.get(), address_.data(), address_.size()), 0);
     const timeval patience{20, 0};
     ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
@@ -232,11 +286,12 @@ class StatusServerTest : public ::testing::Test {
   }
   bool Serves() {
     const Fd fd = Connect();
-    Send(fd, "GET /status HTTP/1.1\r\nHost: x\r\n\r\n");
+    Send(fd, "GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n");
     return ReadToEnd(fd).starts_with("HTTP/1.1 200 OK\r\n");
   }
 
   SocketAddress address_;
+  StatusServerCounters counters_;
   std::unique_ptr<StatusServer> server_;
 };
 
@@ -272,7 +327,7 @@ TEST_F(StatusServerTest, WhatIsNoHttpIsRefused) {
 
 TEST_F(StatusServerTest, ABigAnswerArrivesWholeAtASlowReader) {
   const Fd fd = Connect();
-  Send(fd, "GET /big HTTP/1.1\r\nHost: x\r\n\r\n");
+  Send(fd, "GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n");
   EXPECT_TRUE(Serves()) << "others are served meanwhile";
   const std::string response = ReadToEnd(fd);
   EXPECT_EQ(response.size() - response.find("\r\n\r\n") - 4, size_t{16} << 20);
@@ -280,7 +335,7 @@ TEST_F(StatusServerTest, ABigAnswerArrivesWholeAtASlowReader) {
 
 TEST_F(StatusServerTest, ARequestWithABodyGetsItsAnswerAndNotAReset) {
   const Fd fd = Connect();
-  Send(fd, "POST /status HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + std::string(1000, 'x'));
+  Send(fd, "POST /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n" + std::string(1000, 'x'));
   EXPECT_TRUE(ReadToEnd(fd).starts_with("HTTP/1.1 405 "));
 }
 
@@ -288,6 +343,21 @@ TEST_F(StatusServerTest, SilentClientsCannotTakeAllPlaces) {
   std::vector<Fd> silent;
   for (size_t i = 0; i < 3 * StatusServer::kMaxClients; ++i) silent.push_back(Connect());
   EXPECT_TRUE(Serves());
+}
+
+// Whoever holds most makes room: the scrape is the older one, asks slowly, and keeps its place.
+TEST_F(StatusServerTest, AFloodDisplacesItselfAndNotAScrapeFromElsewhere) {
+  const Fd scrape = Connect("127.0.0.2:0");
+  Send(scrape, "GET /status HTTP/1.1\r\n");
+  std::vector<Fd> flood;
+  for (size_t i = 0; i < 4 * StatusServer::kMaxClients; ++i) {
+    flood.push_back(Connect("127.0.0.3:0"));
+    if (i % 2 == 1) Send(flood.back(), "GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  }
+  EXPECT_TRUE(Serves());
+  Send(scrape, "Host: localhost\r\n\r\n");
+  EXPECT_TRUE(ReadToEnd(scrape).starts_with("HTTP/1.1 200 OK\r\n"));
+  EXPECT_GE(counters_.displaced, 2 * StatusServer::kMaxClients);
 }
 
 TEST_F(StatusServerTest, AnswersWhenNoDescriptorIsLeft) {
@@ -308,7 +378,7 @@ TEST_F(StatusServerTest, AnswersWhenNoDescriptorIsLeft) {
   std::vector<std::string> answers;
   for (Fd& fd : clients) {
     EXPECT_EQ(::connect(fd.get(), address_.data(), address_.size()), 0);
-    Send(fd, "GET /status HTTP/1.1\r\nHost: x\r\n\r\n");
+    Send(fd, "GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n");
     answers.push_back(ReadToEnd(fd));
   }
   ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);

@@ -224,7 +224,7 @@ TEST(ClusterApply, ABadConfigurationChangesNothing) {
        [](ClusterConfig& c) {
          for (int i = 0; i < 256; ++i) c.pools.push_back({.name = absl::StrCat("p", i)});
        },
-       "one too many"},
+       "257 pools; at most 256"},
       {"more listeners than the bound",
        [](ClusterConfig& c) {
          for (int i = 0; i < 64; ++i) c.listeners.push_back({.name = absl::StrCat("l", i)});
@@ -267,15 +267,91 @@ TEST(ClusterApply, PoolsAndListenersKeepTheirIndexWhateverTheOrderInTheFile) {
   EXPECT_EQ(table.listeners[0].name, "tls");
   EXPECT_EQ(table.listeners[0].default_pool, PoolIndex{0});
   EXPECT_EQ(table.listeners[1].default_pool, PoolIndex{1});
-  // A removed pool leaves its slot empty, and has it back when it returns.
+  // A removed pool keeps its slot and its name, without being there, and is there again when it returns.
   std::erase_if(config.pools, [](const PoolConfig& pool) { return pool.name == "b"; });
   config.listeners[0].default_pool = "web";
   ASSERT_TRUE(world.Apply(config).ok());
-  EXPECT_EQ(world.Publish().pools[1].name, "");
+  EXPECT_EQ(world.Publish().pools[1].name, "b");
+  EXPECT_TRUE(world.table->pools[1].leaving);
   EXPECT_FALSE(world.cluster.FindPool("b"));
   config.pools.push_back({.name = "b", .nodes = {}});
   ASSERT_TRUE(world.Apply(config).ok());
   EXPECT_EQ(world.cluster.FindPool("b"), PoolIndex{1});
+  EXPECT_FALSE(world.Publish().pools[1].leaving);
+  world.Pass(20s);
+  EXPECT_EQ(world.cluster.FindPool("b"), PoolIndex{1}) << "nor is it freed later on";
+  EXPECT_THAT(world.cluster.TakeFreedPools(), IsEmpty());
+}
+
+// A configuration of one pool, whose name it is.
+ClusterConfig OnlyPool(const std::string& name) {
+  ClusterConfig config = OnePool({Node("n1", "10.0.0.1:1")});
+  config.pools[0].name = config.listeners[0].default_pool = name;
+  return config;
+}
+
+TEST(ClusterPools, NamesMayChangeForEver) {
+  World world(OnlyPool("p"));
+  for (int i = 0; i < 1000; ++i) {
+    const std::string name = absl::StrCat("p", i);
+    ASSERT_TRUE(world.Apply(OnlyPool(name)).ok()) << i;
+    const PoolIndex index = world.cluster.FindPool(name).value();
+    ASSERT_EQ(world.Publish().pools[Raw(index)].name, name);
+    world.Pass(50ms);
+  }
+  EXPECT_LT(world.table->pools.size(), 300U);
+}
+
+TEST(ClusterPools, AllOfThemMayGetOtherNamesAtOnce) {
+  const auto named = [](const char* prefix) {
+    ClusterConfig config = OnlyPool(absl::StrCat(prefix, 0));
+    for (size_t i = 1; i < limits::kMaxPools; ++i) config.pools.push_back({.name = absl::StrCat(prefix, i)});
+    return config;
+  };
+  World world(named("a"));
+  ASSERT_TRUE(world.Apply(named("b")).ok());
+  world.Publish();
+  const absl::Status status = world.Apply(named("c"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("no place for pool 'c0'"));
+  EXPECT_TRUE(world.cluster.FindPool("b255")) << "and nothing has changed";
+  world.Pass(11s);
+  EXPECT_TRUE(world.Apply(named("c")).ok());
+}
+
+TEST(ClusterPools, WhatHasConnectionsKeepsItsSlotAndItsNameUntilTheyEnd) {
+  World world(OnlyPool("old"));
+  PoolCounters& counters = world.counters->pool(PoolIndex{0});
+  counters.active = 1;
+  counters.total = 7;
+  for (int i = 0; i < 600; ++i) {
+    ASSERT_TRUE(world.Apply(OnlyPool(absl::StrCat("p", i))).ok()) << i;
+    world.Publish();
+    world.Pass(50ms);
+    ASSERT_EQ(world.table->pools[0].name, "old");
+    ASSERT_TRUE(world.table->pools[0].leaving);
+    ASSERT_THAT(world.table->pools[0].members, IsEmpty());
+  }
+  world.cluster.TakeFreedPools();
+  counters.active = 0;
+  world.Pass(1s);
+  EXPECT_THAT(world.cluster.TakeFreedPools(), ::testing::Contains(PoolIndex{0}));
+  EXPECT_EQ(world.Publish().pools[0].name, "");
+  ASSERT_TRUE(world.Apply(OnlyPool("new")).ok());
+  EXPECT_EQ(world.cluster.FindPool("new"), PoolIndex{0});
+  EXPECT_EQ(counters.total, 0U) << "what was counted is not the new pool's";
+}
+
+TEST(ClusterPools, ASlotIsNotFreeWhileAWorkerMayHaveATableWithItsPool) {
+  World world(OnlyPool("old"));
+  ASSERT_TRUE(world.Apply(OnlyPool("new")).ok());
+  world.Pass(60s);
+  EXPECT_THAT(world.cluster.TakeFreedPools(), IsEmpty()) << "no table without it was built";
+  world.Publish();
+  EXPECT_LE(world.cluster.NextDeadline(), world.now + 1s) << "somebody has to tick";
+  world.Pass(9s);
+  EXPECT_THAT(world.cluster.TakeFreedPools(), IsEmpty());
+  world.Pass(2s);
+  EXPECT_THAT(world.cluster.TakeFreedPools(), ElementsAre(PoolIndex{0}));
 }
 
 TEST(ClusterApply, ANodeMayBeInSeveralPoolsWithItsOwnWeightInEach) {

@@ -255,6 +255,7 @@ class TestBed {
     EXPECT_EQ(counters_.hello_bytes_held.Get(), 0);
     EXPECT_EQ(counters_.in_hello.Get() + counters_.dialing.Get() + counters_.relaying.Get(), 0);
     for (int i = 0; i < static_cast<int>(node_listeners_.size()); ++i) EXPECT_EQ(node(i).active.load(), 0);
+    EXPECT_EQ(nodes_.pool(PoolIndex(0)).active.load(), 0);
   }
 
   Peer Client(const char* from = nullptr) { return Peer::Connect(port_, from); }
