@@ -16,11 +16,12 @@ namespace hud {
 
 class LoopGuard {
  public:
-  // Of one hello. Programs that only ask whether somebody is there send a fixed one (HAProxy's ssl-hello-chk), a few at a time.
-  static constexpr uint32_t kMost = 16;
+  // Of one hello. Programs that only ask whether somebody is there send a fixed one (HAProxy's ssl-hello-chk), and so do tools that
+  // measure, some at a time.
+  static constexpr uint32_t kMost = 64;
   static constexpr uint32_t kNone = 0;
 
-  // Four cells for each connection that there may be: that sixteen strangers meet in one of them has no chance worth a name,
+  // Four cells for each connection that there may be: that so many strangers meet in one of them has no chance worth a name,
   // and the key keeps anybody from choosing.
   LoopGuard(size_t connections, const SipKey& key)
       : key_(key),
