@@ -1,5 +1,7 @@
 #include "core/source_table.h"
 
+#include <new>
+
 #include "core/check.h"
 
 namespace hud {
@@ -18,11 +20,15 @@ void SourceTable::Enter(uint32_t slot, const SourceKey& source, uint64_t hash) {
       sources_.emplace_back();
       free_.push_back(static_cast<uint32_t>(sources_.size() - 1));
     }
-    by_hash_.reserve(by_hash_.size() + 1);
     number = free_.back();
-    by_count_.insert({1, changes_ + 1, number});
+    const auto entry = by_hash_.emplace(hash, number).first;
+    try {
+      by_count_.insert({1, changes_ + 1, number});
+    } catch (const std::bad_alloc&) {
+      by_hash_.erase(entry);
+      throw;
+    }
     free_.pop_back();
-    by_hash_.emplace(hash, number);
     sources_[number] = Source{.key = source, .hash = hash, .count = 1, .rank = ++changes_};
   }
   links_[slot].source = number;

@@ -6,10 +6,10 @@
 #include <cstdint>
 #include <optional>
 #include <set>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/container/inlined_vector.h"
 #include "core/source.h"
 #include "core/types.h"
@@ -108,7 +108,7 @@ class SourceTable {
   std::vector<Link> links_;  // by slot
   std::vector<Source> sources_;
   std::vector<uint32_t> free_;  // of sources_
-  absl::flat_hash_map<uint64_t, uint32_t> by_hash_;
+  std::unordered_map<uint64_t, uint32_t> by_hash_;  // not Abseil's, which is broken once it found no memory (20220623)
   struct ByCount {
     uint32_t count;
     uint64_t rank;

@@ -1,8 +1,8 @@
 // Who makes room when a limit is reached (ring/places.h has the rule, core/source_table.h who goes of one source).
 #include <algorithm>
 #include <new>
+#include <unordered_map>
 
-#include "absl/container/flat_hash_map.h"
 #include "core/check.h"
 #include "ring/socket_names.h"
 #include "ring/worker.h"
@@ -159,7 +159,7 @@ bool Worker::MakeHelloRoom(Connection& c, size_t bytes) {
 
 // Hellos of the source that holds most memory, the oldest first. A sixteenth of it at once: to look for it takes time.
 bool Worker::EvictHellos(Connection* newcomer, size_t wanted) {
-  absl::flat_hash_map<uint64_t, size_t> held;
+  std::unordered_map<uint64_t, size_t> held;
   connections_.ForEach([&](Connection& c) {
     if (c.state == ConnectionState::kHello) held[places_.HashOf(SourceOf(c))] += c.context->bytes.size;
   });
