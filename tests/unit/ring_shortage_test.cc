@@ -30,6 +30,9 @@ void* AllocateOrThrow(std::size_t bytes, std::size_t alignment) {
   return memory;
 }
 
+// Not in line: the compiler would take it for a mismatch.
+[[gnu::noinline]] void Free(void* p) { std::free(p); }
+
 }  // namespace
 
 // In place of the library's, for this whole program.
@@ -39,14 +42,14 @@ void* operator new(std::size_t n, std::align_val_t a) { return AllocateOrThrow(n
 void* operator new[](std::size_t n, std::align_val_t a) { return AllocateOrThrow(n, static_cast<std::size_t>(a)); }
 void* operator new(std::size_t n, const std::nothrow_t&) noexcept { return Allocate(n, 1); }
 void* operator new[](std::size_t n, const std::nothrow_t&) noexcept { return Allocate(n, 1); }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete[](void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
-void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p) noexcept { Free(p); }
+void operator delete[](void* p) noexcept { Free(p); }
+void operator delete(void* p, std::size_t) noexcept { Free(p); }
+void operator delete[](void* p, std::size_t) noexcept { Free(p); }
+void operator delete(void* p, std::align_val_t) noexcept { Free(p); }
+void operator delete[](void* p, std::align_val_t) noexcept { Free(p); }
+void operator delete(void* p, std::size_t, std::align_val_t) noexcept { Free(p); }
+void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { Free(p); }
 
 namespace hud::testing {
 namespace {
