@@ -105,17 +105,13 @@ std::vector<absl::Status> CheckFiles(const hud::AgentConfig& config) {
   return found;
 }
 
-constexpr char kStaysRoot[] =
-    "user: started as root and without a user to become, it stays root (without root's right to other users' files and sockets); write "
-    "the user of the service, like 'user: hudsucker', or start it as that user";
-
 // Before anything is opened, for nothing that the agent does needs more than its user's rights, and before there are threads.
 absl::Status GiveUpRights(const std::string& path, hud::AgentConfig* config) {
   if (!config->user.empty()) {
     if (absl::Status status = hud::BecomeUser(config->user); !status.ok()) return status;
   }
   if (::geteuid() == 0) {
-    config->warnings.push_back(absl::StrCat(path, ": ", kStaysRoot));
+    config->warnings.push_back(absl::StrCat(path, ": user: ", hud::kStaysRoot));
     std::vector<std::string> groups;
     for (const hud::FeedsConfig& feeds : config->feeds) {
       if (!feeds.group.empty()) groups.push_back(feeds.group);

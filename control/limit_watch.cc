@@ -27,7 +27,7 @@ const std::vector<Kind>& Kinds() {
         {"refused", [](const WorkerCounters& w) -> const Counter& { return w.hello_budget_refused; }}}},
       {"a source has all the connections it may have (max_connections_per_source); its newcomers are refused",
        {{"refused", [](const WorkerCounters& w) -> const Counter& { return Closes(w, CloseReason::kSourceLimit); }}}},
-      {"a node's address leads back to this proxy, over NAT or another proxy; connections that came round 64 times are closed",
+      {"a node's address leads back to this proxy, over NAT or another proxy; what comes round again and again is closed",
        {{"closed", [](const WorkerCounters& w) -> const Counter& { return Closes(w, CloseReason::kLoop); }}}},
       {"accepting pauses for want of descriptors or memory; clients wait (LimitNOFILE=, ulimit -n)",
        {{"times", [](const WorkerCounters& w) -> const Counter& { return w.accept_backoffs; }}}},

@@ -174,9 +174,7 @@ void ExamineLogFile(const Configuration& configuration, Findings* findings) {
 
 void ExamineRoot(const Configuration& configuration, Findings* findings) {
   if (::geteuid() != 0) return;
-  Add(findings, Kind::kWarning, configuration, "user",
-      "started as root and without a user to become, it stays root (without root's right to other users' files and sockets); "
-      "write the user of the service, like 'user: hudsucker', or start it as that user");
+  Add(findings, Kind::kWarning, configuration, "user", kStaysRoot);
 }
 
 void ExamineReload(const Configuration& configuration, Findings* findings) {

@@ -566,9 +566,8 @@ struct Cluster::Impl {
 
   // Where no node ever answered a check, that one does not is no evidence.
   bool MayBeEjected(NodeIndex index) const {
-    return std::all_of(pools.begin(), pools.end(), [&](const PoolSlot& pool) {
-      return !IsMember(pool, index) || (pool.answers_tls && CanSpareOne(pool));
-    });
+    return IsSpare(index) &&
+           std::all_of(pools.begin(), pools.end(), [&](const PoolSlot& pool) { return !IsMember(pool, index) || pool.answers_tls; });
   }
 
   bool IsSpare(NodeIndex index) const {

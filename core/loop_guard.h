@@ -30,8 +30,8 @@ class LoopGuard {
 
   // Of a hello as it came, from its first record on. Never kNone.
   uint32_t CellOf(Bytes hello) const {
-    if (hello.size() < kRandomAt + kRandomBytes) return 1;
-    return static_cast<uint32_t>(SipHash13(key_, hello.subspan(kRandomAt, kRandomBytes)) & mask_) + 1;
+    const Bytes rest = hello.subspan(std::min(kRandomAt, hello.size()));
+    return static_cast<uint32_t>(SipHash13(key_, rest.first(std::min(kRandomBytes, rest.size()))) & mask_) + 1;
   }
   // Returns how many there are then.
   uint32_t Enter(uint32_t cell) { return cells_[cell - 1].fetch_add(1, std::memory_order_relaxed) + 1; }

@@ -31,7 +31,7 @@ void Worker::BeginHello(Connection& c, size_t used) {
   if (options_.log_connections) {
     c.log = std::make_unique<LogContext>();
     c.log->id = next_id_++;
-    (void)ClientAddress(c);  // a client that is gone can no longer be asked
+    (void)ClientEndpoint(c);  // a client that is gone can no longer be asked
   }
   if (!PeerIsBelieved(c) || !Welcome(c, used)) return;
   const ListenerView& listener = table_->listeners[Raw(c.listener)];
@@ -40,10 +40,15 @@ void Worker::BeginHello(Connection& c, size_t used) {
 }
 
 // Asked for when somebody wants to know: it is a system call.
+const InternetEndpoint& Worker::ClientEndpoint(Connection& c) {
+  if (!c.client_address) c.client_address = InternetEndpoint(PeerOf(c.fd[Index(Side::kClient)].get()));
+  return c.client_address;
+}
+
+// A unix socket's path, too, where a PROXY header names one.
 SocketAddress Worker::ClientAddress(Connection& c) {
   if (c.context->proxied_client.family() != AF_UNSPEC) return c.context->proxied_client;
-  if (!c.client_address) c.client_address = InternetEndpoint(PeerOf(c.fd[Index(Side::kClient)].get()));
-  return c.client_address.ToSocketAddress();
+  return ClientEndpoint(c).ToSocketAddress();
 }
 
 // Appends to what is held of the client's first bytes; false when the memory for them is used up, and nobody makes room.
@@ -69,10 +74,10 @@ void Worker::OnHelloBytes(Connection& c, Bytes bytes) {
 bool Worker::PeerIsBelieved(Connection& c) {
   const AcceptProxyProtocol& proxies = table_->listeners[Raw(c.listener)].accept_proxy_protocol;
   if (!proxies.enabled || proxies.from.empty()) return true;
-  if (!c.client_address) c.client_address = InternetEndpoint(PeerOf(c.fd[Index(Side::kClient)].get()));
-  if (c.client_address && proxies.Believes(c.client_address.ToSocketAddress())) return true;
+  const InternetEndpoint& peer = ClientEndpoint(c);
+  if (peer && proxies.Believes(peer.ToSocketAddress())) return true;
   // Who has no address any more has gone.
-  Terminate(c, c.client_address ? CloseReason::kUntrustedPeer : CloseReason::kClientGoneInHello);
+  Terminate(c, peer ? CloseReason::kUntrustedPeer : CloseReason::kClientGoneInHello);
   return false;
 }
 

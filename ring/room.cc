@@ -4,7 +4,6 @@
 #include <unordered_map>
 
 #include "core/check.h"
-#include "ring/socket_names.h"
 #include "ring/worker.h"
 
 namespace hud {
@@ -40,8 +39,7 @@ void Worker::CountSources() {
 }
 
 SourceKey Worker::SourceOf(Connection& c) {
-  if (!c.client_address) c.client_address = InternetEndpoint(PeerOf(c.fd[Index(Side::kClient)].get()));
-  return SourceKey::Of(c.client_address.ToSocketAddress());
+  return SourceKey::Of(ClientEndpoint(c).ToSocketAddress());
 }
 
 // Returns what its source then holds.

@@ -143,6 +143,7 @@ class Worker {
 
   // hello.cc
   void BeginHello(Connection& c, size_t used);
+  const InternetEndpoint& ClientEndpoint(Connection& c);
   SocketAddress ClientAddress(Connection& c);
   void OnHelloBytes(Connection& c, Bytes bytes);
   void JudgeHello(Connection& c);

@@ -23,6 +23,11 @@ absl::Status GiveUpRights();
 // it may not join, is left out; whoever gives something to it hears that.
 void JoinGroups(const std::vector<std::string>& names);
 
+// What to tell an operator whose process is root and has nobody to become.
+inline constexpr char kStaysRoot[] =
+    "started as root and without a user to become, it stays root (without root's right to other users' files and sockets); write the "
+    "user of the service, like 'user: hudsucker', or start it as that user";
+
 // May others of the same user look into this process, and is its memory written to a file if it crashes? It holds keys.
 void AllowDumps(bool allowed);
 

@@ -313,6 +313,13 @@ class Hudsucker(Process):
             return all(seen.get(name) == state for name, state in states.items())
         wait_until(reached, seconds, f"the states {states}")
 
+    def connection_lines(self, count):
+        """What the log says of connections, once there are so many lines."""
+        def found():
+            lines = [line for line in self.log().splitlines() if "msg=connection" in line]
+            return lines if len(lines) >= count else None
+        return wait_until(found, 5, f"{count} lines about connections")
+
     def again(self, **options):
         """The same configuration, started once more after a kill() or stop()."""
         self.config = {**self.config}

@@ -412,7 +412,7 @@ def a_line_of_the_log_can_be_matched_with_the_nodes_own_log_and_with_the_balance
             seen[sni] = (client.recv(100).decode(), "{}:{}".format(*client.getsockname()))
             with contextlib.suppress(ConnectionResetError):
                 client.recv(100)
-    lines = wait_until(lambda: (found := [line for line in hudsucker.log().splitlines() if "msg=connection" in line])[2:] and found, 5, "three lines")
+    lines = hudsucker.connection_lines(3)
     fields = {f["sni"]: f for f in (dict(word.split("=", 1) for word in line.split()) for line in lines)}
     for sni, (node_saw, balancer) in seen.items():
         line = fields[sni]
@@ -455,11 +455,10 @@ def what_a_hello_offers_is_counted_and_what_it_may_have_made_up_is_not(stage):
             ("TLS 1.2 as Go says it", hello(tls13=False, session_id=session, extra=versions(0x0303)), "none"),
             ("a PSK", hello(session_id=session, psk=[os.urandom(120)]), "psk")]
     ears = Ears(stage, [], ["named"], "named")
-    for name, message, offered in rows:
+    for number, (name, message, offered) in enumerate(rows, 1):
         before = ears.proxy.pool("named")["offered"]
         assert ears.ask([message]) == "named", name
-        line = wait_until(lambda: (ears.proxy.log().count("msg=connection") == rows.index((name, message, offered)) + 1
-                                   and [line for line in ears.proxy.log().splitlines() if "msg=connection" in line][-1]), 5, f"{name}: its line")
+        line = ears.proxy.connection_lines(number)[-1]
         assert f" offered={offered}" in line, (name, line)
         assert ears.proxy.pool("named")["offered"] - before == (offered != "none"), name
 

@@ -118,7 +118,7 @@ def a_connection_that_outlives_its_pool_and_node_has_their_names_in_its_line(sta
             assert read_to_end(other) == b"new"
         client.sendall(b"two")
         assert read_exactly(client, 3) == b"two"
-    lines = wait_until(lambda: (found := [line for line in hudsucker.log().splitlines() if "msg=connection" in line])[1:] and found, 5, "two lines")
+    lines = hudsucker.connection_lines(2)
     assert " pool=p2 " in lines[0] and f" node=new node_address={new.address} " in lines[0], lines[0]
     assert " listener=tls " in lines[1] and " pool=first " in lines[1], lines[1]
     assert f" node=old node_address={old.address} " in lines[1] and " in=6 out=6 " in lines[1], lines[1]
@@ -136,7 +136,7 @@ def the_address_of_a_node_that_has_moved_is_that_of_the_time_it_was_chosen(stage
         with connect(hudsucker.address) as other:
             other.sendall(b"who?")
             assert read_to_end(other) == b"n1"
-    lines = wait_until(lambda: (found := [line for line in hudsucker.log().splitlines() if "msg=connection" in line])[1:] and found, 5, "two lines")
+    lines = hudsucker.connection_lines(2)
     assert f" node=n1 node_address={second.address} " in lines[0] and f" node=n1 node_address={first.address} " in lines[1], lines
 
 

@@ -29,8 +29,16 @@ def threads(pid, names):
 
 
 def expect(pid, wanted):
-    # The thread of a reload may end between the two looks.
-    assert threads(pid, wanted) == [wanted], f"{threads(pid, wanted)} is not {wanted} for every thread"
+    # The proxy serves a moment before the filter is there, for all threads are to have it; and the thread of a reload may just end.
+    seen = []
+
+    def holds():
+        seen[:] = threads(pid, wanted)
+        return seen == [wanted]
+    try:
+        wait_until(holds, 5, "the limits")
+    except AssertionError as late:
+        raise AssertionError(f"{seen} is not {wanted} for every thread") from late
 
 
 def is_dumpable(pid):

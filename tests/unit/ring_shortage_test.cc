@@ -56,32 +56,42 @@ namespace {
 
 constexpr std::string_view kFirst = "GET / HTTP/1.1\r\n\r\n";
 
+// Answers some requests itself: one completion a turn, so that what belongs together may find its connection gone.
+class AnsweringRing : public ForwardingRing {
+ public:
+  using ForwardingRing::ForwardingRing;
+  size_t Wait(std::span<Completion> out, Duration timeout, Batch batch) override {
+    if (answers_.empty()) return inner_->Wait(out, timeout, batch);
+    const size_t n = inner_->Wait(out.subspan(1), Duration::zero(), batch);
+    out[0] = answers_.front();
+    answers_.pop_front();
+    return n + 1;
+  }
+
+ protected:
+  void Answer(uint64_t user_data, int result) { answers_.push_back({.user_data = user_data, .result = result}); }
+
+ private:
+  std::deque<Completion> answers_;
+};
+
 // What the kernel does when it has no memory to begin a connect and the send behind it: both complete, in either order, with
 // errors, and nothing was connected.
-class NoMemoryRing final : public ForwardingRing {
+class NoMemoryRing final : public AnsweringRing {
  public:
   NoMemoryRing(std::unique_ptr<Ring> inner, int failures, bool send_first)
-      : ForwardingRing(std::move(inner)), left_(failures), send_first_(send_first) {}
+      : AnsweringRing(std::move(inner)), left_(failures), send_first_(send_first) {}
 
   void ConnectAndSend(int fd, const sockaddr* a, socklen_t n, uint64_t connect_tag, Bytes data, uint64_t send_tag) override {
     if (left_-- <= 0) return inner_->ConnectAndSend(fd, a, n, connect_tag, data, send_tag);
-    const Completion send{.user_data = send_tag, .result = -ENOMEM}, connect{.user_data = connect_tag, .result = -ECANCELED};
-    failed_.push_back(send_first_ ? send : connect);
-    failed_.push_back(send_first_ ? connect : send);
-  }
-  // The second half comes a turn later, when its connection may be gone.
-  size_t Wait(std::span<Completion> out, Duration timeout, Batch batch) override {
-    if (failed_.empty()) return inner_->Wait(out, timeout, batch);
-    const size_t n = inner_->Wait(out.subspan(1), Duration::zero(), batch);
-    out[0] = failed_.front();
-    failed_.pop_front();
-    return n + 1;
+    if (send_first_) Answer(send_tag, -ENOMEM);
+    Answer(connect_tag, -ECANCELED);
+    if (!send_first_) Answer(send_tag, -ENOMEM);
   }
 
  private:
   int left_;
   const bool send_first_;
-  std::deque<Completion> failed_;
 };
 
 TEST(Shortage, AConnectAndASendThatBothFailForWantOfMemoryAreTriedAgain) {
@@ -209,7 +219,6 @@ class Exchange {
     if (n < 0) return End(kReset);
     if (got_ == 0) return End(kClosedBeforeAnything);
     if (got_ < bytes_.size()) return End(kTruncated);
-    ended_ = true;
     if (taken_ == request_.size()) End(kWhole);
   }
   void End(Outcome outcome) {
@@ -221,7 +230,7 @@ class Exchange {
   const std::string bytes_;
   std::string request_;
   size_t sent_ = 0, taken_ = 0, answered_ = 0, got_ = 0;
-  bool finished_ = false, ended_ = false, over_ = false;
+  bool finished_ = false, over_ = false;
   Outcome outcome_ = kStuck;
 };
 
@@ -245,9 +254,9 @@ struct Fault {
   std::atomic<int> met{0};
 };
 
-class FaultyRing final : public ForwardingRing {
+class FaultyRing final : public AnsweringRing {
  public:
-  FaultyRing(std::unique_ptr<Ring> inner, Fault& fault) : ForwardingRing(std::move(inner)), fault_(fault) {}
+  FaultyRing(std::unique_ptr<Ring> inner, Fault& fault) : AnsweringRing(std::move(inner)), fault_(fault) {}
 
   void AcceptMultishot(int fd, uint64_t u) override { Fails(u) || (inner_->AcceptMultishot(fd, u), true); }
   void AcceptOne(int fd, uint64_t u) override { Fails(u) || (inner_->AcceptOne(fd, u), true); }
@@ -258,28 +267,18 @@ class FaultyRing final : public ForwardingRing {
   void Poll(int fd, uint32_t events, uint64_t u) override { Fails(u) || (inner_->Poll(fd, events, u), true); }
   void PollChanges(int fd, uint32_t events, uint64_t u) override { Fails(u) || (inner_->PollChanges(fd, events, u), true); }
   void ConnectAndSend(int fd, const sockaddr* a, socklen_t n, uint64_t connect_tag, Bytes data, uint64_t send_tag) override {
-    if (Fails(connect_tag)) return;
-    if (Fails(send_tag)) return;
-    inner_->ConnectAndSend(fd, a, n, connect_tag, data, send_tag);
-  }
-  size_t Wait(std::span<Completion> out, Duration timeout, Batch batch) override {
-    if (failed_.empty()) return inner_->Wait(out, timeout, batch);
-    const size_t n = inner_->Wait(out.subspan(1), Duration::zero(), batch);
-    out[0] = failed_.front();
-    failed_.pop_front();
-    return n + 1;
+    if (!Fails(connect_tag) && !Fails(send_tag)) inner_->ConnectAndSend(fd, a, n, connect_tag, data, send_tag);
   }
 
  private:
   bool Fails(uint64_t user_data) {
     if (static_cast<int>(Tag::Unpack(user_data).op) != fault_.op || --fault_.number != 0) return false;
-    failed_.push_back({.user_data = user_data, .result = -fault_.error});
+    Answer(user_data, -fault_.error);
     ++fault_.met;
     return true;
   }
 
   Fault& fault_;
-  std::deque<Completion> failed_;
 };
 
 class AnyMode : public ::testing::TestWithParam<ModeName> {};
@@ -409,23 +408,16 @@ TEST(Shortage, WhoWaitsForACompletionThatWasLostIsGivenUp) {
 }
 
 // A socket that says that it has room and takes nothing, as when the kernel is short of memory for sockets.
-class FullRing final : public ForwardingRing {
+class FullRing final : public AnsweringRing {
  public:
-  FullRing(std::unique_ptr<Ring> inner, std::atomic<bool>& full) : ForwardingRing(std::move(inner)), full_(full) {}
+  FullRing(std::unique_ptr<Ring> inner, std::atomic<bool>& full) : AnsweringRing(std::move(inner)), full_(full) {}
   void Send(int fd, Bytes data, uint64_t u) override {
     if (!full_ || Tag::Unpack(u).side != Side::kClient) return inner_->Send(fd, data, u);
-    refused_.push_back({.user_data = u, .result = -EAGAIN});
-  }
-  size_t Wait(std::span<Completion> out, Duration timeout, Batch batch) override {
-    const size_t n = inner_->Wait(out.subspan(0, out.size() - refused_.size()), refused_.empty() ? timeout : Duration::zero(), batch);
-    size_t all = n;
-    for (const Completion& c : std::exchange(refused_, {})) out[all++] = c;
-    return all;
+    Answer(u, -EAGAIN);
   }
 
  private:
   std::atomic<bool>& full_;
-  std::vector<Completion> refused_;
 };
 
 TEST(Shortage, ASocketThatSaysItHasRoomAndTakesNothingIsAskedByTheClock) {
