@@ -304,10 +304,10 @@ int Run(const Options& options) {
   if (!sockets.ok()) return Fail(sockets.status().message());
 
   if (!configuration->user.empty()) {
-    if (absl::Status status = BecomeUser(configuration->user); !status.ok()) return Fail(status.message());
+    if (absl::Status status = BecomeUser(configuration->user, StayingRight::kToLockMemory); !status.ok()) return Fail(status.message());
   }
   // The right to ports below 1024 does not stay either: a reload binds nothing, for a new listener wants a restart.
-  if (absl::Status status = GiveUpRights(); !status.ok()) return Fail(status.message());
+  if (absl::Status status = GiveUpRights(StayingRight::kToLockMemory); !status.ok()) return Fail(status.message());
   AllowDumps(!configuration->sandbox);
   for (Finding& finding : Examine(Stage::kAsUser, *configuration)) findings.push_back(std::move(finding));
   if (absl::Status status = ErrorsOf(findings); !status.ok()) return Fail(status.message());

@@ -4,6 +4,7 @@
 #include <pwd.h>
 #include <sys/capability.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -21,11 +22,29 @@ absl::Status Failure(std::string_view what, const std::string& user, int error) 
                                           "': ", std::strerror(error)));
 }
 
-absl::Status DropCapabilities() {
-  const cap_t none = ::cap_init();
-  const bool dropped = none != nullptr && ::cap_set_proc(none) == 0;
+bool MayLockMoreMemory() {
+  const cap_t own = ::cap_get_proc();
+  cap_flag_value_t has = CAP_CLEAR;
+  const bool asked = own != nullptr && ::cap_get_flag(own, CAP_IPC_LOCK, CAP_PERMITTED, &has) == 0;
+  if (own != nullptr) ::cap_free(own);
+  return asked && has == CAP_SET;
+}
+
+bool LockedMemoryIsLimited() {
+  rlimit locked{};
+  return ::getrlimit(RLIMIT_MEMLOCK, &locked) == 0 && locked.rlim_cur != RLIM_INFINITY;
+}
+
+absl::Status DropCapabilities(StayingRight staying) {
+  const cap_value_t lock_memory = CAP_IPC_LOCK;
+  const bool stays = staying == StayingRight::kToLockMemory && LockedMemoryIsLimited() && MayLockMoreMemory();
+  const cap_t kept = ::cap_init();
+  const bool dropped = kept != nullptr &&
+                       (!stays || (::cap_set_flag(kept, CAP_PERMITTED, 1, &lock_memory, CAP_SET) == 0 &&
+                                   ::cap_set_flag(kept, CAP_EFFECTIVE, 1, &lock_memory, CAP_SET) == 0)) &&
+                       ::cap_set_proc(kept) == 0;
   const int error = errno;
-  if (none != nullptr) ::cap_free(none);
+  if (kept != nullptr) ::cap_free(kept);
   return dropped ? absl::OkStatus() : absl::ErrnoToStatus(error, "cannot drop capabilities");
 }
 
@@ -50,7 +69,7 @@ absl::StatusOr<std::pair<uid_t, gid_t>> LookUp(const std::string& user) {
 
 }  // namespace
 
-absl::Status BecomeUser(const std::string& user) {
+absl::Status BecomeUser(const std::string& user, StayingRight staying) {
   const auto entry = LookUp(user);
   if (!entry.ok()) return entry.status();
   const auto [uid, gid] = *entry;
@@ -62,17 +81,20 @@ absl::Status BecomeUser(const std::string& user) {
   EmptyBoundingSet();  // while it may
   if (::initgroups(user.c_str(), gid) != 0) return Failure("cannot take the groups of", user, errno);
   if (::setresgid(gid, gid, gid) != 0) return Failure("cannot take the group of", user, errno);
+  // The permitted capabilities outlive the change of the user, until GiveUpRights.
+  ::prctl(PR_SET_KEEPCAPS, staying == StayingRight::kNone ? 0 : 1, 0, 0, 0);
   if (::setresuid(uid, uid, uid) != 0) return Failure("cannot become", user, errno);
   gid_t real = 0, effective = 0, saved = 0;
   ::getresgid(&real, &effective, &saved);
   if (real != gid || effective != gid || saved != gid) return Failure("did not take the group of", user, EPERM);
-  return GiveUpRights();
+  return GiveUpRights(staying);
 }
 
-absl::Status GiveUpRights() {
+absl::Status GiveUpRights(StayingRight staying) {
   EmptyBoundingSet();
   ::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-  if (absl::Status status = DropCapabilities(); !status.ok()) return status;
+  if (absl::Status status = DropCapabilities(staying); !status.ok()) return status;
+  ::prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0);
   // Nothing that this process may run in future gives rights back.
   if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return absl::ErrnoToStatus(errno, "cannot set no_new_privs");
   uid_t real = 0, effective = 0, saved = 0;

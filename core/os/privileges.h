@@ -11,13 +11,22 @@
 
 namespace hud {
 
+// What stays of root's rights.
+enum class StayingRight {
+  kNone,
+  // To lock memory beyond RLIMIT_MEMLOCK (CAP_IPC_LOCK), if the process has it and the limit is finite. The kernel charges rings (Linux
+  // 6.14 and later) and what zero-copy sends pin to the user's locked memory, all processes of that user together: a few proxies of
+  // one user, or one that starts again before the memory of the former is given back, meet the usual limit of 8 MiB.
+  kToLockMemory,
+};
+
 // `user`: a name of the password database. Does nothing if the process already runs as that user. On success none of the
 // former rights can be had back, which is tried out; an error says what to do.
-absl::Status BecomeUser(const std::string& user);
+absl::Status BecomeUser(const std::string& user, StayingRight staying = StayingRight::kNone);
 
-// Gives up what a start needs and nothing later does, whoever the process is by now: every capability, ambient ones too, also for
-// what it might run, and for good (no_new_privs). Root keeps what root owns. An error if any of it could be had back.
-absl::Status GiveUpRights();
+// Gives up what a start needs and nothing later does, whoever the process is by now: every capability but the staying one,
+// ambient ones too, also for what it might run, and for good (no_new_privs). Root keeps what root owns. An error if any of it could be had back.
+absl::Status GiveUpRights(StayingRight staying = StayingRight::kNone);
 
 // For root that stays root, before it gives up its rights: it may give what it makes to these groups then. One that there is not, or that
 // it may not join, is left out; whoever gives something to it hears that.

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import pwd
+import resource
 import signal
 import subprocess
 
@@ -15,6 +16,18 @@ NOBODY = pwd.getpwnam("nobody")
 # Of every thread. Seccomp 2: it has a filter.
 LOCKED = {"NoNewPrivs": "1", "Seccomp": "2"}
 NO_CAPABILITY = {name: "0" * 16 for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")}
+
+
+TO_LOCK_MEMORY = 1 << 14  # CAP_IPC_LOCK
+TO_RAISE_LIMITS = 1 << 24  # CAP_SYS_RESOURCE
+
+
+def of_the_proxy():
+    """The capabilities of a proxy that root starts: none, or, where locked memory stays limited, the one to lock more."""
+    own = int(dict(line.split(":\t", 1) for line in pathlib.Path("/proc/self/status").read_text().splitlines())["CapEff"], 16)
+    limited = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1] != resource.RLIM_INFINITY and not own & TO_RAISE_LIMITS
+    stays = f"{own & TO_LOCK_MEMORY:016x}" if limited else "0" * 16
+    return {**NO_CAPABILITY, "CapPrm": stays, "CapEff": stays}
 
 
 def threads(pid, names):
@@ -75,19 +88,29 @@ def as_nobody():
 def started_as_root_with_a_user_nothing_of_roots_is_left(stage):
     hudsucker = Hudsucker(stage, web(ScriptedNode(stage, answer_name, name="n1")), user="nobody")
     assert answer_of(hudsucker) == b"n1"
-    expect(hudsucker.pid, {**LOCKED, **NO_CAPABILITY, "CapBnd": "0" * 16, "Groups": f"{NOBODY.pw_gid} "})
+    expect(hudsucker.pid, {**LOCKED, **of_the_proxy(), "CapBnd": "0" * 16, "Groups": f"{NOBODY.pw_gid} "})
     assert not is_dumpable(hudsucker.pid)
     assert "stays root" not in hudsucker.log(), hudsucker.log()
 
 
 @case(needs_root=True)
-def started_as_root_without_a_user_it_warns_and_keeps_no_capability(stage):
+def started_as_root_without_a_user_it_warns_and_keeps_no_right_it_can_do_without(stage):
     hudsucker = Hudsucker(stage, web(ScriptedNode(stage, answer_name, name="n1")))
     assert answer_of(hudsucker) == b"n1"
-    expect(hudsucker.pid, {**LOCKED, **NO_CAPABILITY, "CapBnd": "0" * 16})
+    expect(hudsucker.pid, {**LOCKED, **of_the_proxy(), "CapBnd": "0" * 16})
     assert "level=warning" in hudsucker.log() and "it stays root" in hudsucker.log(), hudsucker.log()
     done = subprocess.run([PROGRAMS / "hudsucker", "--check", hudsucker.config_path], capture_output=True, text=True, timeout=10)
     assert done.returncode == 0 and "it stays root" in done.stderr, done
+
+
+@case(needs_root=True)
+def a_little_locked_memory_for_all_processes_of_a_user_is_enough(stage):
+    # The kernel counts rings by user: 1 MiB is less than one proxy's.
+    def little():
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 20, 1 << 20))
+    node = ScriptedNode(stage, answer_name, name="n1")
+    for i, rest in enumerate([{}, {}, {"user": "nobody"}, {"user": "nobody"}]):
+        assert answer_of(Hudsucker(stage, web(node), name=f"hudsucker{i}", preexec=little, **rest)) == b"n1"
 
 
 @case
@@ -136,7 +159,7 @@ def reloads_and_a_rotated_log_work_within_the_limits(stage):
     hudsucker.signal(signal.SIGUSR1)
     wait_until(lambda: (logs / "log").exists() and "log reopened" in (logs / "log").read_text(), 5, "the log reopened")
     assert answer_of(hudsucker) == b"n2"
-    expect(hudsucker.pid, {**LOCKED, **NO_CAPABILITY})
+    expect(hudsucker.pid, {**LOCKED, **of_the_proxy()})
     metrics = hudsucker.metrics()
     for name in ("process_open_fds", "process_threads", "process_resident_memory_bytes", "process_virtual_memory_bytes", "process_max_fds"):
         value = next(line.split()[1] for line in metrics.splitlines() if line.startswith(name + " "))
@@ -147,7 +170,7 @@ def reloads_and_a_rotated_log_work_within_the_limits(stage):
 def sandbox_false_leaves_system_calls_and_dumps_and_gives_up_rights_all_the_same(stage):
     hudsucker = Hudsucker(stage, web(ScriptedNode(stage, answer_name, name="n1")), user="nobody", sandbox=False)
     assert answer_of(hudsucker) == b"n1"
-    expect(hudsucker.pid, {"NoNewPrivs": "1", "Seccomp": "0", **NO_CAPABILITY})
+    expect(hudsucker.pid, {"NoNewPrivs": "1", "Seccomp": "0", **of_the_proxy()})
     assert is_dumpable(hudsucker.pid)
 
 
