@@ -1,5 +1,6 @@
 #include "control/control_thread.h"
 
+#include <malloc.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
@@ -138,6 +139,7 @@ void ControlThread::Turn(Instant now, Duration paused) {
   TellOfReopenedLog();
   if (!first_reports_over_ && now - started_ >= kFirstReports) first_reports_over_ = snapshot_due_ = true;
   WarnOfLimits(now);
+  ReturnMemory(now);
   WatchWorkers(now);
   FeedWatchdog(now);
   CheckDrain(now);
@@ -312,6 +314,13 @@ void ControlThread::WarnOfLimits(Instant now) {
     }
     parts_.log->Write(LogLevel::kWarning, line);
   }
+}
+
+void ControlThread::ReturnMemory(Instant now) {
+  constexpr int64_t kBesideBytes = 1024;  // what a connection allocates while its hello and dial last, beside the bytes of the hello
+  int64_t held = ActiveConnections() * kBesideBytes;
+  for (unsigned i = 0; i < parts_.data_plane->workers(); ++i) held += parts_.data_plane->counters(i).private_bytes.Get();
+  if (memory_return_.Due(now, static_cast<size_t>(std::max<int64_t>(0, held)))) ::malloc_trim(0);
 }
 
 // ---- Signals --------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@
 #include "control/reload.h"
 #include "control/status_snapshot.h"
 #include "core/fd.h"
+#include "core/memory_return.h"
 #include "core/os/log.h"
 #include "core/os/reload_report.h"
 #include "core/rate_limit.h"
@@ -83,6 +84,7 @@ class ControlThread {
   void LogEmptyPools(const StatusSnapshot& snapshot, Instant now);
   void Sweep(Instant now);
   void WarnOfLimits(Instant now);
+  void ReturnMemory(Instant now);
 
   void OnSignal();
   void ReopenLog(bool says_if_none);
@@ -102,6 +104,7 @@ class ControlThread {
   HealthChecker checker_;
   PauseMeter pause_;
   LimitWatch limits_;
+  MemoryReturn memory_return_;
   Instant started_;
   bool first_reports_over_ = false;
   Phase phase_ = Phase::kServing;

@@ -1,9 +1,11 @@
-// Who makes room when a limit is reached (ring/places.h has the rule, core/source_table.h who goes of one source).
+// Who makes room when a limit is reached (ring/places.h has the rule, core/source_table.h who goes of one source,
+// core/hello_room.h whose hello).
 #include <algorithm>
 #include <new>
-#include <unordered_map>
+#include <vector>
 
 #include "core/check.h"
+#include "core/hello_room.h"
 #include "ring/worker.h"
 
 namespace hud {
@@ -155,30 +157,23 @@ bool Worker::MakeHelloRoom(Connection& c, size_t bytes) {
   return true;
 }
 
-// Hellos of the source that holds most memory, the oldest first. A sixteenth of it at once: to look for it takes time.
+// A share of the whole at once, for it takes time to look at all.
 bool Worker::EvictHellos(Connection* newcomer, size_t wanted) {
-  std::unordered_map<uint64_t, size_t> held;
-  connections_.ForEach([&](Connection& c) {
-    if (c.state == ConnectionState::kHello) held[places_.HashOf(SourceOf(c))] += c.context->bytes.size;
-  });
-  const uint64_t own = newcomer ? places_.HashOf(SourceOf(*newcomer)) : 0;
-  std::pair<uint64_t, size_t> most(own, newcomer ? held[own] : 0);
-  for (const auto& [source, bytes] : held) {
-    if (bytes > most.second) most = {source, bytes};
-  }
-  std::vector<Connection*> hellos;
+  constexpr size_t kAtOnce = 64;
+  std::vector<HeldHello> held;
   connections_.ForEach([&](Connection& c) {
     if (c.state != ConnectionState::kHello || &c == newcomer || c.context->bytes.size == 0) return;
-    if (places_.HashOf(SourceOf(c)) == most.first) hellos.push_back(&c);
+    held.push_back({places_.HashOf(SourceOf(c)), c.context->bytes.size, c.accepted_at, c.slot});
   });
-  std::sort(hellos.begin(), hellos.end(), [](const Connection* a, const Connection* b) { return a->accepted_at < b->accepted_at; });
+  HelloNewcomer own;
+  if (newcomer) own = {places_.HashOf(SourceOf(*newcomer)), newcomer->context->bytes.size};
   size_t freed = 0;
-  for (Connection* c : hellos) {
-    if (freed >= std::max(wanted, most.second / 16)) break;
-    freed += c->context->bytes.size;
+  for (uint32_t slot : HellosToEnd(std::move(held), own, std::max(wanted, places_.limits().hello_bytes / kAtOnce))) {
+    Connection& c = connections_.At(slot);
+    freed += c.context->bytes.size;
     counters_.evicted_for_hellos.Add();
-    places_.NoteMadeRoom(SourceOf(*c));
-    Terminate(*c, CloseReason::kMadeRoom);
+    places_.NoteMadeRoom(SourceOf(c));
+    Terminate(c, CloseReason::kMadeRoom);
   }
   return freed >= wanted;
 }

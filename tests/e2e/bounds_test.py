@@ -262,6 +262,28 @@ def max_connections_are_the_process_s_whoever_the_workers_are(stage):
         assert read_exactly(client, 5) == b"again", "a client made room although there was a place for each"
 
 
+@case(reduced=False)
+def memory_that_a_flood_of_hellos_took_goes_back_to_the_kernel(stage):
+    raise_own_limit(6000)
+    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [ScriptedNode(stage, echo).as_node()]}])
+    half = in_records(client_hello(pad_to=15000))[:14000]
+
+    def resident():
+        return memory_kib(hudsucker.pid) << 10
+    before = resident()
+    clients = [connect(hudsucker.address, source_address=(f"127.0.{5 + i // 200}.{i % 200 + 1}", 0)) for i in range(3000)]
+    for client in clients:
+        client.sendall(half)
+    wait_until(lambda: resident() > before + 3000 * len(half), 10, "the hellos being held")
+    time.sleep(1)  # who holds what is looked at twice a second
+    most = resident()
+    for client in clients:
+        client.close()
+    wait_until(lambda: resident() < before + (most - before) / 3, 10, "the memory being given back")
+    assert is_served(hudsucker.address, "127.0.4.1")
+    stage.note(f"{before >> 20} MiB, {most >> 20} MiB with {len(clients)} halves of hellos, then {resident() >> 20} MiB")
+
+
 @case(seconds=60)
 def one_source_that_fills_every_place_keeps_nobody_else_out(stage):
     """Idle relays, hellos that drip and hellos that stay halves; the newcomers come from elsewhere."""

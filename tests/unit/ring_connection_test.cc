@@ -314,6 +314,26 @@ TEST(Limit, MemoryForHellosIsMadeByTheSourceThatHoldsMostOfIt) {
   EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kMadeRoom) == bed.counters().evicted_for_hellos.Get(); }));
 }
 
+// Each source holds one: then it is the oldest who go, and not one at a time, for to look at all of them takes time.
+TEST(Limit, MemoryForHellosIsMadeAShareAtATimeByManySources) {
+  TestBed bed({.hello_budget = 64 << 10});
+  const std::string part = std::string("\x16\x03\x01\x3f\xff\x01\x00\x3f\xfb\x03\x03", 11) + std::string(189, 'h');
+  std::vector<Peer> attackers;
+  for (size_t i = 0; i < 400; ++i) {
+    attackers.push_back(bed.Client(absl::StrCat("127.0.", i / 200 + 1, ".", i % 200 + 1).c_str()));
+    attackers.back().Send(part);
+  }
+  // 1 KiB at once: six hellos.
+  ASSERT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kMadeRoom) >= 400 - (64 << 10) / 200; }));
+  EXPECT_EQ(bed.counters().evicted_for_hellos.Get() % 6, 0);
+  EXPECT_EQ(bed.counters().hello_budget_refused.Get(), 0);
+  EXPECT_NE(attackers.front().HowItEnds(), "bytes");
+  Peer honest = bed.Client("127.0.9.9");
+  honest.Send(part);
+  honest.Send(std::string(0x3fff + 5 - part.size(), 'h'));
+  EXPECT_EQ(bed.Node().Receive(0x3fff + 5).size(), size_t{0x3fff + 5});
+}
+
 TEST(Drain, ConnectionsGoOnAndTheWorkerEndsAfterTheLast) {
   TestBed bed;
   Peer client = bed.Client();
