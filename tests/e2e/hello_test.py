@@ -2,6 +2,7 @@
 """The ClientHello: read right whatever its shape, given to the node byte for byte, and never a way to stop the proxy."""
 import concurrent.futures
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -45,10 +46,11 @@ class Ears:
                 client.sendall(piece)
                 if pause:
                     time.sleep(pause)
-            client.shutdown(socket.SHUT_WR)
             try:
+                client.shutdown(socket.SHUT_WR)
                 name = read_to_end(client).decode(errors="replace")
-            except ConnectionResetError:
+            except OSError as error:
+                assert error.errno in (errno.ECONNRESET, errno.ENOTCONN), error
                 return "reset"
         if name not in self.nodes:
             return f"closed after {name!r}" if name else "closed"
