@@ -309,9 +309,8 @@ void ControlThread::WarnOfLimits(Instant now) {
   for (const LimitWatch::Warning& warning : limits_.Look(now)) {
     LogLine line(parts_.log->format(), warning.message);
     for (const auto& [name, count] : warning.counts) line.Number(name, count);
-    if (const SourceKey source = parts_.data_plane->LastToMakeRoom(); source.kind != SourceKey::Kind::kUnknown) {
-      line.Text("last_source", source.ToString());
-    }
+    const SourceKey source = parts_.data_plane->LastToMakeRoom();
+    if (warning.names_source && source.kind != SourceKey::Kind::kUnknown) line.Text("last_source", source.ToString());
     parts_.log->Write(LogLevel::kWarning, line);
   }
 }

@@ -12,6 +12,7 @@ struct Count {
 struct Kind {
   std::string_view message;
   std::vector<Count> counts;
+  bool names_source = true;
 };
 
 const Counter& Closes(const WorkerCounters& w, CloseReason reason) { return w.closes[static_cast<size_t>(reason)]; }
@@ -27,10 +28,13 @@ const std::vector<Kind>& Kinds() {
         {"refused", [](const WorkerCounters& w) -> const Counter& { return w.hello_budget_refused; }}}},
       {"a source has all the connections it may have (max_connections_per_source); its newcomers are refused",
        {{"refused", [](const WorkerCounters& w) -> const Counter& { return Closes(w, CloseReason::kSourceLimit); }}}},
-      {"a node's address leads back to this proxy, over NAT or another proxy; what comes round again and again is closed",
-       {{"closed", [](const WorkerCounters& w) -> const Counter& { return Closes(w, CloseReason::kLoop); }}}},
+      {"the same hello is here more than 64 times at once: a node's address leads back to this proxy, over NAT or another proxy, or "
+       "somebody repeats it; what is more is closed",
+       {{"closed", [](const WorkerCounters& w) -> const Counter& { return Closes(w, CloseReason::kLoop); }}},
+       false},
       {"accepting pauses for want of descriptors or memory; clients wait (LimitNOFILE=, ulimit -n)",
-       {{"times", [](const WorkerCounters& w) -> const Counter& { return w.accept_backoffs; }}}},
+       {{"times", [](const WorkerCounters& w) -> const Counter& { return w.accept_backoffs; }}},
+       false},
   };
   return kinds;
 }
@@ -50,7 +54,7 @@ std::vector<LimitWatch::Warning> LimitWatch::Look(Instant now) {
     const Kind& kind = Kinds()[k];
     std::vector<int64_t>& said = said_[k];
     said.resize(kind.counts.size());
-    Warning warning{kind.message, {}};
+    Warning warning{kind.message, {}, kind.names_source};
     bool anything = false;
     for (size_t i = 0; i < kind.counts.size(); ++i) {
       const int64_t sum = Sum(kind.counts[i].read);

@@ -19,6 +19,7 @@ class LimitWatch {
   struct Warning {
     std::string_view message;
     std::vector<std::pair<std::string_view, int64_t>> counts;  // since the last warning of this kind; never all zero
+    bool names_source = false;  // who made room or was refused last is worth a word
   };
 
   explicit LimitWatch(std::vector<const WorkerCounters*> workers) : workers_(std::move(workers)) {}

@@ -34,11 +34,13 @@ void SourceTable::Enter(uint32_t slot, const SourceKey& source, uint64_t hash) {
   links_[slot].source = number;
   links_[slot].in_hello = true;
   Append(slot);
+  AppendHello(slot);
 }
 
 void SourceTable::HelloDone(uint32_t slot) {
   if (!Contains(slot) || !links_[slot].in_hello) return;
   Unlink(slot);
+  UnlinkHello(slot);
   links_[slot].in_hello = false;
   Append(slot);
 }
@@ -47,6 +49,7 @@ void SourceTable::Leave(uint32_t slot) {
   if (!Contains(slot)) return;
   const uint32_t source = links_[slot].source;
   Unlink(slot);
+  if (links_[slot].in_hello) UnlinkHello(slot);
   links_[slot] = Link();
   SetCount(source, sources_[source].count - 1);
   if (sources_[source].count > 0) return;
@@ -82,6 +85,19 @@ void SourceTable::Unlink(uint32_t slot) {
   List& list = ListOf(link);
   (link.previous == kNone ? list.first : links_[link.previous].next) = link.next;
   (link.next == kNone ? list.last : links_[link.next].previous) = link.previous;
+}
+
+void SourceTable::AppendHello(uint32_t slot) {
+  links_[slot].older = hellos_.last;
+  links_[slot].newer = kNone;
+  (hellos_.last == kNone ? hellos_.first : links_[hellos_.last].newer) = slot;
+  hellos_.last = slot;
+}
+
+void SourceTable::UnlinkHello(uint32_t slot) {
+  const Link& link = links_[slot];
+  (link.older == kNone ? hellos_.first : links_[link.older].newer) = link.newer;
+  (link.newer == kNone ? hellos_.last : links_[link.newer].older) = link.older;
 }
 
 void SourceTable::SetCount(uint32_t source, uint32_t count) {

@@ -2,7 +2,8 @@
 // places one source may have. A hash decides which worker gets a client, so no worker has a share of its own.
 //
 // Full is fair. The newcomer is taken, and room is made by the source that holds most, wherever that is: a worker that has
-// nothing of it asks the one that does. Sources are counted only once half of the places are in use (or a limit of one
+// nothing of it asks the one that does. Where nobody holds more than the newcomer's source, the oldest unfinished hello or the
+// longest idle relay makes room, whosever it is. Sources are counted only once half of the places are in use (or a limit of one
 // source's is set): before that, a connection costs one addition to `used` and one look at `watched`.
 #pragma once
 
@@ -12,8 +13,6 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <bit>
-#include <memory>
 #include <mutex>
 
 #include "core/check.h"
@@ -21,6 +20,7 @@
 #include "core/loop_guard.h"
 #include "core/siphash.h"
 #include "core/source.h"
+#include "ring/source_counts.h"
 
 namespace hud {
 
@@ -40,9 +40,7 @@ class Places {
       : limits_(limits),
         key_(key),
         loops_(limits.connections, key),
-        watched_(limits.per_source > 0),
-        cells_(std::bit_ceil(std::max<size_t>(4 * limits.connections, 1024)) - 1),
-        counts_(std::make_unique<std::atomic<uint32_t>[]>(cells_ + 1)) {
+        watched_(limits.per_source > 0) {
     HUD_CHECK(limits.workers > 0 && limits.workers <= limits::kMaxWorkers);
     for (Seat& seat : seats_) seat.wake = -1;
   }
@@ -77,11 +75,8 @@ class Places {
   bool watched() const { return watched_.load(std::memory_order_relaxed); }
 
   uint64_t HashOf(const SourceKey& source) const { return hud::HashOf(key_, source); }
-  // Over all workers. Sources that share a cell count as one: with four cells a place, and a key that nobody knows, a
-  // matter of luck that nobody can help.
-  uint32_t Enter(uint64_t hash) { return Cell(hash).fetch_add(1, std::memory_order_relaxed) + 1; }
-  void Leave(uint64_t hash) { Cell(hash).fetch_sub(1, std::memory_order_relaxed); }
-  uint32_t CountOf(uint64_t hash) const { return counts_[hash & cells_].load(std::memory_order_relaxed); }
+  // Over all workers.
+  SourceCounts& sources() { return sources_; }
 
   // ---- Who makes room
 
@@ -162,7 +157,6 @@ class Places {
     const uint64_t one = 1;
     if (seats_[worker].wake >= 0) (void)!::write(seats_[worker].wake, &one, sizeof one);
   }
-  std::atomic<uint32_t>& Cell(uint64_t hash) { return counts_[hash & cells_]; }
 
   const PlaceLimits limits_;
   const SipKey key_;
@@ -170,8 +164,7 @@ class Places {
   alignas(64) std::atomic<size_t> used_{0};
   alignas(64) std::atomic<size_t> hello_bytes_{0};
   alignas(64) std::atomic<bool> watched_;
-  const size_t cells_;  // their number less one: a mask
-  std::unique_ptr<std::atomic<uint32_t>[]> counts_;
+  SourceCounts sources_;
   std::array<Seat, limits::kMaxWorkers> seats_;
   mutable std::mutex mutex_;
   SourceKey made_room_;

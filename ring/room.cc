@@ -14,6 +14,8 @@ namespace {
 // Where nobody holds more than the newcomer's own source, only what has been quiet for this long makes room: to cut off a
 // connection at work for another one like it would help nobody.
 constexpr Duration kQuiet = std::chrono::seconds(1);
+// An unfinished hello much sooner: who speaks TLS sends all of it at once, and has been heard by then.
+constexpr Duration kHelloTime = std::chrono::milliseconds(100);
 // Sources here that are compared by what they hold over all workers.
 constexpr size_t kCompared = 8;
 constexpr size_t kCountedPerTurn = 1024;  // twice the completions of a turn: all are counted before the limit is reached
@@ -48,13 +50,19 @@ SourceKey Worker::SourceOf(Connection& c) {
 uint32_t Worker::EnterSource(Connection& c) {
   const SourceKey source = SourceOf(c);
   const uint64_t hash = places_.HashOf(source);
-  sources_.Enter(c.slot, source, hash);
-  return places_.Enter(hash);
+  const uint32_t held = places_.sources().Enter(hash);
+  try {
+    sources_.Enter(c.slot, source, hash);
+  } catch (const std::bad_alloc&) {
+    places_.sources().Leave(hash);
+    throw;
+  }
+  return held;
 }
 
 void Worker::LeaveSource(const Connection& c) {
   if (!sources_.Contains(c.slot)) return;
-  places_.Leave(sources_.HashOf(c.slot));
+  places_.sources().Leave(sources_.HashOf(c.slot));
   sources_.Leave(c.slot);
 }
 
@@ -92,37 +100,43 @@ bool Worker::SourceIsKnown(Connection& c) {
 SourceTable::Holder Worker::LargestHere() const {
   SourceTable::Holder most;
   for (const SourceTable::Holder& holder : sources_.Largest(kCompared)) {
-    if (const uint32_t count = places_.CountOf(holder.hash); count > most.count) most = {holder.hash, count};
+    if (const uint32_t count = places_.sources().CountOf(holder.hash); count > most.count) most = {holder.hash, count};
   }
   return most;
 }
 
 bool Worker::MakeRoom(const Connection& newcomer) {
   const uint64_t own = sources_.HashOf(newcomer.slot);
-  const uint32_t own_count = places_.CountOf(own);
+  const uint32_t own_count = places_.sources().CountOf(own);
   const SourceTable::Holder here = LargestHere();
   if (const unsigned worker = places_.WhoHoldsMore(options_.index, std::max(own_count, here.count)); worker != Places::kNobody) {
     places_.AskForPlace(worker);
     return true;
   }
-  if (here.count > own_count) return Evict(here.hash, newcomer.slot, Instant::max());
-  const Instant quiet_until = now_ - kQuiet;
-  if (Evict(own, newcomer.slot, quiet_until)) return true;
-  for (const SourceTable::Holder& holder : sources_.Largest(kCompared)) {
-    if (places_.CountOf(holder.hash) == own_count && Evict(holder.hash, newcomer.slot, quiet_until)) return true;
-  }
-  return false;
+  if (here.count > own_count && EvictOf(here.hash, newcomer.slot, {})) return true;
+  const SourceTable::Quiet quiet{now_ - kHelloTime, now_ - kQuiet};
+  return EvictOf(own, newcomer.slot, quiet) ||
+         EvictAnywhere(newcomer.slot, quiet, [&](uint64_t source) { return places_.sources().CountOf(source) >= own_count; });
 }
 
-bool Worker::Evict(uint64_t source, uint32_t except, Instant quiet_until) {
-  const auto since = [this](uint32_t slot) {
-    const Connection& c = connections_.At(slot);
-    return c.state == ConnectionState::kHello ? c.accepted_at : c.last_activity;
-  };
-  const std::optional<uint32_t> slot = sources_.FirstToGo(source, except, quiet_until, since);
+Instant Worker::QuietSince(uint32_t slot) {
+  const Connection& c = connections_.At(slot);
+  return c.state == ConnectionState::kHello ? c.accepted_at : c.last_activity;
+}
+
+bool Worker::EvictOf(uint64_t source, uint32_t except, const SourceTable::Quiet& quiet) {
+  return EvictSlot(sources_.FirstToGo(source, except, quiet, [this](uint32_t slot) { return QuietSince(slot); }));
+}
+
+template <typename MayGo>
+bool Worker::EvictAnywhere(uint32_t except, const SourceTable::Quiet& quiet, MayGo&& may_go) {
+  return EvictSlot(sources_.FirstToGoOfAll(except, quiet, [this](uint32_t slot) { return QuietSince(slot); }, may_go));
+}
+
+bool Worker::EvictSlot(std::optional<uint32_t> slot) {
   if (!slot) return false;
   counters_.evicted_for_places.Add();
-  places_.NoteMadeRoom(sources_.SourceOf(source));
+  places_.NoteMadeRoom(sources_.SourceOf(sources_.HashOf(*slot)));
   EndForRoom(connections_.At(*slot));
   return true;
 }
@@ -137,7 +151,9 @@ void Worker::EndForRoom(Connection& c) {
 void Worker::MakeRoomForOthers() {
   try {
     for (uint32_t n = places_.TakePlacesWanted(options_.index); n > 0 && places_.used() > places_.limits().connections; --n) {
-      if (const SourceTable::Holder here = LargestHere(); here.count > 0) Evict(here.hash, kNoSlot, Instant::max());
+      // By now nobody here may hold more than others; but somebody was let in for it.
+      const SourceTable::Holder here = LargestHere();
+      if (here.count < 2 || !EvictOf(here.hash, kNoSlot, {})) EvictAnywhere(kNoSlot, {}, [](uint64_t) { return true; });
     }
     if (places_.TakeHelloRoomWanted(options_.index)) {
       const size_t held = held_hello_bytes_ + places_.HelloBytesOfOthers(options_.index);

@@ -21,6 +21,7 @@
 #include <deque>
 #include <memory>
 #include <new>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -135,7 +136,11 @@ class Worker {
   bool SourceIsKnown(Connection& c);
   SourceTable::Holder LargestHere() const;
   bool MakeRoom(const Connection& newcomer);
-  bool Evict(uint64_t source, uint32_t except, Instant quiet_until);
+  Instant QuietSince(uint32_t slot);
+  bool EvictOf(uint64_t source, uint32_t except, const SourceTable::Quiet& quiet);
+  template <typename MayGo>
+  bool EvictAnywhere(uint32_t except, const SourceTable::Quiet& quiet, MayGo&& may_go);
+  bool EvictSlot(std::optional<uint32_t> slot);
   void EndForRoom(Connection& c);
   void MakeRoomForOthers();
   bool MakeHelloRoom(Connection& c, size_t bytes);

@@ -28,6 +28,7 @@ TEST(LimitWatch, SaysEachLimitOnceInTenSecondsWithWhatHappenedSince) {
   said = watch.Look(start + 10s);
   ASSERT_EQ(said.size(), 1u) << "the other limit has a clock of its own";
   EXPECT_TRUE(said[0].message.find("descriptors") != std::string_view::npos);
+  EXPECT_FALSE(said[0].names_source) << "nobody made room for it";
   said = watch.Look(start + 11s);
   ASSERT_EQ(said.size(), 1u);
   EXPECT_EQ(said[0].counts[1].second, 6);
@@ -44,6 +45,7 @@ TEST(LimitWatch, KnowsTheMemoryForHellosAndTheLimitOfASource) {
   EXPECT_TRUE(said[0].message.find("hello_budget") != std::string_view::npos);
   EXPECT_TRUE(said[1].message.find("max_connections_per_source") != std::string_view::npos);
   EXPECT_EQ(said[1].counts[0].second, 3);
+  EXPECT_TRUE(said[0].names_source && said[1].names_source);
 }
 
 }  // namespace

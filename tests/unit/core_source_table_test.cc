@@ -5,6 +5,7 @@
 
 #include <map>
 #include <random>
+#include <set>
 
 namespace hud {
 namespace {
@@ -47,7 +48,12 @@ class SourceTableTest : public ::testing::Test {
   }
   static uint64_t Hash(int source) { return 1000 + static_cast<uint64_t>(source); }
   std::optional<uint32_t> First(int source, uint32_t except = 0xffffffff, int64_t quiet_until = 1'000'000) {
-    return table_.FirstToGo(Hash(source), except, Instant(quiet_until * 1s), [this](uint32_t slot) { return since_.at(slot); });
+    const Instant quiet(quiet_until * 1s);
+    return table_.FirstToGo(Hash(source), except, {quiet, quiet}, [this](uint32_t slot) { return since_.at(slot); });
+  }
+  std::optional<uint32_t> FirstOfAll(int64_t hellos = 1'000'000, int64_t others = 1'000'000, std::set<int> stay = {}, uint32_t except = 0xffffffff) {
+    return table_.FirstToGoOfAll(except, {Instant(hellos * 1s), Instant(others * 1s)}, [this](uint32_t slot) { return since_.at(slot); },
+                                 [&](uint64_t hash) { return !stay.contains(static_cast<int>(hash - 1000)); });
   }
 
   SourceTable table_;
@@ -120,6 +126,41 @@ TEST_F(SourceTableTest, WhereOnlyTheQuietMayGoTheOthersStay) {
   EXPECT_EQ(First(7, 0xffffffff, 40), 2u) << "a quiet relay although a fresh hello is there";
   since_[2] = Instant(45s);
   EXPECT_EQ(First(7, 0xffffffff, 40), std::nullopt);
+}
+
+TEST_F(SourceTableTest, OfAllSourcesTheOldestHelloGoesAndThenTheLongestIdle) {
+  EXPECT_EQ(FirstOfAll(), std::nullopt);
+  Enter(1, 1, 10);
+  Relay(1, 30);
+  Enter(2, 2, 11);
+  Enter(3, 3, 12);
+  Enter(4, 4, 13);
+  Relay(4, 20);
+  EXPECT_EQ(FirstOfAll(), 2u);
+  EXPECT_EQ(FirstOfAll(1'000, 1'000, {2}), 3u);
+  EXPECT_EQ(FirstOfAll(1'000, 1'000, {2}, 3), 4u) << "the newcomer does not go";
+  EXPECT_EQ(FirstOfAll(5, 1'000), 4u) << "the hellos are too young";
+  EXPECT_EQ(FirstOfAll(5, 1'000, {4}), 1u);
+  EXPECT_EQ(FirstOfAll(5, 19), std::nullopt);
+  table_.Leave(2);
+  Relay(3, 40);
+  EXPECT_EQ(FirstOfAll(), 4u);
+  table_.Leave(4);
+  EXPECT_EQ(FirstOfAll(), 1u);
+}
+
+TEST_F(SourceTableTest, OfAllSourcesThousandsGoInTheOrderOfTheirIdleness) {
+  for (uint32_t slot = 0; slot < 3000; ++slot) {
+    Enter(slot, static_cast<int>(slot), 0);
+    Relay(slot, 1000 + (slot * 1777) % 3000);
+  }
+  for (int64_t expected = 1000; expected < 4000; ++expected) {
+    const auto slot = FirstOfAll();
+    ASSERT_TRUE(slot);
+    EXPECT_EQ(since_[*slot], Instant(expected * 1s));
+    table_.Leave(*slot);
+  }
+  EXPECT_EQ(FirstOfAll(), std::nullopt);
 }
 
 // Against plain counting: many sources that come, turn to relays and go.
