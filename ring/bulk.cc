@@ -154,8 +154,8 @@ void Worker::BulkWithoutPipe(Connection& c, Side source) {
 void Worker::TakeTurnLater(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
   if (d.in_ready_list) return;
-  d.in_ready_list = true;
   ready_.push_back({c.slot, c.generation, source});
+  d.in_ready_list = true;
 }
 
 void Worker::OnPollIn(Connection& c, Side source, int events) {
@@ -163,6 +163,7 @@ void Worker::OnPollIn(Connection& c, Side source, int events) {
   Direction& d = c.direction[Index(source)];
   d.said_readable = events > 0;
   if (d.stream == Stream::kOpen && !d.HoldsBytes()) return d.engine == Engine::kSplice ? TakeTurnLater(c, source) : Advance(c, source);
+  if (d.stream == Stream::kOpen) return HoldSource(c, source);
   if (d.stream == Stream::kDiscard) Read(c, source);
 }
 

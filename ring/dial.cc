@@ -180,14 +180,12 @@ void Worker::OnConnectFailed(Connection& c, int error) { DialFailed(c, c.context
 void Worker::OnHelloSent(Connection& c, int result) {
   if (result > c.context->header_bytes) CountBytes(c, Side::kClient, static_cast<uint32_t>(result) - c.context->header_bytes);
   shared_.nodes->node(c.choice.node.index).connect_failures.store(0, std::memory_order_relaxed);
-  held_hello_bytes_ -= c.context->bytes.size;
-  PrivateBytes hello = std::exchange(c.context->bytes, PrivateBytes());
+  PrivateBytes& hello = c.context->bytes;
   hello.offset += static_cast<uint32_t>(std::max(result, 0));
-  if (hello.empty()) {
-    FreePrivate(hello);
-  } else {
-    c.direction[Index(Side::kClient)].Held().rest = std::move(hello);
-  }
+  HeldBytes* left = hello.empty() ? nullptr : &c.direction[Index(Side::kClient)].Held();  // first what may find no memory
+  held_hello_bytes_ -= hello.size;
+  if (left != nullptr) left->rest = std::exchange(hello, PrivateBytes());
+  else FreePrivate(hello);
   Joined(c);
   BeginRelay(c);
   if (result < 0 && result != -EAGAIN) return OnSinkError(c, Side::kNode, -result);

@@ -168,7 +168,10 @@ class KernelRing final : public Ring {
   }
 
   size_t buffer_size() const override { return options_.buffer_bytes; }
-  size_t buffers_free() const override { return options_.buffers - with_caller_; }
+  size_t buffers_free() const override {
+    const auto set_aside = std::ranges::count_if(set_aside_, &Completion::has_buffer);
+    return options_.buffers - with_caller_ + static_cast<size_t>(set_aside);
+  }
   uint64_t overflows() const override { return *ring_.cq.koverflow; }
   uint64_t losses() const override { return losses_; }
 

@@ -16,6 +16,7 @@
 
 #include "core/check.h"
 #include "core/local_error.h"
+#include "ring/relay_times.h"
 #include "ring/worker.h"
 
 namespace hud {
@@ -24,21 +25,12 @@ namespace {
 // What one receive may bring before it has to be asked for again: with less than a buffer more the most that can arrive
 // behind a sink that stops. Two full buffers, so that a stream turns to bulk just when the receive ends.
 constexpr uint32_t kReceiveLimit = 32 * 1024;
-// What a stalled sink leaves in a pipe moves to private memory after this time, and the pipe goes to somebody else.
-constexpr Duration kPipeStall = std::chrono::milliseconds(100);
 // A source whose sink is gone may send this much more before it is reset; a late close_notify is 24 bytes.
 constexpr uint64_t kDiscardAllowance = 256 * 1024;
-constexpr Duration kDiscardCheck = std::chrono::milliseconds(20);
-// How soon a sink whose source was reset is asked again whether it has acknowledged all: the longer it has acknowledged
-// nothing, the later, up to the second of these.
-constexpr Duration kAcknowledgedCheck = std::chrono::milliseconds(10);
-constexpr Duration kLatestAcknowledgedCheck = std::chrono::milliseconds(80);
 // A side that has ended its stream is no longer read. If it does not go altogether within this time, it is watched.
 constexpr Duration kHalfClosedWatch = std::chrono::milliseconds(30);
-// A socket can say that it has room and take nothing, while the machine is short of socket memory: it is asked again by the
-// clock then, for such a poll would complete at once, again and again.
+// So often in a row may a socket say that it has room and take nothing, before it is asked by the clock.
 constexpr uint8_t kVainWakes = 3;
-constexpr Duration kVainPause = std::chrono::milliseconds(10);
 
 // A node that loses its power says nothing. An idle relay to it is found out by keep-alive after 10 + 3 × 5 s (tcp(7)),
 // one with unacknowledged bytes by IsSilent(). Only relays that last are worth the four system calls.
@@ -101,8 +93,8 @@ void Worker::BeginRelay(Connection& c) {
 // Asks for the next bytes of a side by the direction's engine. Holds nothing while it waits.
 void Worker::Read(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
-  if (c.IsPending(source, Op::kRecv) || d.starved) return;
   FreeHeldIfUnused(d);
+  if (c.IsPending(source, Op::kRecv) || d.starved) return;
   if (d.engine == Engine::kSmall || d.stream == Stream::kDiscard) {
     const Expected expected = d.said_readable ? Expected::kNow : Expected::kLater;
     d.said_readable = false;
@@ -130,8 +122,8 @@ void Worker::OnRecv(Connection& c, Side source, const Completion& completion) {
   if (completion.has_buffer) ring_->ReturnBuffer(completion.buffer);
   if (completion.result == -ENOBUFS) {
     counters_.buffers_exhausted.Add();
-    d.starved = true;
     starved_.push_back({c.slot, c.generation, source});
+    d.starved = true;
     return;
   }
   if (completion.result == -ECANCELED && c.state == ConnectionState::kRelaying) {
@@ -164,9 +156,7 @@ void Worker::OnRelayBytes(Connection& c, Side source, uint16_t buffer, uint32_t 
   const bool full_run = d.policy.SawReceive(length, ring_->buffer_size(), next == Expected::kNow);
   if (d.HoldsBytes() || c.IsPending(sink, Op::kSend)) {
     if (!KeepBehind(d, bytes)) return Abort(c, CloseReason::kLocalError);
-    AwaitSend(c, sink);
-    if (!c.IsPending(sink, Op::kSend) && !c.IsPending(source, Op::kRecv)) WatchErrors(c, source);
-    return;
+    return HoldSource(c, source);
   }
   moved_messages_ = true;
   lent.Keep();
@@ -228,8 +218,8 @@ void Worker::OnSent(Connection& c, Side sink, int result) {
     took_all = rest.empty();
     if (took_all) FreePrivate(rest);
   }
-  if (!d.HoldsBytes()) return Advance(c, source);
   if (sent > 0 && d.held) d.held->vain_wakes = 0;
+  if (!d.HoldsBytes()) return Advance(c, source);
   if (sent > 0 && !took_all) d.sink_error_hidden = true;
   if (!took_all) return Stall(c, source);
   SendHeld(c, source);
@@ -257,19 +247,26 @@ void Worker::SendHeld(Connection& c, Side source) {
 void Worker::Advance(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
   if (d.stream == Stream::kEnded) return FinishDirection(c, source);
-  if (d.stream != Stream::kOpen && d.stream != Stream::kDiscard) return;
-  if (c.IsPending(source, Op::kRecv)) return;
+  const bool goes_on = d.stream == Stream::kOpen || d.stream == Stream::kDiscard;
+  if (!goes_on || c.IsPending(source, Op::kRecv)) return FreeHeldIfUnused(d);
   if (d.bulk_wanted) EnterBulk(c, source);
   if (d.stream == Stream::kDiscard || d.engine == Engine::kSmall) return Read(c, source);
   if (d.engine == Engine::kSplice) return PumpSplice(c, source);
   PumpZeroCopy(c, source);
 }
 
+// Bytes are held, so no more are asked for: what is to follow their send is announced, and where they wait for room the source,
+// which is not read, is watched.
+void Worker::HoldSource(Connection& c, Side source) {
+  AwaitSend(c, Other(source));
+  if (!c.IsPending(Other(source), Op::kSend) && !c.IsPending(source, Op::kRecv)) WatchErrors(c, source);
+}
+
 // The sink takes no more: wait until it does, and meanwhile watch the source, which is not being read.
 void Worker::Stall(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
   HeldBytes& held = d.Held();
-  held.stalled_since = now_;
+  if (held.vain_wakes == 0) held.stalled_since = now_;
   if (held.vain_wakes < kVainWakes) {
     WaitForRoom(c, Other(source));
   } else {
@@ -380,6 +377,7 @@ void Worker::OnSourceEnd(Connection& c, Side source) {
 // The sink has been given all bytes: now the FIN. shutdown(2), because IORING_OP_SHUTDOWN costs a kernel thread.
 void Worker::FinishDirection(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
+  FreeHeldIfUnused(d);
   if (d.source_reset) {
     d.stream = Stream::kFlushing;
     d.discarded = 0;
@@ -475,10 +473,14 @@ void Worker::WatchErrors(Connection& c, Side side) {
 
 void Worker::OnPollError(Connection& c, Side side, const Completion& completion) {
   const int events = completion.result;
-  if (events < 0) return;
+  if (events < 0 && events != -ECANCELED) return Abort(c, CloseReason::kLocalError);
   Direction& d = c.direction[Index(side)];
-  if ((events & (POLLRDHUP | POLLHUP)) != 0) d.polls_at_once = true;
   const bool is_read = c.IsPending(side, Op::kRecv) || c.IsPending(side, Op::kPollIn);
+  if (events < 0) {  // cancelled below, when the end was known, or by nobody that we know
+    if (!d.polls_at_once && !is_read) WatchErrors(c, side);
+    return;
+  }
+  if ((events & (POLLRDHUP | POLLHUP)) != 0) d.polls_at_once = true;
   if ((events & (POLLERR | POLLHUP)) == 0) {  // only its FIN, which will be read in its place
     if (!is_read) WatchErrors(c, side);
     return;
@@ -525,13 +527,11 @@ void Worker::OnRelayTimer(Connection& c) {
       SendHeld(c, source);
       if (c.state != ConnectionState::kRelaying) return;
     }
-    if (d.pipe_bytes() == 0 || !c.IsPending(Other(source), Op::kPollOut)) continue;
-    if (now_ - d.held->stalled_since >= kPipeStall) {
-      EmptyPipeToMemory(c, source);
-      if (c.state != ConnectionState::kRelaying) return;
-    } else {
-      next = std::min(next, d.held->stalled_since + kPipeStall);
-    }
+    const bool stalled = c.IsPending(Other(source), Op::kPollOut) || (d.held && d.held->wait_by_timer);
+    if (d.pipe_bytes() == 0 || !stalled) continue;
+    if (now_ - d.held->stalled_since >= kPipeStall) EmptyPipeToMemory(c, source);
+    if (c.state != ConnectionState::kRelaying) return;
+    if (d.pipe_bytes() > 0) next = std::min(next, d.held->stalled_since + kPipeStall);
   }
   if (MuteAt(c) <= now_) NodeDidNotAnswer(c, &NodeCounters::unanswered_mutes);
   next = std::min(next, MuteAt(c));
@@ -551,7 +551,7 @@ void Worker::OnRelayTimer(Connection& c) {
     if (reset) return Abort(c, ResetReason(c.direction[0].source_reset ? Side::kClient : Side::kNode));
     return Abort(c, half_closed ? CloseReason::kHalfClosedTimeout : CloseReason::kIdleTimeout);
   }
-  SetTimer(c, std::min(next, c.last_activity + limit));
+  SetTimerAtMost(c, std::min(next, c.last_activity + limit));  // what was sent above may have set it for sooner
 }
 
 // A receive that waits pins 860 bytes in the kernel, a poll 256 (FACTS 4): an idle relay waits with polls, and receives

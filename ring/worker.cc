@@ -220,7 +220,7 @@ void Worker::FeedStarved() {
       RequestRecv(c, turn.source, Expected::kNow);
     }
     // A relay may hold bytes by now, even in a pipe: a receive would let others overtake them. It goes on when they are sent.
-    if (c.state == ConnectionState::kRelaying && !d.HoldsBytes()) Guarded(c, [&] { Advance(c, turn.source); });
+    if (c.state == ConnectionState::kRelaying) Guarded(c, [&] { d.HoldsBytes() ? HoldSource(c, turn.source) : Advance(c, turn.source); });
   }
   taking_.clear();
 }

@@ -184,6 +184,7 @@ class Worker {
   void SendHeld(Connection& c, Side source);
   void Advance(Connection& c, Side source);
   void Read(Connection& c, Side source);
+  void HoldSource(Connection& c, Side source);
   void Stall(Connection& c, Side source);
   void RequestRelayRecv(Connection& c, Side source, Expected expected);
   void WaitForRoom(Connection& c, Side sink);

@@ -12,11 +12,6 @@
 #include "ring/worker.h"
 
 namespace hud {
-namespace {
-
-constexpr size_t kBuffersPerDirection = 4;
-
-}  // namespace
 
 // Loopback, veth and tunnels copy after all, and unix sockets refuse; the kernel says so, and then a plain send is cheaper.
 bool Worker::ZeroCopyIsUseful(const Direction& d) const { return options_.zero_copy_send && !d.zero_copy_copied; }
@@ -24,7 +19,7 @@ bool Worker::ZeroCopyIsUseful(const Direction& d) const { return options_.zero_c
 // Precondition: every byte received has been accepted by the sink.
 void Worker::PumpZeroCopy(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
-  if (d.Held().zero_copy.size() >= kBuffersPerDirection) return WatchErrors(c, source);  // WaitsForNotification()
+  if (d.Held().zero_copy.size() >= ZeroCopyPool::kPerDirection) return WatchErrors(c, source);  // WaitsForNotification()
   const bool forced = options_.relay_mode == RelayMode::kZeroCopy && options_.zero_copy_send && !d.zero_copy_refused;
   uint8_t* memory = forced || ZeroCopyIsUseful(d) ? zero_copy_pool_.Borrow() : nullptr;
   if (memory == nullptr) {
@@ -87,13 +82,14 @@ void Worker::OnZeroCopy(Connection& c, Tag tag, const Completion& completion) {
   if (c.state == ConnectionState::kTerminating) return JoinIfDone(c);
   const bool waited = WaitsForNotification(c, source);
   FreeZeroCopyBuffers(d);
-  if (waited && buffers.size() < kBuffersPerDirection) Advance(c, source);
+  if (waited && buffers.size() < ZeroCopyPool::kPerDirection) return Advance(c, source);
+  FreeHeldIfUnused(d);
 }
 
 // All buffers are on their way, so nothing is read.
 bool Worker::WaitsForNotification(const Connection& c, Side source) const {
   const Direction& d = c.direction[Index(source)];
-  return d.engine == Engine::kZeroCopy && d.stream == Stream::kOpen && d.held && d.held->zero_copy.size() >= kBuffersPerDirection &&
+  return d.engine == Engine::kZeroCopy && d.stream == Stream::kOpen && d.held && d.held->zero_copy.size() >= ZeroCopyPool::kPerDirection &&
          !d.HoldsBytes() && !c.IsPending(source, Op::kPollIn);
 }
 

@@ -14,6 +14,7 @@ class ZeroCopyPool {
  public:
   static constexpr size_t kBufferBytes = 64 * 1024;
   static constexpr size_t kBudget = 256;  // buffers of a worker: 16 MiB
+  static constexpr size_t kPerDirection = 4;
 
   // Null when the budget is used up.
   uint8_t* Borrow() {

@@ -69,6 +69,9 @@ class TogetherRing final : public ForwardingRing {
     for (const Completion& c : std::exchange(held_, {})) out[kept++] = c;
     return kept;
   }
+  size_t buffers_free() const override {
+    return inner_->buffers_free() + static_cast<size_t>(std::ranges::count_if(held_, &Completion::has_buffer));
+  }
 
  private:
   static constexpr size_t kHello = 1;  // a receive
@@ -477,6 +480,32 @@ TEST(Races, ADirectionThatFoundNoSharedBufferAndWentToBulkKeepsItsOrder) {
   sender.join();
   EXPECT_GE(bed.counters().buffers_exhausted.Get(), 1);
   EXPECT_TRUE(arrived == message);
+}
+
+// A send is announced where nothing else goes on. This one was not, for a receive was under way, and in the same turn that ended for
+// want of a shared buffer: the worker slept, 20 ms or until something else happened, beside what it could have received. No clock
+// is looked at here: the worker says itself whether it sleeps so (WhoAwaitsASendSaysSo).
+TEST(Races, ASendWhoseReceiveThenFoundNoSharedBufferIsHeardOfAtOnce) {
+  if (!ProbeFeatures()->bounded_multishot_recv) GTEST_SKIP() << "needs Linux 6.17";
+  std::atomic<bool> stop{false}, stopped{false};
+  TestBed bed({.wrap_ring = [&](std::unique_ptr<Ring>) { return std::make_unique<FewBuffersRing>(stop, stopped, [] {}); }});
+  Peer client = bed.Client();
+  client.Send(kFirst);
+  Peer node = bed.Node();
+  ASSERT_EQ(node.Receive(kFirst.size()), kFirst);
+  Peer other = bed.Client();
+  ASSERT_TRUE(bed.Eventually([&] { return bed.counters().in_hello.Get() == 1; }));
+  std::this_thread::sleep_for(20ms);
+  stop = true;
+  bed.Wake();
+  ASSERT_TRUE(bed.Eventually([&] { return stopped.load(); }));
+  other.Send("\x16\x03\x01");  // takes a buffer, and gives it back in the same turn
+  const std::string message = RandomBytes(20'000, 1);  // a buffer and a part of one
+  client.Send(message);
+  stop = false;
+  node.SetTimeout(3s);
+  EXPECT_TRUE(node.Receive(message.size()) == message);
+  EXPECT_GE(bed.counters().buffers_exhausted.Get(), 1);
 }
 
 // What wakes a waiting request (accepts, orders, most receives) must get its turn although requests that complete at once

@@ -438,5 +438,93 @@ TEST(Shortage, ASocketThatSaysItHasRoomAndTakesNothingIsAskedByTheClock) {
   EXPECT_EQ(client.Receive(6), "answer");
 }
 
+// The client takes nothing, and what is received from the node ends just then, as it does to look for a hidden end.
+class PausingRing final : public AnsweringRing {
+ public:
+  using AnsweringRing::AnsweringRing;
+  void Send(int fd, Bytes data, uint64_t u) override {
+    if (Tag::Unpack(u).side != Side::kClient) return inner_->Send(fd, data, u);
+    Answer(u, -EAGAIN);
+  }
+  void Poll(int fd, uint32_t events, uint64_t u) override {
+    Tag tag = Tag::Unpack(u);
+    if (tag.op != Op::kPollOut) return inner_->Poll(fd, events, u);
+    tag.op = Op::kRecv;
+    tag.side = Side::kNode;
+    inner_->Cancel(tag.Pack());
+  }
+  void Cancel(uint64_t target) override {
+    Tag::Unpack(target).op == Op::kPollOut ? Answer(target, -ECANCELED) : inner_->Cancel(target);
+  }
+};
+
+TEST(Shortage, AResetBehindBytesThatNobodyTakesIsSeen) {
+  TestBed bed({.mode = RelayMode::kCopy,
+               .wrap_ring = [](std::unique_ptr<Ring> ring) { return std::make_unique<PausingRing>(std::move(ring)); },
+               .reset_patience = 300ms});
+  Peer client = bed.Client();
+  client.Send(kFirst);
+  Peer node = bed.Node();
+  node.Receive(kFirst.size());
+  node.Send("answer");
+  std::this_thread::sleep_for(50ms);
+  node.Send("more");  // ends the poll for it, and is not read
+  std::this_thread::sleep_for(50ms);
+  node.Reset();
+  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kNodeReset) == 1; }, 3s));
+}
+
+// A poll that says there is room, while the client's socket is full.
+class RoomyRing final : public AnsweringRing {
+ public:
+  using AnsweringRing::AnsweringRing;
+  void Poll(int fd, uint32_t events, uint64_t u) override {
+    const Tag tag = Tag::Unpack(u);
+    const bool lies = tag.op == Op::kPollOut && tag.side == Side::kClient;
+    lies ? Answer(u, POLLOUT) : inner_->Poll(fd, events, u);
+  }
+};
+
+// With bytes in a pipe the second try is made by the relay's timer itself, which then set itself for 15 seconds later.
+TEST(Shortage, APipeForASocketThatGoesOnTakingNothingIsTriedAgainAndAgainAndLetGo) {
+  TestBed bed({.mode = RelayMode::kSplice, .wrap_ring = [](std::unique_ptr<Ring> ring) {
+    return std::make_unique<RoomyRing>(std::move(ring));
+  }});
+  Peer client = bed.Client();
+  client.Send(kFirst);
+  Peer node = bed.Node();
+  node.Receive(kFirst.size());
+  const std::string answer = RandomBytes(16'000'000, 3);
+  std::thread sender([&] { node.Send(answer); });
+  ASSERT_TRUE(bed.Eventually([&] { return bed.counters().pipes_held.Get() == 1; }));
+  EXPECT_TRUE(bed.Eventually([&] { return bed.counters().private_bytes.Get() > 0 && bed.counters().pipes_held.Get() == 0; }, 2s));
+  client.SetTimeout(3s);
+  EXPECT_TRUE(client.Receive(answer.size()) == answer);
+  sender.join();
+}
+
+// The memory for what is left of a hello is found before anything is counted anew.
+TEST(Shortage, WithoutMemoryForTheRestOfAHelloNothingIsCountedWrong) {
+  std::atomic<int64_t> until{0};
+  std::atomic<bool> failed{false};
+  Fault fault;
+  TestBed bed({.wrap_ring = [&](std::unique_ptr<Ring> ring) {
+    return std::make_unique<ForgetfulRing>(std::make_unique<FaultyRing>(std::move(ring), fault), until, failed);
+  }});
+  ASSERT_EQ(Exchange::Run(bed, 1000), Exchange::kWhole);  // what is asked for once a worker is there now
+  for (int number = 1; number < 12; ++number) {
+    fault.error = EAGAIN;  // the node took nothing of it
+    fault.number = 1;
+    fault.op = static_cast<int>(Op::kSend);
+    until = number;
+    EXPECT_TRUE(IsVisible(Exchange::Run(bed, 1000)));
+    bed.Wake();
+    EXPECT_TRUE(Settles(bed));
+  }
+  fault.op = -1;
+  until = 0;
+  EXPECT_EQ(Exchange::Run(bed, 1000), Exchange::kWhole);
+}
+
 }  // namespace
 }  // namespace hud::testing
