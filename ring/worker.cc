@@ -39,6 +39,10 @@ Worker::Worker(const Options& options, const DataPlane::Shared& shared, Places& 
       now_(Now()),
       random_state_(options.random_seed),
       next_id_(Random()) {
+  if (options.check_invariants) {
+    checks_ = std::make_unique<InvariantChecks>();
+    checks_->buffers = ring_->buffers_free();
+  }
   counters_.connection_limit.Set(static_cast<int64_t>(places.limits().connections));
   for (ListeningSocket& socket : listeners) {
     acceptors_.emplace_back();
@@ -85,6 +89,7 @@ void Worker::RunOnce() {
     });
   }
   UpdateGauges();
+  if (checks_) [[unlikely]] CheckInvariants(n);
 }
 
 // A cancelled accept counts until it has completed: it may have succeeded, and then a client waits for an answer.

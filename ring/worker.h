@@ -14,6 +14,7 @@
 //   hidden_ends.cc ends that a multishot receive does not tell
 //   terminate.cc   terminate → join → close, and the connection's record
 //   count.cc       what is counted by listener, pool and node
+//   invariants.cc  what is true at the end of every turn
 #pragma once
 
 #include <array>
@@ -30,6 +31,7 @@
 #include "core/timer_wheel.h"
 #include "ring/connection_table.h"
 #include "ring/data_plane.h"
+#include "ring/invariants.h"
 #include "ring/pipe_pool.h"
 #include "ring/places.h"
 #include "ring/ring.h"
@@ -37,12 +39,23 @@
 
 namespace hud {
 
+namespace testing {
+struct WorkerAccess;  // breaks what the invariants are to find
+}  // namespace testing
+
 // What control may say to a worker; written by control, read when the worker's eventfd fires.
 struct WorkerOrders {
   std::atomic<bool> drain{false};
   std::atomic<int64_t> drain_deadline_ns{0};  // of the steady clock
   std::atomic<bool> stop{false};
 };
+
+// ring/CMakeLists.txt says it for builds that look for bugs; unit tests say it of each worker.
+#ifdef HUD_CHECK_INVARIANTS
+inline constexpr bool kCheckInvariants = true;
+#else
+inline constexpr bool kCheckInvariants = false;
+#endif
 
 struct ListeningSocket {
   ListenerIndex listener;
@@ -64,6 +77,7 @@ class Worker {
     Duration lost_after = std::chrono::seconds(10);  // a completion that a loss may have taken is no longer waited for
     SipKey digest_key;
     uint64_t random_seed = 1;
+    bool check_invariants = kCheckInvariants;  // at the end of every turn
   };
 
   Worker(const Options& options, const DataPlane::Shared& shared, Places& places, std::unique_ptr<Ring> ring,
@@ -75,6 +89,8 @@ class Worker {
   void Run();
 
  private:
+  friend struct testing::WorkerAccess;
+
   static constexpr uint32_t kNoSlot = 0xffffffff;
 
   struct Acceptor {
@@ -254,6 +270,11 @@ class Worker {
   void EndAllAfterALoss();
   void Abandon(Connection& c);
 
+  // invariants.cc
+  void CheckInvariants(size_t completions);
+  void CheckConnection(const Connection& c) const;
+  void CheckSums();
+
   // count.cc
   void CountBytes(Connection& c, Side source, uint64_t bytes);
   void CountClose(ListenerIndex listener, CloseReason reason);
@@ -320,6 +341,7 @@ class Worker {
   bool catching_up_ = false;  // after an absence, until
   Instant caught_up_at_{};
   Instant drain_deadline_ = Instant::max();
+  std::unique_ptr<InvariantChecks> checks_;  // null: not looked at
 };
 
 }  // namespace hud

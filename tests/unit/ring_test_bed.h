@@ -171,6 +171,7 @@ struct TestBedOptions {
   unsigned pipes = 16;
   std::function<std::unique_ptr<Ring>(std::unique_ptr<Ring>)> wrap_ring;  // a ring of the test's around the kernel's
   std::function<void(RouteTable&)> adjust;
+  std::function<void(Worker&)> with_worker;  // before it runs, in its thread
   int nodes = 1;
   Duration node_silence = 30s;
   Duration quiet_after = 5s;
@@ -233,9 +234,11 @@ class TestBed {
                      .quiet_after = options.quiet_after,
                      .node_silence = options.node_silence,
                      .reset_patience = options.reset_patience,
-                     .lost_after = options.lost_after},
+                     .lost_after = options.lost_after,
+                     .check_invariants = true},
                     {routes_.get(), &affinity_, &nodes_}, places, std::move(ring), std::move(sockets), Fd(::dup(wake_.get())),
                     orders_, counters_, records_);
+      if (options.with_worker) options.with_worker(worker);
       ready = true;
       worker.Run();
     });
