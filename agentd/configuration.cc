@@ -32,13 +32,15 @@ class Reader {
     if (state_dir.ReadString(&config_.state_dir) && config_.state_dir.front() != '/') {
       state_dir.Error("give an absolute path, like /var/lib/hud-agentd");
     }
+    if (state_dir) config_.state_dir_at = At(state_dir);
     const YamlValue log = root.Get("log");
     log.Get("level").ReadEnum(&config_.log.level, {{"debug", LogLevel::kDebug},
                                                    {"info", LogLevel::kInfo},
                                                    {"warning", LogLevel::kWarning},
                                                    {"error", LogLevel::kError}});
     log.Get("format").ReadEnum(&config_.log.format, {{"logfmt", LogFormat::kLogfmt}, {"json", LogFormat::kJson}});
-    root.Get("user").ReadString(&config_.user);
+    const YamlValue user = root.Get("user");
+    if (user.ReadString(&config_.user)) config_.user_at = At(user);
     root.Get("sandbox").ReadBool(&config_.sandbox);
     const YamlValue every = root.Get("beacon").Get("every");
     every.ReadDuration(&config_.beacon_every, 100ms, 60s);
@@ -269,6 +271,7 @@ class Reader {
     std::set<size_t> fed;
     for (const YamlValue& item : list.ItemsOrSelf()) {
       FeedsConfig feeds;
+      feeds.at = At(item);
       ReadSocketPath(item.Get("syslog"), &feeds.syslog);
       ReadSocketPath(item.Get("tokens"), &feeds.tokens);
       item.Get("group").ReadString(&feeds.group);

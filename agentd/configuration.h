@@ -54,6 +54,7 @@ struct FeedsConfig {
   std::string syslog;  // path of the socket; empty: none
   std::string tokens;
   std::string group;   // who may write to them besides the agent's own user and group; empty: nobody
+  std::string at;      // where the file says so, "FILE:LINE"
   Duration ttl = 1h;   // of ids that do not say their own
 };
 
@@ -71,6 +72,7 @@ struct AgentConfig {
   Duration beacon_every = 1s;
   AgentLogConfig log;
   std::string state_dir;                   // empty: nothing is kept over a restart
+  std::string state_dir_at, user_at;       // "FILE:LINE"
   std::string user;                        // to become, when started as root; empty: stay who we are
   bool sandbox = true;                     // core/os/sandbox.h, and no dumps of memory
   std::vector<std::string> warnings;       // what is allowed and may be meant otherwise, "FILE:LINE: …"

@@ -1,5 +1,6 @@
 #include "agentd/datagram_socket.h"
 
+#include <fcntl.h>
 #include <grp.h>
 #include <pwd.h>
 #include <sys/socket.h>
@@ -7,6 +8,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -23,15 +25,17 @@ absl::Status Failed(const std::string& path, const std::string& what) {
   return absl::FailedPreconditionError(absl::StrCat("socket ", path, ": ", what));
 }
 
-absl::Status RemoveStale(const std::string& path, const sockaddr_un& address) {
+absl::Status CheckPlace(const std::string& path, bool* is_there) {
   struct stat found {};
-  if (::lstat(path.c_str(), &found) != 0) {
-    if (errno == ENOENT) return absl::OkStatus();
-    return Failed(path, std::strerror(errno));
-  }
-  if (!S_ISSOCK(found.st_mode)) {
-    return Failed(path, "exists and is not a socket; give another path or remove it");
-  }
+  *is_there = ::lstat(path.c_str(), &found) == 0;
+  if (!*is_there) return errno == ENOENT ? absl::OkStatus() : Failed(path, std::strerror(errno));
+  if (!S_ISSOCK(found.st_mode)) return Failed(path, "exists and is not a socket; give another path or remove it");
+  return absl::OkStatus();
+}
+
+absl::Status RemoveStale(const std::string& path, const sockaddr_un& address) {
+  bool is_there = false;
+  if (absl::Status place = CheckPlace(path, &is_there); !place.ok() || !is_there) return place;
   const Fd probe(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ||
       errno != ECONNREFUSED) {
@@ -42,12 +46,21 @@ absl::Status RemoveStale(const std::string& path, const sockaddr_un& address) {
   return absl::OkStatus();
 }
 
-absl::Status GiveToGroup(const std::string& path, const std::string& group) {
-  if (group.empty()) return absl::OkStatus();
-  errno = 0;
+absl::StatusOr<gid_t> FindGroup(const std::string& path, const std::string& group) {
   const struct group* found = ::getgrnam(group.c_str());
   if (found == nullptr) return Failed(path, absl::StrCat("there is no group '", group, "' on this machine"));
-  if (::chown(path.c_str(), static_cast<uid_t>(-1), found->gr_gid) != 0) {
+  return found->gr_gid;
+}
+
+std::string CannotBeMade(int error) {
+  return absl::StrCat("cannot be made: ", std::strerror(error), error == ENOENT ? "; make its directory first" : "");
+}
+
+absl::Status GiveToGroup(const std::string& path, const std::string& group) {
+  if (group.empty()) return absl::OkStatus();
+  const absl::StatusOr<gid_t> found = FindGroup(path, group);
+  if (!found.ok()) return found.status();
+  if (::chown(path.c_str(), static_cast<uid_t>(-1), *found) != 0) {
     return Failed(path, absl::StrCat("cannot be given to group '", group, "': ", std::strerror(errno),
                                      "; make the agent's user a member of it"));
   }
@@ -70,14 +83,25 @@ absl::StatusOr<DatagramSocket> DatagramSocket::Bind(const std::string& path, con
   // bind gives the path the mode of the descriptor, less the umask: it is never more open than this.
   ::fchmod(fd.get(), kMode);
   if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-    return Failed(path, absl::StrCat("cannot be made: ", std::strerror(errno),
-                                     errno == ENOENT ? "; make its directory first" : ""));
+    return Failed(path, CannotBeMade(errno));
   }
   if (absl::Status given = GiveToGroup(path, group); !given.ok()) return given;
   if (::chmod(path.c_str(), kMode) != 0) return Failed(path, absl::StrCat("chmod: ", std::strerror(errno)));
   struct stat made {};
   if (::lstat(path.c_str(), &made) != 0) return Failed(path, std::strerror(errno));
   return DatagramSocket(std::move(fd), path, made.st_dev, made.st_ino);
+}
+
+absl::Status DatagramSocket::Check(const std::string& path, const std::string& group) {
+  bool is_there = false;
+  if (absl::Status place = CheckPlace(path, &is_there); !place.ok()) return place;
+  const std::string folder = path.substr(0, std::max<size_t>(1, path.rfind('/')));
+  if (::faccessat(AT_FDCWD, folder.c_str(), W_OK | X_OK, AT_EACCESS) != 0) {
+    const int error = errno;
+    const absl::Status failed = Failed(path, CannotBeMade(error));
+    return error == ENOENT ? absl::NotFoundError(absl::StrCat(failed.message(), " (the service's RuntimeDirectory= does)")) : failed;
+  }
+  return group.empty() ? absl::OkStatus() : FindGroup(path, group).status();
 }
 
 DatagramSocket::~DatagramSocket() {

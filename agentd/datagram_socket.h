@@ -16,6 +16,9 @@ class DatagramSocket {
   // An existing path is replaced only if it is a socket that nobody listens on any more.
   // `group`: its members may write, too; empty: the process's own group.
   static absl::StatusOr<DatagramSocket> Bind(const std::string& path, const std::string& group);
+  // What Bind() would complain of, found out without making anything; whether somebody listens there already is not asked.
+  // NotFoundError: its folder is missing, which a service manager may make.
+  static absl::Status Check(const std::string& path, const std::string& group);
   DatagramSocket(DatagramSocket&& other) noexcept = default;
   DatagramSocket& operator=(DatagramSocket&& other) noexcept = default;  // leaves the path of the one before to who has it now
   ~DatagramSocket();  // unlinks the path, unless another process has put its own there since

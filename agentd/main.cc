@@ -92,7 +92,7 @@ absl::Status At(const std::string& place, const absl::Status& status) {
 }
 
 // All that can be found out without touching a socket or a server: what is wrong with the files that it names.
-std::vector<absl::Status> CheckFiles(const hud::AgentConfig& config) {
+std::vector<absl::Status> CheckFiles(const hud::AgentConfig& config, std::vector<std::string>* warnings) {
   std::vector<absl::Status> found;
   for (const hud::AgentNodeConfig& node : config.nodes) {
     found.push_back(At(node.key_at, hud::ReadAgentKey(node.key_path, node.name).status()));
@@ -101,14 +101,34 @@ std::vector<absl::Status> CheckFiles(const hud::AgentConfig& config) {
   for (const hud::TicketKeyFileConfig& file : config.ticket_key_files) {
     found.push_back(At(file.at, hud::ReadTicketKeyNames(file.path, file.format).status()));
   }
+  for (const hud::FeedsConfig& feeds : config.feeds) {
+    for (const std::string& path : {feeds.syslog, feeds.tokens}) {
+      if (path.empty()) continue;
+      const absl::Status status = At(feeds.at, hud::DatagramSocket::Check(path, feeds.group));
+      if (absl::IsNotFound(status)) {
+        warnings->emplace_back(status.message());
+      } else {
+        found.push_back(status);
+      }
+    }
+  }
   std::erase_if(found, [](const absl::Status& status) { return status.ok(); });
   return found;
+}
+
+// What it can run without.
+void CheckStateFolder(hud::AgentConfig* config) {
+  const std::string& folder = config->state_dir;
+  if (folder.empty() || ::faccessat(AT_FDCWD, (folder + "/").c_str(), W_OK | X_OK, AT_EACCESS) == 0) return;
+  config->warnings.push_back(absl::StrCat(config->state_dir_at, ": state_dir: cannot write to ", folder, ": ", std::strerror(errno),
+                                          "; what is learned is lost with a restart. Make the folder, and give it to ",
+                                          hud::CurrentUserName()));
 }
 
 // Before anything is opened, for nothing that the agent does needs more than its user's rights, and before there are threads.
 absl::Status GiveUpRights(const std::string& path, hud::AgentConfig* config) {
   if (!config->user.empty()) {
-    if (absl::Status status = hud::BecomeUser(config->user); !status.ok()) return status;
+    if (absl::Status status = hud::BecomeUser(config->user); !status.ok()) return At(config->user_at, status);
   }
   if (::geteuid() == 0) {
     config->warnings.push_back(absl::StrCat(path, ": user: ", hud::kStaysRoot));
@@ -123,15 +143,16 @@ absl::Status GiveUpRights(const std::string& path, hud::AgentConfig* config) {
 }
 
 int Check(const std::string& path) {
-  const absl::StatusOr<hud::AgentConfig> config = hud::ReadAgentConfig(path);
+  absl::StatusOr<hud::AgentConfig> config = hud::ReadAgentConfig(path);
   if (!config.ok()) {
     std::cerr << config.status().message() << "\n";
     return kBadConfiguration;
   }
   if (!config->user.empty()) {
-    if (const absl::Status became = hud::BecomeUser(config->user); !became.ok()) return Complain(became);
+    if (const absl::Status became = hud::BecomeUser(config->user); !became.ok()) return Complain(At(config->user_at, became));
   }
-  const std::vector<absl::Status> found = CheckFiles(*config);
+  const std::vector<absl::Status> found = CheckFiles(*config, &config->warnings);
+  CheckStateFolder(&*config);
   for (const absl::Status& status : found) std::cerr << status.message() << "\n";
   for (const std::string& warning : config->warnings) std::cerr << "warning: " << warning << "\n";
   if (!found.empty()) return kBadConfiguration;

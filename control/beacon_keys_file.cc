@@ -19,7 +19,7 @@ constexpr size_t kMostBytes = 4 << 20;
 
 absl::Status CannotRead(const std::string& path, int error) {
   std::string advice;
-  if (error == ENOENT) advice = "; create it with `hud-agentd keygen`, or leave `beacons` out";
+  if (error == ENOENT) advice = "; make the file and add the line to it that `hud-agentd keygen` prints for each node, or leave `beacons` out";
   if (error == EACCES) advice = absl::StrCat("; it must be readable by ", CurrentUserName());
   return absl::PermissionDeniedError(absl::StrCat(path, ": cannot read the keys file: ", std::strerror(error), advice));
 }
@@ -32,7 +32,7 @@ absl::StatusOr<std::vector<BeaconKey>> LoadBeaconKeys(const std::string& path) {
   if (!fd) return CannotRead(path, errno);
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0) return CannotRead(path, errno);
-  if (!S_ISREG(info.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, ": is not a regular file"));
+  if (!S_ISREG(info.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, ": is not a regular file; `beacons.keys` names the file with a line for each node"));
   const std::string others = WhoElseMayUse({info.st_mode & 0777, info.st_uid, info.st_gid}, CurrentIdentity(), path);
   if (!others.empty()) return absl::PermissionDeniedError(absl::StrCat(path, ": ", others));
   std::string text;

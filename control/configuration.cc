@@ -337,6 +337,11 @@ class Reader {
       address.Error("a node has no port 0; write the port of its TLS server");
       has_address = false;
     }
+    if (has_address && !node.address.IsOneHost()) {
+      address.Error("that is no address of one machine; write the one at which the TLS server is reached");
+      node.address = SocketAddress();  // nothing else is said of it
+      has_address = false;
+    }
     item.Get("weight").ReadInteger(&node.weight, 0, 1000);
     if (has_address) CheckOneServerOneName(address, node, *pool);
     if (has_name && has_address) {

@@ -482,7 +482,10 @@ void ControlThread::CloseListeners() {
 
 void ControlThread::CheckDrain(Instant now) {
   if (phase_ != Phase::kDraining) return;
-  if (now >= listeners_close_) CloseListeners();
+  if (now >= listeners_close_) {
+    CloseListeners();
+    tell_drain_ = now + kTellDrainEvery;
+  }
   if (!listeners_closed_) return;
   if (now >= tell_drain_) {
     tell_drain_ = now + kTellDrainEvery;
@@ -491,9 +494,9 @@ void ControlThread::CheckDrain(Instant now) {
   }
   if (parts_.data_plane->Drained()) {
     if (const int64_t cut = CutByDrain(); cut > 0) {
-      parts_.log->Warning("drained: the deadline (timeouts.drain) cut connections", {{"cut", cut}, {"connections", drain_had_}});
+      parts_.log->Warning("drained: the deadline (timeouts.drain) cut connections", {{"cut", cut}, {"of", drain_had_}});
     } else {
-      parts_.log->Info("drained", {{"cut", 0}, {"connections", drain_had_}});
+      parts_.log->Info("drained", {{"cut", 0}, {"of", drain_had_}});
     }
     phase_ = Phase::kEnded;
   } else if (now >= drain_ends_) {

@@ -197,7 +197,6 @@ void LogStart(const Log& log, const LoadedConfiguration& loaded, const DataPlane
     const std::string text = socket->address().ToString();
     log.Info("beacons", {{"address", std::string_view(text)}, {"receive_buffer", int64_t{socket->receive_buffer_bytes()}}});
   }
-  if (loaded.keys.empty()) log.Warning("there are no beacon keys: no beacons are accepted (beacons.keys)");
   if (!configuration.command_socket.empty()) {
     log.Warning("command_socket is not yet served", {{"path", std::string_view(configuration.command_socket)}});
   }
@@ -266,9 +265,9 @@ int Serve(std::shared_ptr<const LoadedConfiguration> loaded, Sockets sockets, co
          {"/ready", "text/plain; charset=utf-8",
           [&board, clock] {
             board.NoteReadyAsked(clock().steady);
-            return std::string(board.Latest()->draining ? "draining\n" : "ready\n");
+            return std::string(Readiness(*board.Latest())) + "\n";
           },
-          [&board] { return !board.Latest()->draining; }},
+          [&board] { return Readiness(*board.Latest()) == "ready"; }},
          {"/metrics", "text/plain; version=0.0.4; charset=utf-8", [&sources, clock] { return MetricsText(sources, clock()); }}},
         [&board] { return board.Latest()->status_hosts; }, &status_counters);
     if (!started.ok()) return Fail(started.status().message());
@@ -282,10 +281,10 @@ int Serve(std::shared_ptr<const LoadedConfiguration> loaded, Sockets sockets, co
     if (!sandbox.ok()) log.Warning("sandbox: running without", {{"error", std::string_view(why)}});
   }
   const int code = control->Run();
+  access_log.reset();  // the last connections come first
   log.Info("ending", {{"code", int64_t{code}}});
   if (code == kClean) return kClean;
   // A worker hangs: nobody can wait for it. What is logged so far is written, and that is all.
-  access_log.reset();
   writer.reset();
   if (control->gave_up()) std::abort();  // not an ordinary end, for whoever starts it again or looks at its dump
   ::_exit(code);

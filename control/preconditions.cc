@@ -25,6 +25,11 @@ namespace hud {
 namespace {
 
 using Kind = Finding::Kind;
+
+constexpr char kNoKeys[] =
+    "there are no beacon keys, so no agent is believed; add the line of each node that `hud-agentd keygen` prints to the file that "
+    "beacons.keys names, or leave `beacons` out";
+
 using Findings = std::vector<Finding>;
 
 template <typename... Parts>
@@ -145,6 +150,14 @@ void ExamineBeacons(const Configuration& configuration, Findings* findings) {
   }
 }
 
+bool IsMissing(const std::string& path) { return ::access(path.c_str(), F_OK) != 0 && errno == ENOENT; }
+
+// Whoever is to read it; also when that user does not exist yet.
+void ExamineKeysAreThere(const Configuration& configuration, Findings* findings) {
+  const std::string& path = configuration.cluster.beacons.keys_path;
+  if (!path.empty() && IsMissing(path)) Add(findings, Kind::kError, configuration, "beacons.keys", LoadBeaconKeys(path).status().message());
+}
+
 void ExamineStatus(const Configuration& configuration, Findings* findings) {
   for (const SocketAddress& address : configuration.status) {
     if (address.IsUnix()) {
@@ -158,10 +171,15 @@ void ExamineStatus(const Configuration& configuration, Findings* findings) {
 // ---- As the user ----------------------------------------------------------------------------------------------------
 
 void ExamineKeys(const Configuration& configuration, Findings* findings) {
-  const std::string& path = configuration.cluster.beacons.keys_path;
-  if (path.empty()) return;
-  const auto keys = LoadBeaconKeys(path);
+  const BeaconConfig& beacons = configuration.cluster.beacons;
+  if (beacons.keys_path.empty()) {
+    if (!beacons.bind.empty()) Add(findings, Kind::kWarning, configuration, "beacons.bind", kNoKeys);
+    return;
+  }
+  if (IsMissing(beacons.keys_path)) return;  // said already
+  const auto keys = LoadBeaconKeys(beacons.keys_path);
   if (!keys.ok()) return findings->push_back({Kind::kError, std::string(keys.status().message())});  // names its own line
+  if (keys->empty()) Add(findings, Kind::kWarning, configuration, "beacons.keys", kNoKeys);
   for (const std::string& wide : WideBeaconKeys(*keys)) findings->push_back({Kind::kWarning, wide});
 }
 
@@ -195,6 +213,7 @@ constexpr Precondition kPreconditions[] = {
     {"no node is an address of this machine at which a listener takes all", kAsStarted, ExamineLoops},
     {"PROXY headers are taken from named networks only", kAsStarted, ExamineProxyHeaders},
     {"the beacons' address is this machine's, and may be bound", kAsStarted, ExamineBeacons},
+    {"the keys file is there", kAsStarted, ExamineKeysAreThere},
     {"the status address is this machine's, and may be bound", kAsStarted, ExamineStatus},
     {"the keys file is good, and nobody but `user` can read it", kAsUser, ExamineKeys},
     {"`log.file` can be written by `user`", kAsUser, ExamineLogFile},

@@ -354,7 +354,9 @@ bool StatusServer::Impl::Parse(Client& client) {
     if (client.received.size() <= kMaxRequestBytes) return true;
     error = http::error::header_limit;
   }
-  if (error && error != http::error::body_limit) {
+  // Two names for one host (RFC 9112, 3.2): who is meant is not for us to guess.
+  const bool two_hosts = !error && client.parser.is_header_done() && client.parser.get().count(http::field::host) > 1;
+  if ((error && error != http::error::body_limit) || two_hosts) {
     counters->refused.fetch_add(1, std::memory_order_relaxed);
     StartAnswer(client, "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
   } else if (error || client.parser.is_header_done()) {

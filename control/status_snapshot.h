@@ -9,6 +9,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/beacon_receiver.h"
@@ -57,6 +58,17 @@ struct StatusSnapshot {
   ReloadStats reloads;
   std::vector<WorkerHealth> workers;
 };
+
+// "ready", or why nobody is to be sent here. One pool that is down does not concern the clients of others.
+inline std::string_view Readiness(const StatusSnapshot& snapshot) {
+  if (snapshot.draining) return "draining";
+  for (const PoolSnapshot& pool : snapshot.pools) {
+    for (const Cluster::NodeStatus& node : pool.nodes) {
+      if (node.verdicts.Usable()) return "ready";
+    }
+  }
+  return "no usable node";
+}
 
 // Where the newest one hangs. The lock is held for the copy of a pointer, never for work.
 class StatusBoard {

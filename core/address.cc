@@ -232,6 +232,14 @@ Bytes SocketAddress::host_bytes() const {
   return path.first(static_cast<size_t>(std::find(path.begin(), path.end(), 0) - path.begin()));
 }
 
+bool SocketAddress::IsOneHost() const {
+  const Bytes host = host_bytes();
+  if (IsUnix() || host.empty()) return IsUnix();
+  const bool is_group = family() == AF_INET ? host[0] >= 224 && host[0] < 240 : host[0] == 0xff;
+  const bool is_broadcast = family() == AF_INET && std::all_of(host.begin(), host.end(), [](uint8_t byte) { return byte == 255; });
+  return !is_group && !is_broadcast && std::any_of(host.begin(), host.end(), [](uint8_t byte) { return byte != 0; });
+}
+
 std::string SocketAddress::ToString() const {
   const Bytes host = host_bytes();
   switch (family()) {

@@ -30,6 +30,8 @@ class SocketAddress {
   socklen_t size() const { return size_; }
   int family() const { return storage_.ss_family; }
   bool IsUnix() const { return family() == AF_UNIX; }
+  // Can one connect to it: not a wildcard, a multicast group or a broadcast.
+  bool IsOneHost() const;
   uint16_t port() const;  // 0 for unix sockets
   std::string ToString() const;
   // Raw address bytes: 4, 16, or the path (of an abstract socket, from its leading zero byte on).

@@ -228,7 +228,7 @@ class KeysFileReader {
     const auto [other, is_own] = line_of_secret_.try_emplace(key.secret.bytes, line_);
     if (!is_own) {
       return Fault(absl::StrCat("the same key as in line ", other->second, ": each node needs its own, or one could speak ",
-                                "for the other; make one with hud-agentd keygen"));
+                                "for the other; make one with 'hud-agentd keygen NAME --pools POOL --addresses ADDRESS'"));
     }
     keys_.push_back(std::move(key));
   }
@@ -317,7 +317,7 @@ absl::StatusOr<AgentKey> ParseAgentKey(std::string_view text, std::string_view p
     key.node = std::string(words[0]);
     if (const char* what = ReadSecret(words[1], &key.secret)) return fault(number, what);
   });
-  if (lines == 0) fault(1, "no key in the file; make one with 'hud-agentd keygen NAME'");
+  if (lines == 0) fault(1, "no key in the file; make one with 'hud-agentd keygen NAME --pools POOL --addresses ADDRESS'");
   if (!error.empty()) return absl::InvalidArgumentError(error);
   return key;
 }

@@ -61,7 +61,7 @@ absl::StatusOr<ReloadReport> ReadReport(const std::string& folder) {
   const std::string path = folder + kFileName;
   const absl::StatusOr<std::string> content = ReadFile(path);
   if (!content.ok()) {
-    return absl::NotFoundError(absl::StrCat(content.status().message(), ": no service that runs tells there what becomes of a reload"));
+    return absl::NotFoundError(absl::StrCat(content.status().message(), ": no service that runs tells there what becomes of a reload; a proxy that was started by hand is sent SIGHUP, and answers in its log"));
   }
   std::optional<ReloadReport> report = ReloadReport::Parse(*content);
   if (!report) return absl::InternalError(absl::StrCat(path, ": is not the report of a reload"));

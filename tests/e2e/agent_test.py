@@ -480,5 +480,32 @@ feeds: {syslog: relative.sock}
         assert any(f"agent.yaml:{line}:" in said and words in said for said in checked.stderr.splitlines()), (line, words, checked.stderr)
 
 
+@case
+def a_check_finds_what_a_start_would_meet_at_sockets_groups_and_folders(stage):
+    make_key(stage, "n1")
+    stage.write("file", "x")
+    free = stage.path("free.sock")
+
+    def check(**rest):
+        path = stage.write("agent.yaml", to_yaml({"node": {"name": "n1", "address": "127.0.0.1:1", "pool": "web"}, "proxies": ["127.0.0.1:2"],
+                                                  "key": str(stage.path("n1.key")), **rest}))
+        done = subprocess.run([PROGRAMS / "hud-agentd", "--check", path], capture_output=True, text=True)
+        return done.returncode, done.stderr
+    assert check(feeds={"syslog": str(free)})[0] == 0
+    code, said = check(feeds={"syslog": "/nonexistent/x.sock"})
+    assert code == 0 and re.search(r"warning: .*agent\.yaml:\d+: .*make its directory first \(the service's", said), (code, said)
+    for feeds, words in (({"tokens": str(stage.path("file"))}, "exists and is not a socket"),
+                         ({"tokens": str(stage.path(""))}, "exists and is not a socket"),
+                         ({"syslog": str(free), "group": "no-such-group"}, "there is no group 'no-such-group'")):
+        code, said = check(feeds=feeds)
+        assert code != 0 and re.search(rf"agent\.yaml:\d+: .*{re.escape(words)}", said), (feeds, code, said)
+    assert not free.exists(), "a check makes nothing"
+    for folder in ("/nonexistent", str(stage.path("file"))):
+        code, said = check(state_dir=folder)
+        assert code == 0 and re.search(r"warning: .*agent\.yaml:\d+: state_dir: cannot write", said), (folder, code, said)
+    code, said = check(user="no-such-user")
+    assert code != 0 and re.search(r"agent\.yaml:\d+: user: there is no user", said), said
+
+
 if __name__ == "__main__":
     main()

@@ -188,7 +188,22 @@ def ready_says_503_before_the_listener_closes_and_the_drain_counts(stage):
     assert time.monotonic() - began >= 3, "the grace was cut short"
     held.close()
     log = hudsucker.log()
-    assert "connections=1 seconds=1" in log and "cut=1 connections=1" in log, log[-1500:]
+    assert "connections=1 seconds=1" in log and "cut=1 of=1" in log, log[-1500:]
+
+
+@case
+def ready_says_503_where_nobody_can_be_served(stage):
+    node, other = ScriptedNode(stage, answer_name, name="n1"), ScriptedNode(stage, answer_name, name="n2")
+    hudsucker = Hudsucker(stage, [{"name": name, "health_interval": "100ms", "nodes": [n.as_node()]} for name, n in (("a", node), ("b", other))])
+
+    def ready():
+        return http_get(hudsucker.status_address, "/ready")
+    wait_until(lambda: ready() == (200, "ready\n"), 5, "both pools")
+    node.close()
+    wait_until(lambda: hudsucker.node("n1")["state"] == "down", 10, "the first node being down")
+    assert ready() == (200, "ready\n"), "clients of the other pool are served"
+    other.close()
+    wait_until(lambda: ready() == (503, "no usable node\n"), 10, "503")
 
 
 @case
@@ -197,7 +212,7 @@ def who_is_not_asked_for_ready_does_not_wait_for_it(stage):
     hudsucker.signal(signal.SIGTERM)
     assert hudsucker.popen.wait(10) == 0
     hudsucker.expected = True
-    assert "msg=drained cut=0 connections=0" in hudsucker.log(), hudsucker.log()[-800:]
+    assert "msg=drained cut=0 of=0" in hudsucker.log(), hudsucker.log()[-800:]
 
 
 @case

@@ -224,8 +224,8 @@ TEST(Configuration, EachFaultOfAFileIsOneErrorAtItsLine) {
       {"a negative weight", Spoiled("\"10.0.0.1:8443\"", "\"10.0.0.1:8443\", weight: -1"), "f:11:", "from 0 to 1000"},
       {"a node that is this proxy", Spoiled("10.0.0.1:8443", "127.0.0.1:443"),
        "f:11:", "hudsucker would connect to itself"},
-      {"a node that is a wildcard, which is this proxy", Spoiled("10.0.0.1:8443", "0.0.0.0:443"),
-       "f:11:", "hudsucker would connect to itself"},
+      {"a node that is a wildcard", Spoiled("10.0.0.1:8443", "0.0.0.0:443"), "f:11:", "no address of one machine"},
+      {"a node that is a group", Spoiled("10.0.0.1:8443", "224.0.0.1:443"), "f:11:", "no address of one machine"},
       // The rest.
       {"beacons without an address", with("beacons: {keys: /k}\n"), "f:13:", "'bind' is missing"},
       {"beacons on a unix socket", with("beacons: {bind: \"unix:/x\", keys: /k}\n"), "f:13:", "UDP"},

@@ -317,6 +317,7 @@ TEST_F(StatusServerTest, WhatIsNoHttpIsRefused) {
       {"a header without end", "GET / HTTP/1.1\r\nX: " + std::string(20'000, 'x')},
       {"a request line without end", "GET /" + std::string(20'000, 'x')},
       {"a bad version", "GET / HTTP/9.9\r\n\r\n"},
+      {"two hosts", "GET /status HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n"},
   };
   for (const Row& row : rows) {
     const Fd fd = Connect();
