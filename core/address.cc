@@ -236,8 +236,7 @@ bool SocketAddress::IsOneHost() const {
   const Bytes host = host_bytes();
   if (IsUnix() || host.empty()) return IsUnix();
   const bool is_group = family() == AF_INET ? host[0] >= 224 && host[0] < 240 : host[0] == 0xff;
-  const bool is_broadcast = family() == AF_INET && std::all_of(host.begin(), host.end(), [](uint8_t byte) { return byte == 255; });
-  return !is_group && !is_broadcast && std::any_of(host.begin(), host.end(), [](uint8_t byte) { return byte != 0; });
+  return !is_group && std::any_of(host.begin(), host.end(), [](uint8_t byte) { return byte != 0; });
 }
 
 std::string SocketAddress::ToString() const {

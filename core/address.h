@@ -30,7 +30,7 @@ class SocketAddress {
   socklen_t size() const { return size_; }
   int family() const { return storage_.ss_family; }
   bool IsUnix() const { return family() == AF_UNIX; }
-  // Can one connect to it: not a wildcard, a multicast group or a broadcast.
+  // Can one connect to it: not a wildcard and not a multicast group. (Broadcasts the kernel refuses.)
   bool IsOneHost() const;
   uint16_t port() const;  // 0 for unix sockets
   std::string ToString() const;

@@ -219,7 +219,7 @@ def a_user_that_the_agent_cannot_become_is_an_error(stage):
                                              "key": str(key), "user": "no-such-user"}))
     for option in ("--check", "--config"):
         done = subprocess.run([PROGRAMS / "hud-agentd", option, path], capture_output=True, text=True, timeout=10)
-        assert done.returncode == 1 and "hud-agentd: user: there is no user 'no-such-user'" in done.stderr, done
+        assert done.returncode == 1 and f"{path}:1: user: there is no user 'no-such-user'" in done.stderr, done
 
 
 if __name__ == "__main__":

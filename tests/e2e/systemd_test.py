@@ -260,7 +260,7 @@ def stop_waits_for_the_drain_and_other_signals_end_nothing(stage):
     for unit in UNITS:
         assert (bench.show(unit, "ActiveState"), bench.show(unit, "Result")) == ("inactive", "success"), bench.journal(unit)
         assert (bench.show(unit, "ExecMainCode"), bench.show(unit, "ExecMainStatus")) == ("1", "0"), "exited, with 0"
-    assert "cut=1 connections=1" in bench.journal("hudsucker")
+    assert "cut=1 of=1" in bench.journal("hudsucker")
     assert not bench.path("/run/hudsucker").exists()
 
 
