@@ -34,6 +34,7 @@ class SourceTable {
   bool Has(uint64_t hash) const { return by_hash_.contains(hash); }
   uint32_t CountOf(uint64_t hash) const;
   size_t sources() const { return by_hash_.size(); }
+  uint64_t changes() const { return changes_; }  // of what a source holds, so far
   // The first `most` of those that hold most here; of equal ones, who has held that many longest comes first.
   absl::InlinedVector<Holder, 8> Largest(size_t most) const;
 

@@ -236,7 +236,10 @@ void Worker::UpdateGauges() {
   if (held_hello_bytes_ != std::exchange(published_hello_bytes_, held_hello_bytes_)) {
     places_.PublishHelloBytes(options_.index, held_hello_bytes_);
   }
-  if (watching_) places_.PublishLargest(options_.index, LargestHere().count);
+  // Asking takes locks: not in turns in which nobody came or went.
+  if (watching_ && sources_.changes() != std::exchange(published_changes_, sources_.changes())) {
+    places_.PublishLargest(options_.index, LargestHere().count);
+  }
   counters_.buffers_free.Set(static_cast<int64_t>(ring_->buffers_free()));
   counters_.pipes_held.Set(static_cast<int64_t>(pipes_.lent()));
   counters_.pipe_bytes.Set(static_cast<int64_t>(pipes_.lent_bytes()));

@@ -330,6 +330,7 @@ class Worker {
   uint64_t next_id_;  // of a connection, in the log; the first is random, so that no two workers or processes have the same
   size_t held_hello_bytes_ = 0;
   size_t published_hello_bytes_ = 0;
+  uint64_t published_changes_ = 0;  // of sources_, when what the largest holds was last published
   size_t others_hello_bytes_ = 0;  // held by the other workers when this turn began
   bool accepting_ = true;
   bool at_limit_ = false;  // all places are in use
