@@ -21,11 +21,11 @@ class LoopGuard {
   static constexpr uint32_t kMost = 64;
   static constexpr uint32_t kNone = 0;
 
-  // Four cells for each connection that there may be: that so many strangers meet in one of them has no chance worth a name,
-  // and the key keeps anybody from choosing.
+  // A cell for each connection that there may be: that kMost strangers meet in one of them has no chance worth a name (1 in 65!),
+  // the key keeps anybody from choosing, and the fewer there are the more of them the core's caches hold.
   LoopGuard(size_t connections, const SipKey& key)
       : key_(key),
-        mask_(std::bit_ceil(std::clamp<size_t>(4 * connections, 1024, size_t{1} << 24)) - 1),
+        mask_(std::bit_ceil(std::clamp<size_t>(connections, 1024, size_t{1} << 24)) - 1),
         cells_(std::make_unique<std::atomic<uint32_t>[]>(mask_ + 1)) {}
 
   // Of a hello as it came, from its first record on. Never kNone.

@@ -95,6 +95,7 @@ struct Direction {
   // A socket tells its error once, to whichever operation asks first, and says 0 and EPIPE from then on. So it is kept here:
   // the source was reset, and its stream ends with that when all that came before has been read, whatever the read says.
   bool source_reset : 1 = false;
+  bool told_reset : 1 = false;      // a read of the source said ECONNRESET: the kernel has closed it, and our close says nothing to it
   bool heard : 1 = false;           // received since LookForHiddenEnds() last looked
   bool in_heard_list : 1 = false;
   bool said_readable : 1 = false;   // a poll did, and nothing has been read since

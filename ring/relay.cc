@@ -274,7 +274,8 @@ void Worker::Stall(Connection& c, Side source) {
     SetTimerAtMost(c, now_ + kVainPause);
   }
   if (!c.IsPending(source, Op::kRecv)) WatchErrors(c, source);
-  if (d.pipe_bytes() > 0) SetTimerAtMost(c, now_ + kPipeStall);
+  // From when it stalled, not from now: the timer may have passed by while a turn that then sent nothing was to come.
+  if (d.pipe_bytes() > 0) SetTimerAtMost(c, held.stalled_since + kPipeStall);
 }
 
 void Worker::WaitForRoom(Connection& c, Side sink) {
@@ -398,6 +399,7 @@ void Worker::FinishDirection(Connection& c, Side source) {
 void Worker::OnSourceError(Connection& c, Side source, int error) {
   if (!EndsAConnection(error)) return Abort(c, CloseReason::kLocalError);
   c.direction[Index(source)].source_reset = true;
+  c.direction[Index(source)].told_reset = error == ECONNRESET;
   OnSourceEnd(c, source);
 }
 
@@ -565,8 +567,9 @@ void Worker::GoQuiet(Connection& c) {
 
 // Both sides see a reset: a clean end would make a truncated stream look whole.
 void Worker::Abort(Connection& c, CloseReason reason) {
-  SetReset(c, Side::kClient);
-  SetReset(c, Side::kNode);
+  for (Side side : {Side::kClient, Side::kNode}) {
+    if (!c.direction[Index(side)].told_reset) SetReset(c, side);
+  }
   Terminate(c, reason);
 }
 

@@ -75,12 +75,26 @@ struct Peer {
     }
     address.sin_port = htons(port);
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (::connect(peer.fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) Fail("connect");
+    if (::connect(peer.fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 && !peer.ConnectsAfterAll()) Fail("connect");
     return peer;
+  }
+  // What is left of a ring of this thread interrupts system calls of the thread. A connect goes on then, and cannot be asked for again.
+  bool ConnectsAfterAll() const {
+    if (errno != EINTR) return false;
+    pollfd p{fd.get(), POLLOUT, 0};
+    Uninterrupted([&] { return ::poll(&p, 1, 60'000); });
+    socklen_t size = sizeof errno;
+    return ::getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &errno, &size) == 0 && errno == 0;
+  }
+  static ssize_t Uninterrupted(const std::function<ssize_t()>& call) {
+    ssize_t result;
+    do result = call();
+    while (result < 0 && errno == EINTR);
+    return result;
   }
   static Peer Accept(const Fd& listener) {
     pollfd p{listener.get(), POLLIN, 0};
-    if (::poll(&p, 1, 60'000) != 1) ADD_FAILURE() << "nobody connected";
+    if (Uninterrupted([&] { return ::poll(&p, 1, 60'000); }) != 1) ADD_FAILURE() << "nobody connected";
     Peer peer{Fd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC))};
     if (!peer.fd) Fail("accept");
     peer.SetTimeout(60s);
@@ -93,7 +107,7 @@ struct Peer {
   }
   bool Send(std::string_view bytes) {
     while (!bytes.empty()) {
-      const ssize_t n = ::send(fd.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+      const ssize_t n = Uninterrupted([&] { return ::send(fd.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL); });
       if (n <= 0) return false;
       bytes.remove_prefix(static_cast<size_t>(n));
     }
@@ -104,7 +118,7 @@ struct Peer {
     std::string bytes(n, 0);
     size_t got = 0;
     while (got < n) {
-      const ssize_t r = ::recv(fd.get(), bytes.data() + got, n - got, 0);
+      const ssize_t r = Uninterrupted([&] { return ::recv(fd.get(), bytes.data() + got, n - got, 0); });
       if (r <= 0) break;
       got += static_cast<size_t>(r);
     }
@@ -114,7 +128,7 @@ struct Peer {
   // "end", "reset", or "bytes"/"nothing" if the stream goes on.
   std::string HowItEnds() {
     char c;
-    const ssize_t r = ::recv(fd.get(), &c, 1, 0);
+    const ssize_t r = Uninterrupted([&] { return ::recv(fd.get(), &c, 1, 0); });
     if (r == 0) return "end";
     if (r > 0) return "bytes";
     return errno == ECONNRESET ? "reset" : errno == EAGAIN ? "nothing" : std::strerror(errno);
