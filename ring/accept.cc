@@ -1,5 +1,3 @@
-#include <sys/socket.h>
-
 #include <cerrno>
 #include <new>
 #include <utility>
@@ -41,7 +39,7 @@ void Worker::ArmAcceptors() {
       }
       continue;
     }
-    if (over_limit_ || Now() < a.retry_at) continue;
+    if (over_limit_ || calls_.Now() < a.retry_at) continue;
     a.multishot = headroom >= kMultishotHeadroom;
     if (a.multishot) {
       ring_->AcceptMultishot(a.socket.fd.get(), tag.Pack());
@@ -67,12 +65,12 @@ void Worker::OnAccept(uint32_t acceptor, const Completion& completion) {
 // One-by-one mode: what else is in the backlog, as long as there is room.
 void Worker::TakeMore(Acceptor& a) {
   for (int i = 0; i < kAcceptsPerTurn && places_.used() < places_.limits().connections; ++i) {
-    Fd client(accept4(a.socket.fd.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (!client) {
-      if (!IsTransient(errno)) BackOff(a);
+    const int client = calls_.Accept(a.socket.fd.get());
+    if (client < 0) {
+      if (!IsTransient(-client)) BackOff(a);
       return;
     }
-    Admit(std::move(client), a.socket.listener);
+    Admit(Fd(client), a.socket.listener);
   }
 }
 
@@ -94,11 +92,11 @@ void Worker::StopAccepting() {
 void Worker::TakeBacklog() {
   for (Acceptor& a : acceptors_) {
     while (places_.used() < places_.limits().connections) {
-      Fd client(accept4(a.socket.fd.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-      if (!client) break;
-      Admit(std::move(client), a.socket.listener);
+      const int client = calls_.Accept(a.socket.fd.get());
+      if (client < 0) break;
+      Admit(Fd(client), a.socket.listener);
     }
-    a.socket.fd.Reset();
+    calls_.Close(std::move(a.socket.fd));
   }
 }
 
@@ -111,6 +109,7 @@ void Worker::Admit(Fd client, ListenerIndex listener) {
     c = connections_.Allocate();
   } catch (const std::bad_alloc&) {
     places_.GiveBack();
+    calls_.Close(std::move(client));
     return CountClose(listener, CloseReason::kLocalError);
   }
   c->fd[Index(Side::kClient)] = std::move(client);

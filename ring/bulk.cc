@@ -1,14 +1,9 @@
 // The splice engine: socket → pipe → socket inside the kernel, in a loop with a quantum. splice(2) and not
 // IORING_OP_SPLICE, which parks a kernel thread for each idle direction (FACTS 4). The sockets are non-blocking; readiness
-// comes from one-shot polls in the ring. SPLICE_F_MORE is never set: it makes the tail of a stream wait 200 ms.
-#include <fcntl.h>
-#include <linux/sock_diag.h>
+// comes from one-shot polls in the ring.
 #include <poll.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <new>
 #include <utility>
@@ -29,10 +24,6 @@ constexpr int kTransfersPerTurn = 4;
 constexpr int64_t kHeldForStalledSinks = 4 * 1024 * 1024;
 constexpr size_t kCautiousChunk = 24 * 1024;
 
-ssize_t Splice(int from, int to, size_t bytes) {
-  return splice(from, nullptr, to, nullptr, bytes, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
-}
-
 }  // namespace
 
 void Worker::EnterBulk(Connection& c, Side source) {
@@ -52,16 +43,12 @@ void Worker::LeaveBulk(Connection& c, Side source) {
   d.engine = Engine::kSmall;
 }
 
-// How much the sink can take now, so that little is left in the pipe when it stalls. By the kernel's own account
-// (SO_MEMINFO): it counts what its buffers occupy, which can be twice the payload that SIOCOUTQ tells.
+// How much the sink can take now, so that little is left in the pipe when it stalls.
 size_t Worker::SinkChunk(const Connection& c, Side sink, const Pipe& pipe) const {
-  std::array<uint32_t, SK_MEMINFO_VARS> memory{};
-  socklen_t size = sizeof memory;
   const bool cautious = counters_.private_bytes.Get() + bytes_in_pipes_ > kHeldForStalledSinks;
   const size_t most = cautious ? std::min<size_t>(pipe.capacity, kCautiousChunk) : pipe.capacity;
-  if (getsockopt(c.fd[Index(sink)].get(), SOL_SOCKET, SO_MEMINFO, memory.data(), &size) != 0) return most;
-  return SpliceChunk(most, memory[SK_MEMINFO_SNDBUF],
-                     std::max(memory[SK_MEMINFO_WMEM_QUEUED], memory[SK_MEMINFO_WMEM_ALLOC]));
+  const std::optional<SendMemory> memory = calls_.SendMemoryOf(c.fd[Index(sink)].get());
+  return memory ? SpliceChunk(most, memory->limit, memory->used) : most;
 }
 
 // Precondition: no bytes are held but those in the pipe.
@@ -85,13 +72,12 @@ void Worker::PumpSplice(Connection& c, Side source) {
         held.pipe = std::move(*pipe);
       }
       const size_t chunk = SinkChunk(c, sink, held.pipe);
-      const ssize_t n = Splice(source_fd, held.pipe.write_end.get(), chunk);
+      const ssize_t n = calls_.Splice(source_fd, held.pipe.write_end.get(), chunk);
       if (n <= 0) {
-        const int error = errno;
         GiveBackPipe(d);
         if (n == 0) return OnDirectEnd(c, source);
-        if (error == EAGAIN) return OnNothingToRead(c, source);
-        return OnSourceError(c, source, error);
+        if (n == -EAGAIN) return OnNothingToRead(c, source);
+        return OnSourceError(c, source, static_cast<int>(-n));
       }
       d.said_readable = false;
       held.pipe_bytes = static_cast<uint32_t>(n);
@@ -102,11 +88,9 @@ void Worker::PumpSplice(Connection& c, Side source) {
       bulk_bytes_ += static_cast<size_t>(n);
       ++transfer;
     }
-    const ssize_t n = Splice(held.pipe.read_end.get(), sink_fd, held.pipe_bytes);
-    if (n < 0) {
-      if (errno == EAGAIN) return Stall(c, source);
-      return OnSinkError(c, sink, errno);
-    }
+    const ssize_t n = calls_.Splice(held.pipe.read_end.get(), sink_fd, held.pipe_bytes);
+    if (n == -EAGAIN) return Stall(c, source);
+    if (n < 0) return OnSinkError(c, sink, static_cast<int>(-n));
     // splice(2) that could give only a part to the socket keeps to itself what stopped it, a reset, too.
     if (static_cast<uint32_t>(n) < held.pipe_bytes) d.sink_error_hidden = true;
     held.pipe_bytes -= static_cast<uint32_t>(n);
@@ -194,7 +178,7 @@ void Worker::EmptyPipeToMemory(Connection& c, Side source) {
   place.capacity = held.pipe_bytes;
   counters_.private_bytes.Add(place.capacity);
   while (place.size < place.capacity) {
-    const ssize_t n = read(held.pipe.read_end.get(), place.data.get() + place.size, place.capacity - place.size);
+    const ssize_t n = calls_.ReadPipe(held.pipe, {place.data.get() + place.size, place.capacity - place.size});
     // The pipe holds what was counted into it, and nobody else reads it; but what the kernel refuses is not ours to judge.
     if (n <= 0) return Abort(c, CloseReason::kLocalError);
     place.size += static_cast<uint32_t>(n);

@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/check.h"
 #include "ring/kernel_ring.h"
+#include "ring/kernel_sockets.h"
 #include "ring/worker.h"
 
 namespace hud {
@@ -131,7 +132,8 @@ absl::StatusOr<std::unique_ptr<DataPlane>> DataPlane::Start(const DataPlaneOptio
         return ready.set_value(ring.status());
       }
       // The worker lives on this thread from its first to its last breath, as does its ring.
-      Worker w(worker, shared, places, std::move(*ring), std::move(sockets), std::move(wake), t.orders, t.counters, t.records);
+      KernelSockets calls;
+      Worker w(worker, shared, places, std::move(*ring), calls, std::move(sockets), std::move(wake), t.orders, t.counters, t.records);
       ready.set_value(absl::OkStatus());
       w.Run();
       t.ended = true;

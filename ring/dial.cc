@@ -1,7 +1,3 @@
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -10,7 +6,6 @@
 #include "core/dial_budget.h"
 #include "core/local_error.h"
 #include "core/proxy_protocol.h"
-#include "ring/socket_names.h"
 #include "ring/worker.h"
 
 namespace hud {
@@ -19,17 +14,9 @@ namespace {
 // A client that goes away during a quick connect is noticed right after it; only a slow connect is worth a poll.
 constexpr Duration kWatchClientAfter = std::chrono::milliseconds(100);
 
-void SetOption(int fd, int level, int name, int value) { (void)setsockopt(fd, level, name, &value, sizeof value); }
-
 // Between two rounds of attempts while something of ours is short: longer each time, up to the second of these.
 constexpr Duration kShortagePause = std::chrono::milliseconds(10);
 constexpr Duration kLongestShortagePause = std::chrono::milliseconds(160);
-
-bool IsConnected(int fd) {
-  sockaddr_storage address;
-  socklen_t size = sizeof address;
-  return getpeername(fd, reinterpret_cast<sockaddr*>(&address), &size) == 0;
-}
 
 // Consistent for all workers, processes and proxies, so that Maglev sends a client to the same node everywhere.
 uint64_t ClientHash(const SocketAddress& client) { return SipHash(SipKey{}, client.host_bytes()); }
@@ -85,7 +72,7 @@ void Worker::ConnectAndSendHello(Connection& c) {
   const SocketAddress& address = dial.node_address;
   ++dial.dials;
   if (address.IsUnix()) {  // at once or not at all; the ring would have a thread of the kernel wait for room in the backlog
-    if (connect(fd, address.data(), address.size()) != 0) return DialFailed(c, errno);
+    if (const int result = calls_.Connect(fd, address); result < 0) return DialFailed(c, -result);
     ring_->Send(fd, dial.bytes.rest(), c.DialTagOf(Op::kSend));
   } else {
     ring_->ConnectAndSend(fd, address.data(), address.size(), c.DialTagOf(Op::kConnect), dial.bytes.rest(), c.DialTagOf(Op::kSend));
@@ -108,7 +95,7 @@ void Worker::OnDialed(Connection& c, Tag tag, const Completion& completion) {
   // Cancelled, and not by us (OnConnectFailed() knows): the send behind it could not even begin.
   if (tag.op == Op::kConnect) return OnConnectFailed(c, result == -ECANCELED ? ENOMEM : -result);
   const bool never_began = IsLocalError(-result) || result == -ECANCELED;
-  if (never_began && result != -EAGAIN && !IsConnected(c.fd[Index(Side::kNode)].get())) return OnConnectFailed(c, ENOMEM);
+  if (never_began && result != -EAGAIN && !calls_.IsConnected(c.fd[Index(Side::kNode)].get())) return OnConnectFailed(c, ENOMEM);
   OnHelloSent(c, result);
 }
 
@@ -124,7 +111,7 @@ std::shared_ptr<const NodeLabel> Worker::LabelOf(NodeIndex index, const NodeView
 // The node's first bytes are then ours, not the client's: a PROXY v2 header in front of the hello.
 void Worker::PrependProxyHeader(Connection& c) {
   SocketAddress local = c.context->proxied_local;
-  if (local.family() == AF_UNSPEC) local = LocalOf(c.fd[Index(Side::kClient)].get());
+  if (local.family() == AF_UNSPEC) local = calls_.LocalOf(c.fd[Index(Side::kClient)].get());
   const ProxyV2Header header = WriteProxyV2(ClientAddress(c), local);
   PrivateBytes& hello = c.context->bytes;
   PrivateBytes both;
@@ -163,14 +150,9 @@ bool Worker::WaitForShortage(Connection& c) {
 }
 
 bool Worker::OpenNodeSocket(Connection& c, const SocketAddress& address) {
-  Fd fd(socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!fd) return false;
-  if (!address.IsUnix()) {
-    SetOption(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
-    // The node's answer carries the acknowledgement: three segments a connection fewer (FACTS 4).
-    SetOption(fd.get(), IPPROTO_TCP, TCP_QUICKACK, 0);
-  }
-  c.fd[Index(Side::kNode)] = std::move(fd);
+  const int fd = calls_.Open(address);
+  if (fd < 0) return false;
+  c.fd[Index(Side::kNode)] = Fd(fd);
   return true;
 }
 
@@ -196,7 +178,7 @@ void Worker::OnHelloSent(Connection& c, int result) {
 // data, so no other node may ever see it.
 void Worker::DialFailed(Connection& c, int error) {
   ReleaseNode(c);
-  c.fd[Index(Side::kNode)].Reset();
+  calls_.Close(std::move(c.fd[Index(Side::kNode)]));
   counters_.connect_failures.Add();
   c.context->local_dial_error = IsLocalError(error);
   if (c.context->local_dial_error) {

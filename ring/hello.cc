@@ -1,5 +1,3 @@
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <cstring>
 #include <new>
@@ -8,7 +6,6 @@
 #include "core/proxy_protocol.h"
 #include "core/tls_record.h"
 #include "core/token_lookup.h"
-#include "ring/socket_names.h"
 #include "ring/worker.h"
 
 namespace hud {
@@ -41,7 +38,7 @@ void Worker::BeginHello(Connection& c, size_t used) {
 
 // Asked for when somebody wants to know: it is a system call.
 const InternetEndpoint& Worker::ClientEndpoint(Connection& c) {
-  if (!c.client_address) c.client_address = InternetEndpoint(PeerOf(c.fd[Index(Side::kClient)].get()));
+  if (!c.client_address) c.client_address = InternetEndpoint(calls_.PeerOf(c.fd[Index(Side::kClient)].get()));
   return c.client_address;
 }
 
@@ -165,9 +162,9 @@ void Worker::Reject(Connection& c) {
   Enter(c, ConnectionState::kRejecting);
   const int client = c.fd[Index(Side::kClient)].get();
   if (c.hello_verdict == HelloVerdict::kComplete || c.hello_verdict == HelloVerdict::kMalformed) {
-    (void)send(client, tls::kUnrecognizedNameAlert.data(), tls::kUnrecognizedNameAlert.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    (void)calls_.Send(client, tls::kUnrecognizedNameAlert);
   }
-  shutdown(client, SHUT_WR);
+  calls_.EndStream(client);
   SetTimer(c, now_ + kRejectingTime);
   RequestRecv(c, Side::kClient, Expected::kLater);
 }

@@ -6,14 +6,10 @@
 //
 // So a direction that fell silent after it had received something is looked at once by poll(2), many in one call, and if that
 // sees an end, the receive is taken back and asked for anew. While messages go on coming nothing is hidden, and nothing is asked.
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 
 #include "ring/worker.h"
 
@@ -43,7 +39,7 @@ void Worker::LookForHiddenEnds() {
   std::array<Turn, kLooksPerCall> whose;
   size_t n = 0;
   const auto look = [&] {
-    if (n == 0 || poll(looks.data(), n, 0) <= 0) return;
+    if (n == 0 || calls_.Poll({looks.data(), n}) <= 0) return;
     for (size_t i = 0; i < n; ++i) {
       if ((looks[i].revents & (POLLERR | POLLHUP | POLLRDHUP)) != 0) LookAgain(connections_.At(whose[i].slot), whose[i].source);
     }
@@ -72,25 +68,6 @@ void Worker::LookForHiddenEnds() {
 // The receive completes, as cancelled or as it would have, and is asked for anew once a poll says that there is something.
 void Worker::LookAgain(Connection& c, Side source) {
   if (c.IsPending(source, Op::kRecv)) ring_->Cancel(c.TagOf(Op::kRecv, source));
-}
-
-// A read said 0. That is the peer's FIN, or a reset that somebody was told of already. The kernel knows: once a FIN has come it
-// says that "one byte more" is to be read, so that the end is asked for (tcp_inq_hint(), TCP_INQ, kernel 4.18); never after a
-// mere reset. A unix socket does not tell; there an end is believed.
-bool Worker::FinCame(int fd) {
-  const int on = 1;
-  if (setsockopt(fd, IPPROTO_TCP, TCP_INQ, &on, sizeof on) != 0) return true;
-  char byte;
-  iovec place{&byte, 1};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control;
-  msghdr message{.msg_iov = &place, .msg_iovlen = 1, .msg_control = control.data(), .msg_controllen = control.size()};
-  if (recvmsg(fd, &message, MSG_DONTWAIT | MSG_PEEK) != 0) return true;
-  const cmsghdr* header = CMSG_FIRSTHDR(&message);
-  int more = 1;
-  if (header != nullptr && header->cmsg_level == SOL_TCP && header->cmsg_type == TCP_CM_INQ) {
-    std::memcpy(&more, CMSG_DATA(header), sizeof more);
-  }
-  return more > 0;
 }
 
 }  // namespace hud

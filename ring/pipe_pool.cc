@@ -1,8 +1,5 @@
 #include "ring/pipe_pool.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include "core/check.h"
 
 namespace hud {
@@ -15,15 +12,15 @@ constexpr uint32_t kSmallestUsefulPipe = 64 * 1024;
 }  // namespace
 
 std::optional<Pipe> PipePool::Create() {
-  int ends[2];
-  if (pipe2(ends, O_NONBLOCK | O_CLOEXEC) != 0) return std::nullopt;
-  Pipe pipe{Fd(ends[0]), Fd(ends[1]), 0};
-  // Refusal (EPERM over the user's budget) leaves the pipe as it is; what counts is the size it has now.
-  (void)fcntl(ends[1], F_SETPIPE_SZ, static_cast<int>(pipe_bytes_));
-  const int granted = fcntl(ends[1], F_GETPIPE_SZ);
-  if (granted < static_cast<int>(kSmallestUsefulPipe)) return std::nullopt;
-  pipe.capacity = static_cast<uint32_t>(granted);
-  return pipe;
+  std::optional<Pipe> pipe = calls_.MakePipe(pipe_bytes_);
+  if (!pipe || pipe->capacity >= kSmallestUsefulPipe) return pipe;
+  Close(*std::move(pipe));
+  return std::nullopt;
+}
+
+void PipePool::Close(Pipe pipe) {
+  calls_.Close(std::move(pipe.read_end));
+  calls_.Close(std::move(pipe.write_end));
 }
 
 std::optional<Pipe> PipePool::Borrow() {
@@ -52,6 +49,7 @@ void PipePool::Destroy(Pipe pipe) {
   HUD_CHECK(lent_ > 0);
   --lent_;
   lent_bytes_ -= pipe.capacity;
+  Close(std::move(pipe));
 }
 
 }  // namespace hud

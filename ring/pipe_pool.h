@@ -7,20 +7,13 @@
 #include <optional>
 #include <vector>
 
-#include "core/fd.h"
+#include "ring/socket_calls.h"
 
 namespace hud {
 
-struct Pipe {
-  Fd read_end;
-  Fd write_end;
-  uint32_t capacity = 0;  // as granted by the kernel
-  explicit operator bool() const { return static_cast<bool>(read_end); }
-};
-
 class PipePool {
  public:
-  PipePool(size_t budget, size_t pipe_bytes) : budget_(budget), pipe_bytes_(pipe_bytes) {}
+  PipePool(SocketCalls& calls, size_t budget, size_t pipe_bytes) : calls_(calls), budget_(budget), pipe_bytes_(pipe_bytes) {}
 
   // None when the budget is used up, or the kernel grants none of a useful size (fs.pipe-user-pages-soft, EMFILE).
   std::optional<Pipe> Borrow();
@@ -32,7 +25,9 @@ class PipePool {
 
  private:
   std::optional<Pipe> Create();
+  void Close(Pipe pipe);
 
+  SocketCalls& calls_;
   const size_t budget_;
   const size_t pipe_bytes_;
   size_t lent_ = 0;

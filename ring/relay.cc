@@ -1,12 +1,7 @@
 // The small engine, where every direction starts: one message, one shared buffer, one send. The receive goes on meanwhile,
 // but within a limit; if the sink turns out to be slow, no more than that arrives, it goes to private memory, and the
 // direction stops receiving until all of it is sent.
-#include <linux/sockios.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -34,17 +29,7 @@ constexpr uint8_t kVainWakes = 3;
 
 // A node that loses its power says nothing. An idle relay to it is found out by keep-alive after 10 + 3 × 5 s (tcp(7)),
 // one with unacknowledged bytes by IsSilent(). Only relays that last are worth the four system calls.
-constexpr int kKeepAliveIdleSeconds = 10;
-constexpr int kKeepAliveIntervalSeconds = 5;
-constexpr int kKeepAliveProbes = 3;
-
-void KeepAlive(int fd) {  // a unix socket refuses, and does not need it
-  const auto set = [fd](int level, int name, int value) { (void)setsockopt(fd, level, name, &value, sizeof value); };
-  set(IPPROTO_TCP, TCP_KEEPIDLE, kKeepAliveIdleSeconds);
-  set(IPPROTO_TCP, TCP_KEEPINTVL, kKeepAliveIntervalSeconds);
-  set(IPPROTO_TCP, TCP_KEEPCNT, kKeepAliveProbes);
-  set(SOL_SOCKET, SO_KEEPALIVE, 1);
-}
+constexpr KeepAliveTimes kKeepAlive{.idle_seconds = 10, .interval_seconds = 5, .probes = 3};
 
 // A buffer of the shared ring that goes back at the end of the scope, unless it is to be sent.
 class LentBuffer {
@@ -64,23 +49,13 @@ class LentBuffer {
 
 CloseReason ResetReason(Side side) { return side == Side::kClient ? CloseReason::kClientReset : CloseReason::kNodeReset; }
 
-// Bytes that we sent, the FIN included, and that a reset could still destroy.
-uint32_t Unacknowledged(int fd) {
-  int queued = 0;
-  return ioctl(fd, SIOCOUTQ, &queued) == 0 ? static_cast<uint32_t>(queued) : 0;
-}
-
 // Nothing was heard of that peer for so long, though it was asked several times over: its power is gone, or its network.
 // Keep-alive rests while bytes are unacknowledged, and the kernel alone would go on asking for a quarter of an hour.
 // TCP_USER_TIMEOUT is no help: since Linux 5.11 it also ends a connection to a peer that lives, answers every window
 // probe, and only does not read for that long (measured on 6.18), which is nothing but back-pressure.
-bool IsSilent(int fd, Duration limit) {
-  constexpr uint8_t kUnanswered = 3;
-  tcp_info info{};
-  socklen_t size = sizeof info;
-  if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return false;  // a unix socket
-  return std::chrono::milliseconds(info.tcpi_last_ack_recv) >= limit &&
-         (info.tcpi_retransmits >= kUnanswered || info.tcpi_probes >= kUnanswered);
+bool IsSilent(const std::optional<PeerSilence>& peer, Duration limit) {
+  constexpr uint32_t kUnanswered = 3;
+  return peer && peer->since_heard >= limit && peer->unanswered >= kUnanswered;
 }
 
 }  // namespace
@@ -356,7 +331,7 @@ void Worker::FreeHeldIfUnused(Direction& d) {
 void Worker::OnSourceEnd(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
   c.last_activity = now_;
-  if (c.direction[Index(Other(source))].sink_error_hidden && !FinCame(c.fd[Index(source)].get())) d.source_reset = true;
+  if (c.direction[Index(Other(source))].sink_error_hidden && !calls_.FinCame(c.fd[Index(source)].get())) d.source_reset = true;
   if (d.stream == Stream::kDiscard) {
     if (d.source_reset) return Abort(c, ResetReason(source));  // both are gone
     d.stream = Stream::kFinished;
@@ -388,7 +363,7 @@ void Worker::FinishDirection(Connection& c, Side source) {
     if (!c.IsPending(Other(source), Op::kRecv)) WatchErrors(c, Other(source));
     return;
   }
-  shutdown(c.fd[Index(Other(source))].get(), SHUT_WR);
+  calls_.EndStream(c.fd[Index(Other(source))].get());
   d.stream = Stream::kFinished;
   const Direction& other = c.direction[Index(Other(source))];
   if (other.stream == Stream::kFinished) return Terminate(c, CloseReason::kDone);
@@ -449,7 +424,7 @@ bool Worker::ResetDiscardedSource(Connection& c, Side source) {
   const Direction& d = c.direction[Index(source)];
   if (d.stream != Stream::kDiscard || c.direction[Index(Other(source))].stream != Stream::kFinished) return false;
   if (source == Side::kClient && d.discarded < kDiscardAllowance) return false;
-  if (Unacknowledged(c.fd[Index(source)].get()) > 0) return false;
+  if (calls_.Unacknowledged(c.fd[Index(source)].get()) > 0) return false;
   Abort(c, ResetReason(Other(source)));
   return true;
 }
@@ -459,7 +434,7 @@ bool Worker::ResetDiscardedSource(Connection& c, Side source) {
 bool Worker::ResetFlushedSink(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
   if (d.stream != Stream::kFlushing) return false;
-  const uint32_t owed = Unacknowledged(c.fd[Index(Other(source))].get());
+  const uint32_t owed = calls_.Unacknowledged(c.fd[Index(Other(source))].get());
   if (owed > 0) {
     if (owed != std::exchange(d.discarded, owed)) c.last_activity = now_;
     return false;
@@ -491,9 +466,7 @@ void Worker::OnPollError(Connection& c, Side side, const Completion& completion)
   if (completion.more) ring_->Cancel(c.TagOf(Op::kPollError, side));
   // The read is given the error, in its place behind the bytes; asking here would take it away.
   if (is_read) return LookAgain(c, side);
-  int error = 0;
-  socklen_t size = sizeof error;
-  getsockopt(c.fd[Index(side)].get(), SOL_SOCKET, SO_ERROR, &error, &size);
+  const int error = calls_.TakeError(c.fd[Index(side)].get());
   // Without one both of its ways are shut, or somebody else was told: then that was a reset, and is known or will be.
   OnSinkError(c, side, error == 0 ? EPIPE : error);
 }
@@ -540,10 +513,10 @@ void Worker::OnRelayTimer(Connection& c) {
   if (now_ - c.last_activity >= options_.quiet_after) GoQuiet(c);
   const bool lasts = now_ - c.accepted_at >= options_.quiet_after;
   if (lasts && !c.keep_alive) {
-    KeepAlive(c.fd[Index(Side::kNode)].get());
+    calls_.KeepAlive(c.fd[Index(Side::kNode)].get(), kKeepAlive);
     c.keep_alive = true;
   }
-  if (lasts && IsSilent(c.fd[Index(Side::kNode)].get(), options_.node_silence)) return Abort(c, ResetReason(Side::kNode));
+  if (lasts && IsSilent(calls_.SilenceOf(c.fd[Index(Side::kNode)].get()), options_.node_silence)) return Abort(c, ResetReason(Side::kNode));
   next = std::min(next, now_ + options_.node_silence / 2);
   const bool half_closed = c.direction[0].stream != Stream::kOpen || c.direction[1].stream != Stream::kOpen;
   Duration limit = half_closed ? table_->timeouts.half_closed : table_->timeouts.idle;

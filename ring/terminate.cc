@@ -1,12 +1,9 @@
 // Terminate → join → close. Terminating cancels what is in flight; the join comes when the kernel has answered all of
 // it; only then are descriptors closed (a close before would send no FIN while a request holds the file) and memory freed.
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <utility>
 
 #include "core/check.h"
-#include "ring/socket_names.h"
 #include "ring/worker.h"
 
 namespace hud {
@@ -50,8 +47,7 @@ void Worker::Abandon(Connection& c) {
 
 // A close then sends RST instead of FIN, and throws away what is still queued: for forwarding a reset only.
 void Worker::SetReset(Connection& c, Side side) {
-  const linger now{1, 0};
-  if (c.fd[Index(side)]) setsockopt(c.fd[Index(side)].get(), SOL_SOCKET, SO_LINGER, &now, sizeof now);
+  if (c.fd[Index(side)]) calls_.ResetOnClose(c.fd[Index(side)].get());
 }
 
 void Worker::CancelAll(Connection& c) {
@@ -120,7 +116,7 @@ void Worker::Record(const Connection& c) {
   record.total_time = now_ - c.accepted_at;
   record.client = c.client_address;
   record.balancer = c.log->balancer;
-  if (c.joined) record.local = InternetEndpoint(LocalOf(c.fd[Index(Side::kNode)].get()));
+  if (c.joined) record.local = InternetEndpoint(calls_.LocalOf(c.fd[Index(Side::kNode)].get()));
   if (c.log->server_name) record.server_name.Set(c.log->server_name.get());
   record.listener.Set(table_->listeners[Raw(c.listener)].name);
   record.route = c.route.route;

@@ -1,7 +1,6 @@
 #include "ring/worker.h"
 
 #include <poll.h>
-#include <unistd.h>
 
 #include <algorithm>
 
@@ -23,7 +22,7 @@ constexpr size_t kBulkBytesPerTurn = 1024 * 1024;
 
 }  // namespace
 
-Worker::Worker(const Options& options, const DataPlane::Shared& shared, Places& places, std::unique_ptr<Ring> ring,
+Worker::Worker(const Options& options, const DataPlane::Shared& shared, Places& places, std::unique_ptr<Ring> ring, SocketCalls& calls,
                std::vector<ListeningSocket> listeners, Fd wake, const WorkerOrders& orders, WorkerCounters& counters,
                SpscQueue<ConnectionRecord>& records)
     : options_(options),
@@ -33,10 +32,11 @@ Worker::Worker(const Options& options, const DataPlane::Shared& shared, Places& 
       counters_(counters),
       records_(records),
       ring_(std::move(ring)),
+      calls_(calls),
       wake_(std::move(wake)),
-      timers_(Now()),
-      pipes_(options.pipes, options.pipe_bytes),
-      now_(Now()),
+      timers_(calls.Now()),
+      pipes_(calls, options.pipes, options.pipe_bytes),
+      now_(calls.Now()),
       random_state_(options.random_seed),
       next_id_(Random()) {
   if (options.check_invariants) {
@@ -52,8 +52,6 @@ Worker::Worker(const Options& options, const DataPlane::Shared& shared, Places& 
 
 Worker::~Worker() = default;
 
-Instant Worker::Now() { return std::chrono::time_point_cast<Duration>(std::chrono::steady_clock::now()); }
-
 void Worker::Run() {
   while (!(stopping_ && NothingLeft())) RunOnce();
 }
@@ -66,12 +64,12 @@ void Worker::RunOnce() {
     wake_armed_ = true;
   }
   const Duration timeout = TimeToWait();
-  const Instant due = timeout == Duration::max() ? Instant::max() - kAbsent : Now() + timeout;
+  const Instant due = timeout == Duration::max() ? Instant::max() - kAbsent : calls_.Now() + timeout;
   const size_t n = ring_->Wait(completions_, timeout, gather_.Next());
   sends_awaited_ = false;
   // A new route table is taken here, between batches, never inside one.
   table_ = &shared_.routes->Current(options_.index);
-  const Instant before = std::exchange(now_, Now());
+  const Instant before = std::exchange(now_, calls_.Now());
   if (ring_->losses() != losses_) [[unlikely]] EndAllAfterALoss();
   others_hello_bytes_ = places_.HelloBytesOfOthers(options_.index);
   for (size_t i = 0; i < n; ++i) Dispatch(completions_[i]);
@@ -111,7 +109,7 @@ Duration Worker::TimeToWait() const {
   }
   if (draining_ && !stopping_) next = std::min(next, drain_deadline_);
   if (next == Instant::max()) return Duration::max();
-  return std::max(next - Now(), Duration(1));
+  return std::max(next - calls_.Now(), Duration(1));
 }
 
 // The one place where each completion goes.
@@ -155,8 +153,7 @@ void Worker::DispatchConnection(Connection& c, Tag tag, const Completion& comple
 
 void Worker::OnWake() {
   wake_armed_ = false;
-  uint64_t value;
-  (void)!read(wake_.get(), &value, sizeof value);
+  calls_.TakeEvents(wake_.get());
   WatchSources();
   MakeRoomForOthers();
   if (orders_.stop.load(std::memory_order_acquire)) {

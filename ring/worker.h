@@ -35,6 +35,7 @@
 #include "ring/pipe_pool.h"
 #include "ring/places.h"
 #include "ring/ring.h"
+#include "ring/socket_calls.h"
 #include "ring/zero_copy_pool.h"
 
 namespace hud {
@@ -80,7 +81,7 @@ class Worker {
     bool check_invariants = kCheckInvariants;  // at the end of every turn
   };
 
-  Worker(const Options& options, const DataPlane::Shared& shared, Places& places, std::unique_ptr<Ring> ring,
+  Worker(const Options& options, const DataPlane::Shared& shared, Places& places, std::unique_ptr<Ring> ring, SocketCalls& calls,
          std::vector<ListeningSocket> listeners, Fd wake, const WorkerOrders& orders, WorkerCounters& counters,
          SpscQueue<ConnectionRecord>& records);
   ~Worker();
@@ -129,7 +130,6 @@ class Worker {
   void TakeTurns();
   void FeedStarved();
   void UpdateGauges();
-  static Instant Now();
   uint64_t Random();
 
   // accept.cc
@@ -237,7 +237,6 @@ class Worker {
   void NoteHeard(const Connection& c, Direction& d, Side source);
   void LookForHiddenEnds();
   void LookAgain(Connection& c, Side source);
-  static bool FinCame(int fd);
 
   // bulk.cc
   void EnterBulk(Connection& c, Side source);
@@ -301,6 +300,7 @@ class Worker {
   WorkerCounters& counters_;
   SpscQueue<ConnectionRecord>& records_;
   std::unique_ptr<Ring> ring_;
+  SocketCalls& calls_;
   Fd wake_;
   std::array<Completion, 512> completions_;  // of this turn; here, because to make 12 KB anew costs every turn 150 ns
   std::vector<Acceptor> acceptors_;

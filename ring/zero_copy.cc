@@ -2,7 +2,6 @@
 // large private buffer and sends it with SEND_ZC; the buffer rests until the last notification for it has come, and the
 // direction goes on with the next one meanwhile. Waiting for each notification before the next send would be ruinous.
 #include <poll.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -26,13 +25,12 @@ void Worker::PumpZeroCopy(Connection& c, Side source) {
     LeaveBulk(c, source);
     return Read(c, source);
   }
-  const ssize_t n = recv(c.fd[Index(source)].get(), memory, ZeroCopyPool::kBufferBytes, MSG_DONTWAIT);
+  const ssize_t n = calls_.Receive(c.fd[Index(source)].get(), {memory, ZeroCopyPool::kBufferBytes});
   if (n <= 0) {
-    const int error = errno;
     zero_copy_pool_.Return(memory);
     if (n == 0) return OnDirectEnd(c, source);
-    if (error == EAGAIN) return OnNothingToRead(c, source);
-    return OnSourceError(c, source, error);
+    if (n == -EAGAIN) return OnNothingToRead(c, source);
+    return OnSourceError(c, source, static_cast<int>(-n));
   }
   d.said_readable = false;
   c.last_activity = now_;

@@ -24,6 +24,7 @@
 
 #include "core/affinity_map.h"
 #include "ring/kernel_ring.h"
+#include "ring/kernel_sockets.h"
 #include "ring/worker.h"
 
 namespace hud::testing {
@@ -242,6 +243,7 @@ class TestBed {
                      .hello_bytes = options.hello_budget,
                      .accepts = 2},
                     SipKey{1, 2});
+      KernelSockets calls;
       Worker worker({.relay_mode = options.mode,
                      .pipes = options.pipes,
                      .zero_copy_send = features.zero_copy_send,
@@ -250,7 +252,7 @@ class TestBed {
                      .reset_patience = options.reset_patience,
                      .lost_after = options.lost_after,
                      .check_invariants = true},
-                    {routes_.get(), &affinity_, &nodes_}, places, std::move(ring), std::move(sockets), Fd(::dup(wake_.get())),
+                    {routes_.get(), &affinity_, &nodes_}, places, std::move(ring), calls, std::move(sockets), Fd(::dup(wake_.get())),
                     orders_, counters_, records_);
       if (options.with_worker) options.with_worker(worker);
       ready = true;
