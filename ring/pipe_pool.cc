@@ -11,6 +11,10 @@ constexpr uint32_t kSmallestUsefulPipe = 64 * 1024;
 
 }  // namespace
 
+PipePool::~PipePool() {
+  for (Pipe& pipe : idle_) Close(std::move(pipe));
+}
+
 std::optional<Pipe> PipePool::Create() {
   std::optional<Pipe> pipe = calls_.MakePipe(pipe_bytes_);
   if (!pipe || pipe->capacity >= kSmallestUsefulPipe) return pipe;

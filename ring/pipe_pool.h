@@ -14,6 +14,9 @@ namespace hud {
 class PipePool {
  public:
   PipePool(SocketCalls& calls, size_t budget, size_t pipe_bytes) : calls_(calls), budget_(budget), pipe_bytes_(pipe_bytes) {}
+  PipePool(const PipePool&) = delete;
+  PipePool& operator=(const PipePool&) = delete;
+  ~PipePool();  // of those that are not lent
 
   // None when the budget is used up, or the kernel grants none of a useful size (fs.pipe-user-pages-soft, EMFILE).
   std::optional<Pipe> Borrow();

@@ -50,10 +50,20 @@ Worker::Worker(const Options& options, const DataPlane::Shared& shared, Places& 
   }
 }
 
-Worker::~Worker() = default;
+Worker::~Worker() {
+  for (Acceptor& a : acceptors_) calls_.Close(std::move(a.socket.fd));
+  calls_.Close(std::move(wake_));
+}
 
 void Worker::Run() {
-  while (!(stopping_ && NothingLeft())) RunOnce();
+  while (RunTurn()) {
+  }
+}
+
+bool Worker::RunTurn() {
+  if (stopping_ && NothingLeft()) return false;
+  RunOnce();
+  return true;
 }
 
 void Worker::RunOnce() {

@@ -88,6 +88,8 @@ class Worker {
 
   // Until stopped or drained. Leaves no connection and no request behind.
   void Run();
+  // One turn of Run(), for whoever wants to look between them. False, and nothing is done: it has ended.
+  bool RunTurn();
 
  private:
   friend struct testing::WorkerAccess;
