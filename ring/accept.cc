@@ -29,9 +29,8 @@ void Worker::ArmAcceptors() {
   // All of them may be accepting: what one of them could take at once, each of them could.
   const size_t headroom = (at_limit_ ? 0 : limit - used) / places_.limits().workers;
   over_limit_ = used > limit + places_.spare();
-  for (uint32_t i = 0; i < acceptors_.size(); ++i) {
-    Acceptor& a = acceptors_[i];
-    const Tag tag{.slot = i, .op = Op::kAccept};
+  for (Acceptor& a : acceptors_) {
+    const Tag tag = TagOf(a);
     if (a.armed) {
       if (!a.cancelling && (over_limit_ || (a.multishot && headroom < kMultishotHeadroom))) {
         ring_->Cancel(tag.Pack());
@@ -51,9 +50,13 @@ void Worker::ArmAcceptors() {
   }
 }
 
-void Worker::OnAccept(uint32_t acceptor, const Completion& completion) {
-  Acceptor& a = acceptors_[acceptor];
-  if (!completion.more) a.armed = false;
+Tag Worker::TagOf(const Acceptor& acceptor) const {
+  return {.slot = static_cast<uint32_t>(&acceptor - acceptors_.data()), .op = Op::kAccept, .number = acceptor.round};
+}
+
+void Worker::OnAccept(Tag tag, const Completion& completion) {
+  Acceptor& a = acceptors_[tag.slot];
+  if (!completion.more && tag.number == a.round) a.armed = false;
   if (completion.result >= 0) {
     Admit(Fd(completion.result), a.socket.listener);
     if (!a.multishot && accepting_) TakeMore(a);
@@ -82,8 +85,8 @@ void Worker::BackOff(Acceptor& a) {
 void Worker::StopAccepting() {
   if (!accepting_) return;
   accepting_ = false;
-  for (uint32_t i = 0; i < acceptors_.size(); ++i) {
-    if (acceptors_[i].armed) ring_->Cancel(Tag{.slot = i, .op = Op::kAccept}.Pack());
+  for (const Acceptor& a : acceptors_) {
+    if (a.armed) ring_->Cancel(TagOf(a).Pack());
   }
 }
 

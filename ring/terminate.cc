@@ -28,10 +28,12 @@ void Worker::EndAllAfterALoss() {
     if (c.state != ConnectionState::kTerminating) return Abort(c, CloseReason::kLocalError);
     SetTimerAtMost(c, now_ + options_.lost_after);
   });
-  for (uint32_t i = 0; i < acceptors_.size(); ++i) {
-    if (std::exchange(acceptors_[i].armed, false)) ring_->Cancel(Tag{.slot = i, .op = Op::kAccept}.Pack());
+  for (Acceptor& a : acceptors_) {
+    if (std::exchange(a.armed, false)) ring_->Cancel(TagOf(a).Pack());
+    ++a.round;
   }
-  if (std::exchange(wake_armed_, false)) ring_->Cancel(Tag{.op = Op::kWake}.Pack());
+  if (std::exchange(wake_armed_, false)) ring_->Cancel(Tag{.op = Op::kWake, .number = wake_round_}.Pack());
+  ++wake_round_;
 }
 
 // After a loss: the completion that this connection waits for will not come any more. Memory that a zero-copy send may still

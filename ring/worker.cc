@@ -70,7 +70,7 @@ void Worker::RunOnce() {
   table_ = &shared_.routes->Current(options_.index);
   ArmAcceptors();
   if (!wake_armed_) {
-    ring_->Poll(wake_.get(), POLLIN, Tag{.op = Op::kWake}.Pack());
+    ring_->Poll(wake_.get(), POLLIN, Tag{.op = Op::kWake, .number = wake_round_}.Pack());
     wake_armed_ = true;
   }
   const Duration timeout = TimeToWait();
@@ -127,8 +127,8 @@ void Worker::Dispatch(const Completion& completion) {
   const Tag tag = Tag::Unpack(completion.user_data);
   switch (tag.op) {
     case Op::kIgnored: return;
-    case Op::kAccept: return OnAccept(tag.slot, completion);
-    case Op::kWake: return OnWake();
+    case Op::kAccept: return OnAccept(tag, completion);
+    case Op::kWake: return OnWake(tag);
     default: break;
   }
   Connection& c = connections_.At(tag.slot);
@@ -161,8 +161,8 @@ void Worker::DispatchConnection(Connection& c, Tag tag, const Completion& comple
   }
 }
 
-void Worker::OnWake() {
-  wake_armed_ = false;
+void Worker::OnWake(Tag tag) {
+  if (tag.number == wake_round_) wake_armed_ = false;
   calls_.TakeEvents(wake_.get());
   WatchSources();
   MakeRoomForOthers();

@@ -101,6 +101,7 @@ class Worker {
     bool armed = false;
     bool multishot = false;
     bool cancelling = false;
+    uint8_t round = 0;    // in the tag: what was armed before a loss of completions is not what is armed now
     Instant retry_at{};  // not armed before: the last accept found no descriptor or memory
   };
   struct Turn {  // a direction that has more to do now, or waits for a shared buffer
@@ -125,7 +126,7 @@ class Worker {
     }
   }
   void DispatchConnection(Connection& c, Tag tag, const Completion& completion);
-  void OnWake();
+  void OnWake(Tag tag);
   void AdvanceTimers(bool was_absent);
   void OnTimer(Connection& c);
   void Enter(Connection& c, ConnectionState state);
@@ -136,7 +137,8 @@ class Worker {
 
   // accept.cc
   void ArmAcceptors();
-  void OnAccept(uint32_t acceptor, const Completion& completion);
+  Tag TagOf(const Acceptor& acceptor) const;
+  void OnAccept(Tag tag, const Completion& completion);
   void TakeMore(Acceptor& acceptor);
   void BackOff(Acceptor& acceptor);
   void StopAccepting();
@@ -339,6 +341,7 @@ class Worker {
   bool over_limit_ = false;  // more than that: newcomers wait until those who make room have left
   bool draining_ = false;
   bool wake_armed_ = false;
+  uint8_t wake_round_ = 0;  // as Acceptor::round
   bool stopping_ = false;
   uint64_t losses_ = 0;  // of completions, by the kernel
   bool catching_up_ = false;  // after an absence, until
