@@ -90,8 +90,8 @@ void Worker::StopAccepting() {
   }
 }
 
-// Clients that have finished the TCP handshake are served, not reset, when a drain begins. Then the listener closes;
-// closing it while the cancelled accept is on its way is harmless: the request holds the file.
+// Clients that have finished the TCP handshake are served, not reset, when a drain begins. Then the listener closes, by the ring:
+// the cancelled accept may not even have been submitted; once it has been, it holds the file.
 void Worker::TakeBacklog() {
   for (Acceptor& a : acceptors_) {
     while (places_.used() < places_.limits().connections) {
@@ -99,7 +99,7 @@ void Worker::TakeBacklog() {
       if (client < 0) break;
       Admit(Fd(client), a.socket.listener);
     }
-    calls_.Close(std::move(a.socket.fd));
+    ring_->Close(std::move(a.socket.fd));
   }
 }
 
