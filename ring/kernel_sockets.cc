@@ -103,14 +103,14 @@ int KernelSockets::TakeError(int fd) {
 
 // Once a FIN has come the kernel says that "one byte more" is to be read, so that the end is asked for (tcp_inq_hint(), TCP_INQ,
 // kernel 4.18); never after a mere reset.
-bool KernelSockets::FinCame(int fd) {
+std::optional<bool> KernelSockets::FinCame(int fd) {
   const int on = 1;
-  if (::setsockopt(fd, IPPROTO_TCP, TCP_INQ, &on, sizeof on) != 0) return true;
+  if (::setsockopt(fd, IPPROTO_TCP, TCP_INQ, &on, sizeof on) != 0) return std::nullopt;
   char byte;
   iovec place{&byte, 1};
   alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control;
   msghdr message{.msg_iov = &place, .msg_iovlen = 1, .msg_control = control.data(), .msg_controllen = control.size()};
-  if (::recvmsg(fd, &message, MSG_DONTWAIT | MSG_PEEK) != 0) return true;
+  if (::recvmsg(fd, &message, MSG_DONTWAIT | MSG_PEEK) != 0) return std::nullopt;
   const cmsghdr* header = CMSG_FIRSTHDR(&message);
   int more = 1;
   if (header != nullptr && header->cmsg_level == SOL_TCP && header->cmsg_type == TCP_CM_INQ) {

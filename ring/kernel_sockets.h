@@ -23,7 +23,7 @@ class KernelSockets final : public SocketCalls {
   void EndStream(int fd) override;
   void ResetOnClose(int fd) override;
   int TakeError(int fd) override;
-  bool FinCame(int fd) override;
+  std::optional<bool> FinCame(int fd) override;
   int Poll(std::span<pollfd> sockets) override;
   std::optional<SendMemory> SendMemoryOf(int fd) override;
   uint32_t Unacknowledged(int fd) override;

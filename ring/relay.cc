@@ -331,7 +331,11 @@ void Worker::FreeHeldIfUnused(Direction& d) {
 void Worker::OnSourceEnd(Connection& c, Side source) {
   Direction& d = c.direction[Index(source)];
   c.last_activity = now_;
-  if (c.direction[Index(Other(source))].sink_error_hidden && !calls_.FinCame(c.fd[Index(source)].get())) d.source_reset = true;
+  // What a send was told is not the last word: a reset behind a FIN takes nothing back of it, and one that was hidden may be all
+  // there was.
+  if (d.source_reset || c.direction[Index(Other(source))].sink_error_hidden) {
+    if (const std::optional<bool> fin = calls_.FinCame(c.fd[Index(source)].get())) d.source_reset = !*fin;
+  }
   if (d.stream == Stream::kDiscard) {
     if (d.source_reset) return Abort(c, ResetReason(source));  // both are gone
     d.stream = Stream::kFinished;

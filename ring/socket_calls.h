@@ -70,9 +70,9 @@ class SocketCalls {
   virtual void EndStream(int fd) = 0;     // the FIN, behind what was sent
   virtual void ResetOnClose(int fd) = 0;  // a close then sends RST and throws away what is queued
   virtual int TakeError(int fd) = 0;      // errno, or 0; the socket forgets it
-  // After a read that said 0: was that a FIN? False after a reset that somebody was told of already. True of a unix socket, which
-  // does not tell.
-  virtual bool FinCame(int fd) = 0;
+  // After a read to the end: had a FIN come? False when there was nothing but a reset, whoever was told of it. None of a unix
+  // socket, which does not tell.
+  virtual std::optional<bool> FinCame(int fd) = 0;
   virtual int Poll(std::span<pollfd> sockets) = 0;
 
   virtual std::optional<SendMemory> SendMemoryOf(int fd) = 0;
