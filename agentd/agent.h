@@ -18,7 +18,7 @@
 #include "agentd/node_agent.h"
 #include "agentd/probe_thread.h"
 #include "agentd/proxy_link.h"
-#include "core/fd.h"
+#include "core/os/fd.h"
 #include "core/os/log.h"
 
 namespace hud {

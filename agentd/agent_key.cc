@@ -12,9 +12,9 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "core/fd.h"
-#include "core/secret_file.h"
+#include "core/os/fd.h"
 #include "core/os/privileges.h"
+#include "core/os/secret_file.h"
 
 namespace hud {
 namespace {

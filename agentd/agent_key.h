@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "core/beacon.h"
+#include "core/beacon/beacon.h"
 
 namespace hud {
 

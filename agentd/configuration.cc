@@ -6,9 +6,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "agentd/feed_line.h"
-#include "control/yaml/yaml_reader.h"
-#include "core/beacon.h"
-#include "core/limits.h"
+#include "core/base/limits.h"
+#include "core/beacon/beacon.h"
+#include "core/yaml/yaml_reader.h"
 
 namespace hud {
 namespace {

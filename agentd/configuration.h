@@ -6,9 +6,9 @@
 
 #include "absl/status/statusor.h"
 #include "agentd/ticket_key_file.h"
-#include "core/address.h"
+#include "core/base/types.h"
+#include "core/net/address.h"
 #include "core/os/log.h"
-#include "core/types.h"
 
 namespace hud {
 

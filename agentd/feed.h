@@ -8,7 +8,7 @@
 #include "absl/status/statusor.h"
 #include "agentd/datagram_socket.h"
 #include "agentd/feed_line.h"
-#include "core/beacon_sender.h"
+#include "core/beacon/beacon_sender.h"
 
 namespace hud {
 

@@ -17,8 +17,8 @@
 #include <optional>
 #include <string_view>
 
-#include "core/limits.h"
-#include "core/types.h"
+#include "core/base/limits.h"
+#include "core/base/types.h"
 
 namespace hud {
 

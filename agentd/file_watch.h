@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "core/fd.h"
-#include "core/types.h"
+#include "core/base/types.h"
+#include "core/os/fd.h"
 
 namespace hud {
 

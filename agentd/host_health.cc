@@ -15,7 +15,7 @@
 #include <span>
 #include <string>
 
-#include "core/fd.h"
+#include "core/os/fd.h"
 
 namespace hud {
 namespace {

@@ -6,7 +6,7 @@
 #include <optional>
 #include <string_view>
 
-#include "core/address.h"
+#include "core/net/address.h"
 
 namespace hud {
 

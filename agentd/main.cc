@@ -17,11 +17,11 @@
 #include "agentd/agent.h"
 #include "agentd/agent_key.h"
 #include "agentd/configuration.h"
-#include "control/yaml/yaml_reader.h"
 #include "core/os/log.h"
 #include "core/os/log_writer.h"
 #include "core/os/privileges.h"
 #include "core/os/signals.h"
+#include "core/yaml/yaml_reader.h"
 
 namespace {
 

@@ -6,7 +6,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "agentd/feed_advice.h"
-#include "core/check.h"
+#include "core/base/check.h"
 
 namespace hud {
 namespace {

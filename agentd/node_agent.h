@@ -10,8 +10,8 @@
 #include "agentd/configuration.h"
 #include "agentd/prefix_ledger.h"
 #include "agentd/probe_thread.h"
-#include "core/beacon.h"
-#include "core/beacon_sender.h"
+#include "core/beacon/beacon.h"
+#include "core/beacon/beacon_sender.h"
 
 namespace hud {
 

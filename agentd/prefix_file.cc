@@ -14,7 +14,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "agentd/hex.h"
-#include "core/fd.h"
+#include "core/os/fd.h"
 
 namespace hud {
 namespace {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "core/prefix_store.h"
+#include "core/affinity/prefix_store.h"
 
 namespace hud {
 

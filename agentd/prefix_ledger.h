@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "core/prefix_store.h"
-#include "core/types.h"
+#include "core/affinity/prefix_store.h"
+#include "core/base/types.h"
 
 namespace hud {
 

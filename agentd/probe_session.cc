@@ -18,7 +18,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "agentd/pem_file.h"
-#include "core/fd.h"
+#include "core/os/fd.h"
 #include "core/os/privileges.h"
 
 namespace hud {

@@ -9,7 +9,7 @@
 #include "absl/status/statusor.h"
 #include "agentd/configuration.h"
 #include "agentd/ticket_classifier.h"
-#include "core/types.h"
+#include "core/base/types.h"
 
 struct ssl_ctx_st;
 

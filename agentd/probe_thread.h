@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "agentd/ticket_probe.h"
-#include "core/fd.h"
+#include "core/os/fd.h"
 
 namespace hud {
 

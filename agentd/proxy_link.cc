@@ -6,7 +6,7 @@
 #include <array>
 #include <cerrno>
 
-#include "core/check.h"
+#include "core/base/check.h"
 
 namespace hud {
 namespace {

@@ -8,9 +8,9 @@
 #include <string>
 #include <string_view>
 
-#include "core/address.h"
-#include "core/beacon_sender.h"
-#include "core/fd.h"
+#include "core/beacon/beacon_sender.h"
+#include "core/net/address.h"
+#include "core/os/fd.h"
 
 namespace hud {
 

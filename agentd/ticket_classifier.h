@@ -10,8 +10,8 @@
 #include <string_view>
 #include <vector>
 
-#include "core/limits.h"
-#include "core/prefix_store.h"
+#include "core/affinity/prefix_store.h"
+#include "core/base/limits.h"
 
 namespace hud {
 

@@ -12,7 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "agentd/ticket_classifier.h"
-#include "core/fd.h"
+#include "core/os/fd.h"
 
 namespace hud {
 namespace {

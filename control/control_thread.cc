@@ -12,7 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "control/own_addresses.h"
+#include "control/config/own_addresses.h"
 #include "core/os/signals.h"
 
 namespace hud {

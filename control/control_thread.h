@@ -8,19 +8,19 @@
 #include <string>
 #include <vector>
 
-#include "control/beacon_intake.h"
-#include "control/event_loop.h"
-#include "control/health_checker.h"
-#include "control/limit_watch.h"
-#include "control/pause_meter.h"
-#include "control/reload.h"
-#include "control/status_snapshot.h"
-#include "core/fd.h"
-#include "core/memory_return.h"
+#include "control/config/reload.h"
+#include "control/nodes/beacon_intake.h"
+#include "control/nodes/health_checker.h"
+#include "control/process/event_loop.h"
+#include "control/process/limit_watch.h"
+#include "control/process/pause_meter.h"
+#include "control/status/status_snapshot.h"
+#include "core/base/rate_limit.h"
+#include "core/os/fd.h"
 #include "core/os/log.h"
 #include "core/os/reload_report.h"
-#include "core/rate_limit.h"
-#include "core/stall_watch.h"
+#include "core/policy/memory_return.h"
+#include "core/policy/stall_watch.h"
 #include "ring/data_plane.h"
 
 namespace hud {

@@ -22,7 +22,7 @@
 #include <vector>
 
 #include "benchmark/benchmark.h"
-#include "core/affinity_map.h"
+#include "core/affinity/affinity_map.h"
 
 namespace hud {
 namespace {

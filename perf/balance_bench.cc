@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "benchmark/benchmark.h"
-#include "core/balance.h"
-#include "core/choice.h"
+#include "core/routing/balance.h"
+#include "core/routing/choice.h"
 
 namespace hud {
 namespace {

@@ -1,8 +1,8 @@
 // What a datagram costs the control thread: refused ones of every kind, and good ones.
 #include <benchmark/benchmark.h>
 
-#include "core/beacon_receiver.h"
-#include "core/beacon_sender.h"
+#include "core/beacon/beacon_receiver.h"
+#include "core/beacon/beacon_sender.h"
 
 namespace hud {
 namespace {

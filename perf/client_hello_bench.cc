@@ -1,10 +1,10 @@
 // What it costs to read a ClientHello, and then to hash its token: paid once a connection.
 #include <benchmark/benchmark.h>
 
-#include "core/client_hello.h"
-#include "core/siphash.h"
-#include "core/token_lookup.h"
-#include "tests/unit/hello_builder.h"
+#include "core/affinity/token_lookup.h"
+#include "core/base/siphash.h"
+#include "core/tls/client_hello.h"
+#include "tests/unit/core/tls/hello_builder.h"
 
 namespace hud {
 namespace {

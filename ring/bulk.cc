@@ -8,7 +8,7 @@
 #include <new>
 #include <utility>
 
-#include "core/check.h"
+#include "core/base/check.h"
 #include "ring/worker.h"
 
 namespace hud {

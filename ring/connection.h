@@ -15,17 +15,17 @@
 #include <string>
 #include <vector>
 
-#include "core/address.h"
-#include "core/choice.h"
-#include "core/client_hello.h"
-#include "core/close_reason.h"
-#include "core/fd.h"
-#include "core/loop_guard.h"
-#include "core/relay_policy.h"
-#include "core/server_hello.h"
-#include "core/timer_wheel.h"
-#include "core/types.h"
-#include "ring/operation.h"
+#include "core/admission/loop_guard.h"
+#include "core/base/timer_wheel.h"
+#include "core/base/types.h"
+#include "core/net/address.h"
+#include "core/os/fd.h"
+#include "core/policy/relay_policy.h"
+#include "core/report/close_reason.h"
+#include "core/routing/choice.h"
+#include "core/tls/client_hello.h"
+#include "core/tls/server_hello.h"
+#include "ring/io/operation.h"
 #include "ring/pipe_pool.h"
 
 namespace hud {

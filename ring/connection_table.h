@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "core/check.h"
+#include "core/base/check.h"
 #include "ring/connection.h"
 
 namespace hud {

@@ -13,9 +13,9 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
-#include "core/check.h"
-#include "ring/kernel_ring.h"
-#include "ring/kernel_sockets.h"
+#include "core/base/check.h"
+#include "ring/io/kernel_ring.h"
+#include "ring/io/kernel_sockets.h"
 #include "ring/worker.h"
 
 namespace hud {

@@ -7,17 +7,17 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "core/affinity_map.h"
-#include "core/cluster_config.h"
-#include "core/connection_record.h"
-#include "core/fd.h"
-#include "core/node_table.h"
-#include "core/route_table.h"
-#include "core/siphash.h"
-#include "core/snapshot_channel.h"
-#include "core/source.h"
-#include "core/spsc_queue.h"
-#include "core/worker_counters.h"
+#include "core/admission/source.h"
+#include "core/affinity/affinity_map.h"
+#include "core/base/siphash.h"
+#include "core/base/snapshot_channel.h"
+#include "core/base/spsc_queue.h"
+#include "core/config/cluster_config.h"
+#include "core/os/fd.h"
+#include "core/report/connection_record.h"
+#include "core/report/worker_counters.h"
+#include "core/routing/node_table.h"
+#include "core/routing/route_table.h"
 
 namespace hud {
 

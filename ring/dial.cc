@@ -2,10 +2,10 @@
 #include <cerrno>
 #include <cstring>
 
-#include "core/check.h"
-#include "core/dial_budget.h"
-#include "core/local_error.h"
-#include "core/proxy_protocol.h"
+#include "core/base/check.h"
+#include "core/net/local_error.h"
+#include "core/net/proxy_protocol.h"
+#include "core/policy/dial_budget.h"
 #include "ring/worker.h"
 
 namespace hud {

@@ -2,10 +2,10 @@
 #include <cstring>
 #include <new>
 
-#include "core/check.h"
-#include "core/proxy_protocol.h"
-#include "core/tls_record.h"
-#include "core/token_lookup.h"
+#include "core/affinity/token_lookup.h"
+#include "core/base/check.h"
+#include "core/net/proxy_protocol.h"
+#include "core/tls/tls_record.h"
 #include "ring/worker.h"
 
 namespace hud {

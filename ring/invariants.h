@@ -19,7 +19,7 @@
 #include <cstdint>
 #include <string>
 
-#include "core/limits.h"
+#include "core/base/limits.h"
 #include "ring/connection.h"
 
 namespace hud {

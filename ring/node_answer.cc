@@ -1,6 +1,6 @@
 // Whether a node answers at all: it took a connection and a ClientHello that is whole and right, and the client is still
 // there. Its first byte, an alert too, is an answer. A reset, a close, or nothing for the pool's eject.mute is none. Judged
-// once a connection; what comes of it is for the control thread to say (core/ejection.h).
+// once a connection; what comes of it is for the control thread to say (core/cluster/ejection.h).
 #include <algorithm>
 
 #include "ring/worker.h"

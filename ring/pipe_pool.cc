@@ -1,6 +1,6 @@
 #include "ring/pipe_pool.h"
 
-#include "core/check.h"
+#include "core/base/check.h"
 
 namespace hud {
 namespace {

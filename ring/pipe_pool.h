@@ -7,7 +7,7 @@
 #include <optional>
 #include <vector>
 
-#include "ring/socket_calls.h"
+#include "ring/io/socket_calls.h"
 
 namespace hud {
 

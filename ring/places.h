@@ -15,11 +15,11 @@
 #include <atomic>
 #include <mutex>
 
-#include "core/check.h"
-#include "core/limits.h"
-#include "core/loop_guard.h"
-#include "core/siphash.h"
-#include "core/source.h"
+#include "core/admission/loop_guard.h"
+#include "core/admission/source.h"
+#include "core/base/check.h"
+#include "core/base/limits.h"
+#include "core/base/siphash.h"
 #include "ring/source_counts.h"
 
 namespace hud {

@@ -9,8 +9,8 @@
 #include <new>
 #include <utility>
 
-#include "core/check.h"
-#include "core/local_error.h"
+#include "core/base/check.h"
+#include "core/net/local_error.h"
 #include "ring/relay_times.h"
 #include "ring/worker.h"
 

@@ -4,7 +4,7 @@
 
 #include <chrono>
 
-#include "core/types.h"
+#include "core/base/types.h"
 
 namespace hud {
 

@@ -1,11 +1,11 @@
-// Who makes room when a limit is reached (ring/places.h has the rule, core/source_table.h who goes of one source,
-// core/hello_room.h whose hello).
+// Who makes room when a limit is reached (ring/places.h has the rule, core/admission/source_table.h who goes of one source,
+// core/admission/hello_room.h whose hello).
 #include <algorithm>
 #include <new>
 #include <vector>
 
-#include "core/check.h"
-#include "core/hello_room.h"
+#include "core/admission/hello_room.h"
+#include "core/base/check.h"
 #include "ring/worker.h"
 
 namespace hud {

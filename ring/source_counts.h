@@ -8,7 +8,7 @@
 #include <mutex>
 #include <unordered_map>
 
-#include "core/check.h"
+#include "core/base/check.h"
 
 namespace hud {
 

@@ -26,16 +26,16 @@
 #include <string>
 #include <vector>
 
-#include "core/gather_policy.h"
-#include "core/source_table.h"
-#include "core/timer_wheel.h"
+#include "core/admission/source_table.h"
+#include "core/base/timer_wheel.h"
+#include "core/policy/gather_policy.h"
 #include "ring/connection_table.h"
 #include "ring/data_plane.h"
 #include "ring/invariants.h"
+#include "ring/io/ring.h"
+#include "ring/io/socket_calls.h"
 #include "ring/pipe_pool.h"
 #include "ring/places.h"
-#include "ring/ring.h"
-#include "ring/socket_calls.h"
 #include "ring/zero_copy_pool.h"
 
 namespace hud {

@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <utility>
 
-#include "core/check.h"
+#include "core/base/check.h"
 #include "ring/worker.h"
 
 namespace hud {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Who may include whom. The folders are the architecture (ARCHITECTURE.md); this test keeps them so.
 
-ring, core/os -> core; control -> ring, core/os, core; agentd -> core/os, core, control/yaml; tests, perf -> all; never the
+ring, core/os -> core; control -> ring, core/os, core; agentd -> core/os, core, core/yaml; tests, perf -> all; never the
 other way.
 Run without arguments: checks the repository it lies in, then checks itself on sources that break each rule.
 """
@@ -11,26 +11,26 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# From the most specific folder to the least. control/yaml is its own small target.
+# From the most specific folder to the least. core/yaml is its own small target.
 MAY_INCLUDE = {
     "core": {"core"},
     "ring": {"core", "ring"},
     "core/os": {"core", "core/os"},
-    "control/yaml": {"core", "control/yaml"},
-    "control": {"core", "ring", "core/os", "control", "control/yaml"},
-    "agentd": {"core", "core/os", "control/yaml", "agentd"},
-    "tests": {"core", "ring", "core/os", "control", "control/yaml", "agentd", "tests", "perf"},
-    "perf": {"core", "ring", "core/os", "control", "control/yaml", "agentd", "tests", "perf"},
+    "core/yaml": {"core", "core/yaml"},
+    "control": {"core", "ring", "core/os", "control", "core/yaml"},
+    "agentd": {"core", "core/os", "core/yaml", "agentd"},
+    "tests": {"core", "ring", "core/os", "control", "core/yaml", "agentd", "tests", "perf"},
+    "perf": {"core", "ring", "core/os", "control", "core/yaml", "agentd", "tests", "perf"},
 }
 
 # A header (or a family of them) and the only folders, or files, that may include it.
 ONLY_IN = [
     (r"liburing(\.h|/)", {"ring"}, "io_uring is ring's alone"),
     (r"linux/io_uring\.h", {"ring"}, "io_uring is ring's alone"),
-    (r"openssl/(ssl|bio|x509|x509v3|ssl3|tls1)\.h", {"agentd", "tests", "perf", "control/tls_handshake.cc"},
+    (r"openssl/(ssl|bio|x509|x509v3|ssl3|tls1)\.h", {"agentd", "tests", "perf", "control/nodes/tls_handshake.cc"},
      "libssl is for agentd's probes and the handshakes of control's checks; the proxy never decrypts"),
     (r"simdjson", {"control", "tests", "perf"}, "JSON is parsed in control"),
-    (r"yaml-cpp/", {"control/yaml"}, "YAML is read in control/yaml"),
+    (r"yaml-cpp/", {"core/yaml"}, "YAML is read in core/yaml"),
     (r"absl/log/", set(), "Debian's Abseil has no usable absl/log; core/os/log.h, HUD_CHECK for bugs"),
     (r"spdlog/", {"core/os", "tests", "perf"}, "there is one logger, core/os/log.h"),
     (r"CLI/", {"control", "agentd", "tests", "perf"}, "options belong to the programs"),
@@ -42,12 +42,12 @@ CORE_FORBIDDEN = re.compile(
     r"|future|semaphore|latch|barrier|stop_token|fstream|iostream|cstdio|stdio\.h|filesystem|netdb\.h|dirent\.h"
     r"|sys/.*|linux/.*|net/.*|absl/synchronization/.*|absl/time/.*|spdlog/.*)$")
 CORE_ALLOWED = {
-    "core/fd.h": {"unistd.h"},                       # close: the one system call of core/
-    "core/check.h": {"cstdio"},                      # says what failed, then aborts
-    "core/check.cc": {"cstdio"},
-    "core/address.h": {"sys/socket.h", "sys/un.h"},  # the types of addresses; no call is made
-    "core/address.cc": {"sys/socket.h", "sys/un.h"},
-    "core/affinity_map.cc": {"sys/mman.h"},          # madvise for huge pages, once, in the constructor
+    "core/os/fd.h": {"unistd.h"},                       # close: the one system call of core/
+    "core/base/check.h": {"cstdio"},                      # says what failed, then aborts
+    "core/base/check.cc": {"cstdio"},
+    "core/net/address.h": {"sys/socket.h", "sys/un.h"},  # the types of addresses; no call is made
+    "core/net/address.cc": {"sys/socket.h", "sys/un.h"},
+    "core/affinity/affinity_map.cc": {"sys/mman.h"},          # madvise for huge pages, once, in the constructor
 }
 
 THIRD_PARTY = re.compile(r"(absl|benchmark|boost|CLI|gmock|gtest|nlohmann|openssl|prometheus|spdlog|systemd|yaml-cpp)/"
@@ -96,21 +96,21 @@ def sources():
 SELF_TEST = [
     ("core includes ring", "core/a.cc", '#include "ring/worker.h"', "core may not include ring"),
     ("core includes control", "core/a.h", '#include "control/status.h"', "core may not include control"),
-    ("ring includes control", "ring/a.cc", '#include "control/yaml/reader.h"', "ring may not include control/yaml"),
+    ("ring includes control", "ring/a.cc", '#include "core/yaml/reader.h"', "ring may not include core/yaml"),
     ("agentd includes ring", "agentd/a.cc", '#include "ring/data_plane.h"', "agentd may not include ring"),
     ("agentd includes control", "agentd/a.cc", '#include "control/status.h"', "agentd may not include control"),
-    ("agentd may read YAML", "agentd/a.cc", '#include "control/yaml/reader.h"', None),
-    ("control/yaml includes control", "control/yaml/a.cc", '#include "control/status.h"', "may not include control"),
+    ("agentd may read YAML", "agentd/a.cc", '#include "core/yaml/reader.h"', None),
+    ("core/yaml includes control", "core/yaml/a.cc", '#include "control/status.h"', "may not include control"),
     ("control may include ring", "control/a.cc", '#include "ring/data_plane.h"', None),
     ("control includes liburing", "control/a.cc", "#include <liburing.h>", "io_uring is ring's alone"),
     ("control includes libssl", "control/a.cc", "#include <openssl/ssl.h>", "never decrypts"),
-    ("control's checks shake hands", "control/tls_handshake.cc", "#include <openssl/ssl.h>", None),
+    ("control's checks shake hands", "control/nodes/tls_handshake.cc", "#include <openssl/ssl.h>", None),
     ("core may use HMAC", "core/a.cc", "#include <openssl/hmac.h>", None),
     ("agentd parses JSON", "agentd/a.cc", "#include <simdjson.h>", "JSON is parsed in control"),
     ("core starts a thread", "core/a.cc", "#include <thread>", "core/ is pure"),
     ("core reads a file", "core/a.cc", "#include <fstream>", "core/ is pure"),
     ("core makes a system call", "core/a.cc", "# include <sys/socket.h>", "core/ is pure"),
-    ("the owner of a descriptor may close it", "core/fd.h", "#include <unistd.h>", None),
+    ("the owner of a descriptor may close it", "core/os/fd.h", "#include <unistd.h>", None),
     ("core/os includes control", "core/os/a.cc", '#include "control/status.h"', "core/os may not include control"),
     ("agentd gives up rights", "agentd/a.cc", '#include "core/os/privileges.h"', None),
     ("core gives up rights", "core/a.cc", '#include "core/os/privileges.h"', "core may not include core/os"),

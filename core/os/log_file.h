@@ -6,7 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "core/fd.h"
+#include "core/os/fd.h"
 
 namespace hud {
 

@@ -11,7 +11,7 @@
 #include <thread>
 
 #include "absl/status/statusor.h"
-#include "core/fd.h"
+#include "core/os/fd.h"
 
 namespace hud {
 

@@ -7,7 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "core/secret_file.h"
+#include "core/os/secret_file.h"
 
 namespace hud {
 

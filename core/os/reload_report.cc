@@ -12,7 +12,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
-#include "core/fd.h"
+#include "core/os/fd.h"
 
 namespace hud {
 namespace {

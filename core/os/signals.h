@@ -7,7 +7,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "core/fd.h"
+#include "core/os/fd.h"
 
 namespace hud {
 

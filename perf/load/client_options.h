@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "core/address.h"
+#include "core/net/address.h"
 #include "perf/load/hello.h"
 #include "perf/load/order.h"
 

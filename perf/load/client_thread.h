@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "core/fd.h"
-#include "core/types.h"
+#include "core/base/types.h"
+#include "core/os/fd.h"
 #include "perf/load/client_options.h"
 #include "perf/load/hello.h"
 #include "perf/load/histogram.h"

@@ -3,8 +3,8 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "core/tls_record.h"
-#include "tests/unit/hello_builder.h"
+#include "core/tls/tls_record.h"
+#include "tests/unit/core/tls/hello_builder.h"
 
 namespace hud::load {
 namespace {

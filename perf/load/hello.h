@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "core/types.h"
+#include "core/base/types.h"
 #include "perf/load/order.h"
 
 namespace hud::load {

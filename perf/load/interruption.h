@@ -2,8 +2,8 @@
 #pragma once
 
 #include "absl/status/statusor.h"
-#include "core/fd.h"
-#include "core/types.h"
+#include "core/base/types.h"
+#include "core/os/fd.h"
 
 namespace hud::load {
 

@@ -10,7 +10,7 @@
 #include <ctime>
 
 #include "absl/status/status.h"
-#include "core/fd.h"
+#include "core/os/fd.h"
 
 namespace hud::load {
 

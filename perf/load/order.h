@@ -9,7 +9,7 @@
 #include <optional>
 #include <span>
 
-#include "core/types.h"
+#include "core/base/types.h"
 
 namespace hud::load {
 

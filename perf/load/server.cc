@@ -8,7 +8,7 @@
 #include <limits>
 #include <thread>
 
-#include "core/tls_record.h"
+#include "core/tls/tls_record.h"
 #include "perf/load/priority.h"
 
 namespace hud::load {

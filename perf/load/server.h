@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "core/address.h"
-#include "core/fd.h"
+#include "core/net/address.h"
+#include "core/os/fd.h"
 #include "perf/load/lanes.h"
 #include "perf/load/order.h"
 #include "perf/load/pattern.h"

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "core/address.h"
-#include "core/fd.h"
+#include "core/net/address.h"
+#include "core/os/fd.h"
 
 namespace hud::load {
 

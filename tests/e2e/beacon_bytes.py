@@ -1,4 +1,4 @@
-"""The beacon protocol as an implementer in another language would write it, from the grammar in core/beacon.cc.
+"""The beacon protocol as an implementer in another language would write it, from the grammar in core/beacon/beacon.cc.
 
 PyAgent announces any node with any prefixes and tokens; with it a case can say things that no honest agent says.
 """

@@ -3,9 +3,9 @@
 // message of that type, sealed as a believed agent (or proxy) would.
 #include <cstdlib>
 
-#include "core/beacon_receiver.h"
-#include "core/beacon_sender.h"
-#include "core/check.h"
+#include "core/base/check.h"
+#include "core/beacon/beacon_receiver.h"
+#include "core/beacon/beacon_sender.h"
 
 namespace hud {
 namespace {

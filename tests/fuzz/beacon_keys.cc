@@ -3,8 +3,8 @@
 #include <cctype>
 #include <string>
 
-#include "core/beacon.h"
-#include "core/check.h"
+#include "core/base/check.h"
+#include "core/beacon/beacon.h"
 
 namespace {
 

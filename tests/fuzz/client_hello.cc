@@ -1,13 +1,13 @@
 // Input: what a client sends first. Checks more than "does not crash": growing prefixes, caps, and the same message cut
 // into other records.
-#include "core/client_hello.h"
+#include "core/tls/client_hello.h"
 
 #include <string>
 
-#include "core/tls_record.h"
-#include "core/token_lookup.h"
+#include "core/affinity/token_lookup.h"
+#include "core/tls/tls_record.h"
 #include "tests/fuzz/growing_prefix.h"
-#include "tests/unit/hello_builder.h"
+#include "tests/unit/core/tls/hello_builder.h"
 
 namespace hud {
 namespace {

@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <memory>
 
-#include "core/check.h"
-#include "core/types.h"
+#include "core/base/check.h"
+#include "core/base/types.h"
 
 namespace hud::fuzz {
 

@@ -1,6 +1,6 @@
 // Input: what a client side sends to a listener that expects a PROXY header.
-#include "core/limits.h"
-#include "core/proxy_protocol.h"
+#include "core/base/limits.h"
+#include "core/net/proxy_protocol.h"
 #include "tests/fuzz/growing_prefix.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

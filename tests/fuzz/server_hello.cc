@@ -1,7 +1,7 @@
 // Input: 16 bits of length, that many bytes of a client, then what the server sends first.
-#include "core/server_hello.h"
+#include "core/tls/server_hello.h"
 
-#include "core/byte_reader.h"
+#include "core/base/byte_reader.h"
 #include "tests/fuzz/growing_prefix.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "agentd/feed_line.h"
-#include "core/check.h"
+#include "core/base/check.h"
 
 namespace hud {
 namespace {

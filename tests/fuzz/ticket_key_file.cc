@@ -3,7 +3,7 @@
 
 #include "agentd/ticket_classifier.h"
 #include "agentd/ticket_key_file.h"
-#include "core/check.h"
+#include "core/base/check.h"
 
 namespace {
 

@@ -4,9 +4,9 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "control/configuration.h"
-#include "control/yaml/yaml_reader.h"
-#include "core/check.h"
+#include "control/config/configuration.h"
+#include "core/base/check.h"
+#include "core/yaml/yaml_reader.h"
 
 namespace {
 

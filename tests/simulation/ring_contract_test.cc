@@ -12,10 +12,10 @@
 #include <utility>
 #include <vector>
 
-#include "ring/kernel_ring.h"
-#include "ring/kernel_sockets.h"
+#include "ring/io/kernel_ring.h"
+#include "ring/io/kernel_sockets.h"
 #include "tests/simulation/simulated_ring.h"
-#include "tests/unit/ring_test_bed.h"
+#include "tests/unit/ring/test_bed.h"
 
 namespace hud::simulation {
 namespace {

@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "tests/unit/hello_builder.h"
+#include "tests/unit/core/tls/hello_builder.h"
 
 namespace hud::simulation {
 namespace {

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "core/affinity_map.h"
+#include "core/affinity/affinity_map.h"
 #include "ring/worker.h"
 #include "tests/simulation/peers.h"
 #include "tests/simulation/simulated_ring.h"

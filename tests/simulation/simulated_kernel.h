@@ -9,7 +9,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "ring/socket_calls.h"
+#include "ring/io/socket_calls.h"
 #include "tests/simulation/simulated_sockets.h"
 
 namespace hud::simulation {

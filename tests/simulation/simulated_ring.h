@@ -1,4 +1,4 @@
-// The ring of a simulated kernel: ring/ring.h with the habits of io_uring on Linux 6.18 that the worker must live with. Time
+// The ring of a simulated kernel: ring/io/ring.h with the habits of io_uring on Linux 6.18 that the worker must live with. Time
 // passes in Wait() only, but for little: it goes on to the next event, or to its deadline.
 #pragma once
 
@@ -7,7 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "ring/ring.h"
+#include "ring/io/ring.h"
 #include "tests/simulation/simulated_kernel.h"
 
 namespace hud::simulation {

@@ -12,8 +12,8 @@
 #include <string>
 #include <vector>
 
-#include "core/address.h"
-#include "core/types.h"
+#include "core/base/types.h"
+#include "core/net/address.h"
 #include "tests/simulation/faults.h"
 #include "tests/simulation/random.h"
 

@@ -8,7 +8,7 @@ namespace hud {
 
 inline std::filesystem::path SourceTree() {
   std::filesystem::path folder = std::filesystem::read_symlink("/proc/self/exe");
-  while (folder != folder.root_path() && !std::filesystem::exists(folder / "core" / "types.h")) {
+  while (folder != folder.root_path() && !std::filesystem::exists(folder / "core" / "CMakeLists.txt")) {
     folder = folder.parent_path();
   }
   return folder;

@@ -1,0 +1,248 @@
+// The invariants of the data plane find what they are for. Every other test of the ring runs with them; here each is broken.
+#include <gtest/gtest.h>
+
+#include "ring/invariants.h"
+#include "tests/unit/ring/forwarding_ring.h"
+#include "tests/unit/ring/test_bed.h"
+
+namespace hud::testing {
+
+struct WorkerAccess {
+  static size_t& HelloBytes(Worker& w) { return w.held_hello_bytes_; }
+  static int64_t& BytesInPipes(Worker& w) { return w.bytes_in_pipes_; }
+};
+
+namespace {
+
+constexpr Side kClient = Side::kClient, kNode = Side::kNode;
+
+// A relay that is as it should be: both sides are received from, and nothing is held.
+struct Sample {
+  Sample() {
+    c.state = ConnectionState::kRelaying;
+    for (Fd& fd : c.fd) fd = Fd(::eventfd(0, EFD_CLOEXEC));
+    Owe(kClient, Op::kRecv);
+    Owe(kNode, Op::kRecv);
+    TimerIn(5s);
+  }
+  ~Sample() { timers.Cancel(c); }
+  Sample(const Sample&) = delete;
+  Sample& operator=(const Sample&) = delete;
+
+  void Owe(Side side, Op op) { c.pending[Index(side)] |= static_cast<uint16_t>(1u << static_cast<int>(op)); }
+  void Pay(Side side, Op op) { c.pending[Index(side)] &= static_cast<uint16_t>(~(1u << static_cast<int>(op))); }
+  void TimerIn(Duration d) { timers.Set(c, now + d); }
+  Direction& from(Side source) { return c.direction[Index(source)]; }
+  static void Fill(PrivateBytes& place) {
+    place.data = std::make_unique<uint8_t[]>(10);
+    place.size = place.capacity = 10;
+  }
+  // The node takes nothing: what came from the client is held, and more of it is not received.
+  void StallNode() {
+    Pay(kClient, Op::kRecv);
+    Owe(kClient, Op::kPollError);
+    Owe(kNode, Op::kPollOut);
+    Fill(from(kClient).Held().rest);
+  }
+  void StallNodeWithAPipe() {
+    StallNode();
+    from(kClient).engine = Engine::kSplice;
+    from(kClient).held->rest = PrivateBytes();
+    from(kClient).held->pipe_bytes = 10;
+    from(kClient).held->stalled_since = now;
+    TimerIn(100ms);
+  }
+  // All buffers are sent, and the kernel has let go of none.
+  void AwaitNotifications() {
+    Pay(kClient, Op::kRecv);
+    Owe(kClient, Op::kPollError);
+    from(kClient).engine = Engine::kZeroCopy;
+    from(kClient).Held().zero_copy.assign(ZeroCopyPool::kPerDirection, {.size = 10, .offset = 10, .notifications = 1});
+    c.zero_copy_owed = ZeroCopyPool::kPerDirection;
+  }
+  void End(ConnectionState state) {
+    timers.Cancel(c);
+    c.state = state;
+    c.pending = {};
+    c.fd = {};
+  }
+  std::string Broken() const {
+    const char* broken = BrokenInvariant(c, now);
+    return broken == nullptr ? "" : std::string(broken).substr(0, std::string_view(broken).find(':'));
+  }
+
+  const Instant now = Instant(1h);
+  TimerWheel timers{now};
+  Connection c;
+};
+
+struct Case {
+  const char* what;
+  void (*change)(Sample&);
+  const char* breaks;  // "" for what is as it should be
+};
+
+constexpr Case kCases[] = {
+    {"both sides are received from", [](Sample&) {}, ""},
+    {"a quiet relay waits with polls",
+     [](Sample& s) { s.Pay(kClient, Op::kRecv), s.Pay(kNode, Op::kRecv), s.Owe(kClient, Op::kPollIn), s.Owe(kNode, Op::kPollIn); }, ""},
+    {"a source waits for a shared buffer", [](Sample& s) { s.Pay(kNode, Op::kRecv), s.from(kNode).starved = true; }, ""},
+    {"a sink has stalled", [](Sample& s) { s.StallNode(); }, ""},
+    {"a sink has stalled before a pipe", [](Sample& s) { s.StallNodeWithAPipe(); }, ""},
+    {"a sink is tried by the clock",
+     [](Sample& s) { s.StallNode(), s.Pay(kNode, Op::kPollOut), s.from(kClient).held->wait_by_timer = true, s.TimerIn(10ms); }, ""},
+    {"all zero-copy buffers are on their way", [](Sample& s) { s.AwaitNotifications(); }, ""},
+    {"a reset waits for acknowledgements",
+     [](Sample& s) { s.Pay(kClient, Op::kRecv), s.from(kClient).stream = Stream::kFlushing, s.TimerIn(80ms); }, ""},
+    {"a direction is over", [](Sample& s) { s.Pay(kClient, Op::kRecv), s.from(kClient).stream = Stream::kFinished; }, ""},
+    {"a closed connection waits for a notification",
+     [](Sample& s) { s.AwaitNotifications(), s.End(ConnectionState::kTerminating); }, ""},
+    {"a free slot", [](Sample& s) { s.End(ConnectionState::kFree); }, ""},
+
+    {"nobody asks the client", [](Sample& s) { s.Pay(kClient, Op::kRecv); }, "SomethingAlwaysFollows"},
+    {"only its end is watched", [](Sample& s) { s.Pay(kClient, Op::kRecv), s.Owe(kClient, Op::kPollError); }, "SomethingAlwaysFollows"},
+    {"nobody waits for a stalled sink", [](Sample& s) { s.StallNode(), s.Pay(kNode, Op::kPollOut); }, "SomethingAlwaysFollows"},
+    {"the end of a stream is not passed on",
+     [](Sample& s) { s.Pay(kClient, Op::kRecv), s.from(kClient).stream = Stream::kEnded; }, "SomethingAlwaysFollows"},
+    {"what is thrown away is not read",
+     [](Sample& s) { s.Pay(kClient, Op::kRecv), s.from(kClient).stream = Stream::kDiscard; }, "SomethingAlwaysFollows"},
+    {"both streams are over",
+     [](Sample& s) { s.from(kClient).stream = s.from(kNode).stream = Stream::kFinished; }, "SomethingAlwaysFollows"},
+    {"a relay without a timer", [](Sample& s) { s.timers.Cancel(s.c); }, "SomethingAlwaysFollows"},
+    {"a hello without a timer", [](Sample& s) { s.c.state = ConnectionState::kHello, s.timers.Cancel(s.c); }, "SomethingAlwaysFollows"},
+    {"a hello that is not received", [](Sample& s) { s.c.state = ConnectionState::kHello, s.c.pending = {}; }, "SomethingAlwaysFollows"},
+    {"a rejected client that is not read",
+     [](Sample& s) { s.c.state = ConnectionState::kRejecting, s.c.pending = {}; }, "SomethingAlwaysFollows"},
+    {"neither a connect nor a wait for one",
+     [](Sample& s) { s.c.state = ConnectionState::kDialing, s.c.context = std::make_unique<HelloContext>(); }, "SomethingAlwaysFollows"},
+    {"it is to end, and nothing is owed", [](Sample& s) { s.End(ConnectionState::kTerminating); }, "SomethingAlwaysFollows"},
+
+    {"a reset is looked at too late", [](Sample& s) { s.from(kClient).stream = Stream::kFlushing; }, "TimersAreInTime"},
+    {"a node that is to be reset is looked at too late", [](Sample& s) { s.from(kNode).stream = Stream::kDiscard; }, "TimersAreInTime"},
+    {"a sink is tried too late",
+     [](Sample& s) { s.StallNode(), s.Pay(kNode, Op::kPollOut), s.from(kClient).held->wait_by_timer = true; }, "TimersAreInTime"},
+    {"a pipe is let go too late", [](Sample& s) { s.StallNodeWithAPipe(), s.TimerIn(5s); }, "TimersAreInTime"},
+
+    {"a paused source is not watched", [](Sample& s) { s.StallNode(), s.Pay(kClient, Op::kPollError); }, "WhoIsNotReadIsWatched"},
+
+    {"a receive beside another engine", [](Sample& s) { s.from(kClient).engine = Engine::kSplice; }, "OneReader"},
+    {"a receive beside a pipe",
+     [](Sample& s) { s.StallNodeWithAPipe(), s.from(kClient).engine = Engine::kSmall, s.Owe(kClient, Op::kRecv); }, "OneReader"},
+    {"a receive of who waits for a buffer", [](Sample& s) { s.from(kClient).starved = true; }, "OneReader"},
+
+    {"a shared buffer that nobody sends",
+     [](Sample& s) { s.from(kClient).has_buffer = true, s.Owe(kNode, Op::kPollOut); }, "BytesStayInOrder"},
+    {"bytes behind nothing",
+     [](Sample& s) { s.StallNode(), std::swap(s.from(kClient).held->rest, s.from(kClient).held->behind); }, "BytesStayInOrder"},
+    {"bytes in a pipe beside others", [](Sample& s) { s.StallNodeWithAPipe(), s.Fill(s.from(kClient).held->rest); }, "BytesStayInOrder"},
+    {"a shared buffer before private bytes",
+     [](Sample& s) { s.StallNode(), s.from(kClient).has_buffer = true, s.Owe(kNode, Op::kSend); }, "BytesStayInOrder"},
+    {"a zero-copy buffer that another has overtaken",
+     [](Sample& s) { s.AwaitNotifications(), s.from(kClient).held->zero_copy[1].offset = 5; }, "BytesStayInOrder"},
+
+    {"a descriptor is closed too early", [](Sample& s) { s.c.fd[Index(kNode)].Reset(); }, "InFlightPinsMemory"},
+    {"a send of memory that is gone", [](Sample& s) { s.Owe(kNode, Op::kSend); }, "InFlightPinsMemory"},
+    {"a zero-copy send of a buffer that is gone", [](Sample& s) { s.Owe(kNode, Op::kZeroCopy); }, "InFlightPinsMemory"},
+    {"a zero-copy buffer is given back too early",
+     [](Sample& s) { s.AwaitNotifications(), s.from(kClient).held->zero_copy.pop_back(); }, "InFlightPinsMemory"},
+    {"a connect without the hello behind it",
+     [](Sample& s) { s.c.state = ConnectionState::kDialing, s.Owe(kNode, Op::kConnect); }, "InFlightPinsMemory"},
+    {"a closed connection that keeps a pool busy",
+     [](Sample& s) { s.AwaitNotifications(), s.End(ConnectionState::kTerminating), s.c.counted_in_pool = true; }, "InFlightPinsMemory"},
+    {"a free slot that owes", [](Sample& s) { s.End(ConnectionState::kFree), s.Owe(kClient, Op::kRecv); }, "InFlightPinsMemory"},
+
+    {"memory for held bytes of which there are none", [](Sample& s) { s.from(kClient).Held(); }, "IdleIsFree"},
+    {"a hello that nobody needs any more", [](Sample& s) { s.c.context = std::make_unique<HelloContext>(); }, "IdleIsFree"},
+};
+
+TEST(Invariants, OfAConnectionAreFoundBrokenWhereTheyAreAndNowhereElse) {
+  for (const Case& test : kCases) {
+    Sample sample;
+    test.change(sample);
+    EXPECT_EQ(sample.Broken(), test.breaks) << test.what << ": " << Describe(sample.c, sample.now);
+  }
+}
+
+TEST(Invariants, ASendIsAwaitedWhereSomethingIsToFollowIt) {
+  Sample sample;
+  sample.Owe(kNode, Op::kSend);
+  sample.from(kClient).has_buffer = true;
+  EXPECT_FALSE(FollowsASend(sample.c, kNode)) << "only a buffer goes back";
+  EXPECT_FALSE(FollowsASend(sample.c, kClient)) << "nothing is sent there";
+  sample.Pay(kClient, Op::kRecv);
+  EXPECT_TRUE(FollowsASend(sample.c, kNode)) << "then it is read on";
+  sample.Owe(kClient, Op::kRecv);
+  Sample::Fill(sample.from(kClient).Held().behind);
+  EXPECT_TRUE(FollowsASend(sample.c, kNode)) << "bytes wait behind it";
+  sample.from(kClient).held.reset();
+  sample.from(kClient).stream = Stream::kEnded;
+  EXPECT_TRUE(FollowsASend(sample.c, kNode)) << "the end of the stream waits behind it";
+}
+
+TEST(Invariants, ADescriptionSaysWhatIsOwedAndHeld) {
+  Sample sample;
+  sample.StallNode();
+  sample.c.slot = 7;
+  const std::string text = Describe(sample.c, sample.now);
+  for (const char* part : {"connection 7.0 relaying", " owes pollerror; node fd ", " owes recv pollout",
+                           "open small rest 10 behind 0", "timer in 5000 ms"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << " in " << text;
+  }
+}
+
+// A ring that has lost a buffer, or given one twice.
+class MiscountingRing final : public ForwardingRing {
+ public:
+  using ForwardingRing::ForwardingRing;
+  size_t Wait(std::span<Completion> out, Duration timeout, Batch batch) override {
+    waited_ = true;
+    return inner_->Wait(out, timeout, batch);
+  }
+  size_t buffers_free() const override { return inner_->buffers_free() - (waited_ ? 1 : 0); }
+
+ private:
+  bool waited_ = false;
+};
+
+// A worker with one relay, of which something is changed while it waits; five seconds to find it.
+void RunWith(const std::function<void(TestBed&)>& change, TestBedOptions options = {}) {
+  TestBed bed(std::move(options));
+  Peer client = bed.Client();
+  client.Send("GET / HTTP/1.1\r\n\r\n");
+  Peer node = bed.Node();
+  node.Receive(18);
+  if (!bed.Eventually([&] { return bed.counters().relaying.Get() == 1; })) return;
+  std::this_thread::sleep_for(20ms);
+  change(bed);
+  bed.Wake();
+  std::this_thread::sleep_for(5s);
+}
+
+// The process that breaks one is another one, begun anew: this one may have had threads.
+class BrokenSums : public ::testing::Test {
+ protected:
+  void SetUp() override { GTEST_FLAG_SET(death_test_style, "threadsafe"); }
+};
+
+TEST_F(BrokenSums, EndTheProcess) {
+  EXPECT_DEATH(RunWith([](TestBed& bed) { bed.counters().private_bytes.Add(1); }),
+               "broken invariant: SumsAreRight: private bytes; kept 1, counted 0");
+  EXPECT_DEATH(RunWith([](TestBed& bed) { bed.counters().relaying.Add(-1); }), "SumsAreRight: relaying; kept 0, counted 1");
+  EXPECT_DEATH(RunWith([](TestBed& bed) { bed.node().active++; }), "SumsAreRight: active of a node; kept 2, counted 1");
+  EXPECT_DEATH(RunWith([](TestBed& bed) { bed.counters().closes[0].Add(); }), "OneCloseReason: .*all: 1 accepted, 1 open, 1 closed");
+  EXPECT_DEATH(RunWith([](TestBed& bed) { bed.counters().listeners[0].accepted.Add(); }),
+               "OneCloseReason: .*test: 2 accepted, 1 open, 0 closed");
+}
+
+TEST_F(BrokenSums, EndTheProcessInTheFirstTurn) {
+  const auto nothing = [](TestBed&) {};
+  EXPECT_DEATH(RunWith(nothing, {.with_worker = [](Worker& w) { WorkerAccess::HelloBytes(w) = 1; }}),
+               "SumsAreRight: bytes of hellos; kept 1");
+  EXPECT_DEATH(RunWith(nothing, {.with_worker = [](Worker& w) { WorkerAccess::BytesInPipes(w) = 1; }}),
+               "SumsAreRight: bytes in pipes; kept 1");
+  const auto wrap = [](std::unique_ptr<Ring> ring) { return std::make_unique<MiscountingRing>(std::move(ring)); };
+  EXPECT_DEATH(RunWith(nothing, {.wrap_ring = wrap}), "SumsAreRight: shared buffers with the worker; kept 1, counted 0");
+}
+
+}  // namespace
+}  // namespace hud::testing
