@@ -17,6 +17,7 @@
 #include "agentd/agent.h"
 #include "agentd/agent_key.h"
 #include "agentd/configuration.h"
+#include "core/os/fd.h"
 #include "core/os/log.h"
 #include "core/os/log_writer.h"
 #include "core/os/privileges.h"
@@ -36,15 +37,6 @@ constexpr std::string_view kFooter = R"(Signals:
   others that would end the process (SIGQUIT, SIGALRM, …) are ignored, with a word in the log
 
 Ends with 0 when all is well, 1 when something is wrong with the configuration or the machine, 2 with the options.)";
-
-// Started with a standard descriptor closed, a socket would take its number, and messages would go into it.
-void OccupyStandardDescriptors() {
-  int fd = 0;
-  do {
-    fd = ::open("/dev/null", O_RDWR | O_CLOEXEC);
-  } while (fd >= 0 && fd <= STDERR_FILENO);
-  if (fd >= 0) ::close(fd);
-}
 
 int Complain(const absl::Status& status) {
   for (absl::string_view line : absl::StrSplit(status.message(), '\n', absl::SkipEmpty())) {
@@ -206,7 +198,7 @@ int Run(const std::string& path) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  OccupyStandardDescriptors();
+  hud::OccupyStandardDescriptors();
   CLI::App app("The agent of the Hudsucker proxy: runs beside TLS servers and tells proxies about them.");
   app.footer(std::string(kFooter));
   std::string config_path, check_path;

@@ -14,6 +14,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "agentd/hex.h"
+#include "core/base/limits.h"
 #include "core/os/fd.h"
 
 namespace hud {
@@ -47,7 +48,7 @@ std::vector<KeptPrefix> ParseKeptPrefixes(std::string_view text) {
     if (space == std::string_view::npos) continue;
     KeptPrefix kept;
     const auto length = ParseHex(line.substr(0, space), kept.prefix.bytes);
-    if (!length || *length < kMinPrefixBytes) continue;
+    if (!length || *length < limits::kMinPrefixBytes) continue;
     kept.prefix.length = static_cast<uint8_t>(*length);
     const std::string_view number = line.substr(space + 1);
     const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), kept.until_seconds);

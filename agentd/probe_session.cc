@@ -18,6 +18,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "agentd/pem_file.h"
+#include "core/net/local_error.h"
 #include "core/os/fd.h"
 #include "core/os/privileges.h"
 
@@ -116,11 +117,6 @@ SessionResult EndedWaiting(Wait wait, std::string_view doing, Duration timeout) 
   return Ended(SessionEnd::kTimedOut,
                absl::StrCat("no answer while ", absl::string_view(doing.data(), doing.size()), " within ",
                             std::chrono::duration_cast<milliseconds>(timeout).count(), " ms"));
-}
-
-bool IsLocalError(int error) {
-  return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS || error == EADDRNOTAVAIL ||
-         error == EPERM || error == EACCES;
 }
 
 // An empty descriptor: `result` says why.

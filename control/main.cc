@@ -334,15 +334,6 @@ int Run(const Options& options) {
   return Serve(std::move(loaded), *std::move(sockets), *plan, *kernel, *std::move(signals), *std::move(writer), log);
 }
 
-// Started with a standard descriptor closed, a socket would take its number, and messages would go into it.
-void OccupyStandardDescriptors() {
-  int fd = 0;
-  do {
-    fd = ::open("/dev/null", O_RDWR | O_CLOEXEC);
-  } while (fd >= 0 && fd <= STDERR_FILENO);
-  if (fd >= 0) ::close(fd);
-}
-
 int Main(int argc, char** argv) {
   OccupyStandardDescriptors();
   Options options;

@@ -14,14 +14,13 @@
 #include "core/base/spsc_queue.h"
 #include "core/config/cluster_config.h"
 #include "core/os/fd.h"
+#include "core/policy/relay_policy.h"
 #include "core/report/connection_record.h"
 #include "core/report/worker_counters.h"
 #include "core/routing/node_table.h"
 #include "core/routing/route_table.h"
 
 namespace hud {
-
-enum class RelayMode : uint8_t { kAuto, kSplice, kCopy, kZeroCopy };
 
 struct DataPlaneOptions {
   unsigned workers = 1;

@@ -283,10 +283,7 @@ class Reader {
     PoolConfig& pool = config_.cluster.pools.emplace_back();
     const YamlValue name = item.Require("name");
     ReadName(name, "pool", &pools_seen_, &pool.name);
-    item.Get("balance").ReadEnum(&pool.balance, {{"power_of_two", Balance::kPowerOfTwo},
-                                                 {"least_connections", Balance::kLeastConnections},
-                                                 {"round_robin", Balance::kRoundRobin},
-                                                 {"maglev", Balance::kMaglev}});
+    item.Get("balance").ReadEnum(&pool.balance, kBalanceNames);
     item.Get("when_none").ReadEnum(&pool.when_none, {{"close", WhenNone::kClose}, {"any", WhenNone::kAny}});
     item.Get("proxy_protocol")
         .ReadEnum(&pool.proxy_protocol, {{"off", ProxyProtocol::kOff}, {"v2", ProxyProtocol::kV2}});

@@ -12,7 +12,7 @@
 #include "core/config/cluster_config.h"
 #include "core/net/address.h"
 #include "core/os/log.h"
-#include "ring/data_plane.h"
+#include "core/policy/relay_policy.h"
 
 namespace hud {
 

@@ -20,6 +20,7 @@
 #include "core/os/fd.h"
 #include "core/os/log_file.h"
 #include "core/os/privileges.h"
+#include "ring/data_plane.h"
 
 namespace hud {
 namespace {

@@ -33,10 +33,6 @@ std::map<std::string, std::pair<const T*, const T*>> SideBySide(const std::vecto
   return pairs;
 }
 
-bool SameRoute(const RouteConfig& a, const RouteConfig& b) {
-  return a.sni == b.sni && a.alpn == b.alpn && a.pool == b.pool;
-}
-
 bool SameSettings(const PoolConfig& a, const PoolConfig& b) {
   return a.balance == b.balance && a.when_none == b.when_none && a.proxy_protocol == b.proxy_protocol &&
          a.load_bound == b.load_bound && a.load_bound_floor == b.load_bound_floor && a.slow_start == b.slow_start &&
@@ -54,8 +50,7 @@ bool SameKey(const BeaconKey& a, const BeaconKey& b) {
 }
 
 void DescribeListener(const ListenerConfig& from, const ListenerConfig& to, std::vector<std::string>* changes) {
-  const bool same_routes = std::equal(from.routes.begin(), from.routes.end(), to.routes.begin(), to.routes.end(), SameRoute);
-  if (!same_routes || from.default_pool != to.default_pool) {
+  if (from.routes != to.routes || from.default_pool != to.default_pool) {
     changes->push_back(absl::StrCat("listener ", to.name, ": routes changed, now ", to.routes.size()));
   }
   if (from.hello_deadline != to.hello_deadline || from.hello_max_bytes != to.hello_max_bytes ||

@@ -11,26 +11,6 @@ namespace {
 constexpr auto kShortestPause = std::chrono::milliseconds(10);
 constexpr auto kLongestPause = std::chrono::milliseconds(80);
 
-std::string_view TokenKindName(TokenKind kind) {
-  switch (kind) {
-    case TokenKind::kNone: return "none";
-    case TokenKind::kPskIdentity: return "psk";
-    case TokenKind::kTicket: return "ticket";
-    case TokenKind::kSessionId: return "session_id";
-  }
-  return "none";
-}
-
-std::string_view ResumptionName(ResumptionVerdict verdict) {
-  switch (verdict) {
-    case ResumptionVerdict::kResumed: return "yes";
-    case ResumptionVerdict::kFull: return "no";
-    case ResumptionVerdict::kNeedMore:
-    case ResumptionVerdict::kUnknown: return "unknown";
-  }
-  return "unknown";
-}
-
 std::string_view HelloName(const ConnectionRecord& record) {
   switch (record.hello) {
     case HelloVerdict::kNeedMore: return "incomplete";

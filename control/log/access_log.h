@@ -6,7 +6,6 @@
 #include <thread>
 #include <vector>
 
-#include "control/status/status_snapshot.h"
 #include "core/base/spsc_queue.h"
 #include "core/os/log.h"
 #include "core/report/connection_record.h"

@@ -16,7 +16,7 @@ namespace hud {
 
 class HealthChecker {
  public:
-  static constexpr size_t kMaxInFlight = 32;
+  static constexpr size_t kMaxInFlight = limits::kMaxChecksInFlight;
   static constexpr size_t kMaxWaiting = limits::kMaxNodes;
   static constexpr Duration kLocalErrorDelay = std::chrono::seconds(1);
   static constexpr Duration kHandshakeTime = std::chrono::seconds(5);  // from the connect on, unless the order says: a busy server is no dead one

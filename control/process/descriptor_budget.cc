@@ -6,8 +6,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "control/nodes/health_checker.h"
-#include "control/status/status_server.h"
+#include "core/base/limits.h"
 
 namespace hud {
 namespace {
@@ -20,7 +19,7 @@ constexpr unsigned kLeastConnections = 8;
 constexpr size_t kMostAskedFor = 1 << 20;
 
 size_t ReservedFor(unsigned workers) {
-  return kOwnDescriptors + HealthChecker::kMaxInFlight + StatusServer::kMaxClients + StatusServer::kReserveDescriptors +
+  return kOwnDescriptors + limits::kMaxChecksInFlight + limits::kMaxStatusClients + limits::kStatusReserve +
          workers * kEachWorker;
 }
 

@@ -233,16 +233,6 @@ int64_t BytesFromNode(const StatusSources& sources, NodeRef node) {
   return sum;
 }
 
-std::string_view BalanceName(Balance balance) {
-  switch (balance) {
-    case Balance::kPowerOfTwo: return "power_of_two";
-    case Balance::kLeastConnections: return "least_connections";
-    case Balance::kRoundRobin: return "round_robin";
-    case Balance::kMaglev: return "maglev";
-  }
-  return "unknown";
-}
-
 std::string StatusJson(const StatusSources& sources, Instant now) {
   const std::shared_ptr<const StatusSnapshot> snapshot = sources.board->Latest();
   Json json{

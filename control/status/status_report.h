@@ -55,6 +55,5 @@ ListenerTotals TotalsOf(const StatusSources& sources, size_t listener);
 int64_t BytesToNode(const StatusSources& sources, NodeRef node);
 int64_t BytesFromNode(const StatusSources& sources, NodeRef node);
 
-std::string_view BalanceName(Balance balance);
 
 }  // namespace hud

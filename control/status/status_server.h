@@ -17,6 +17,7 @@
 
 #include "absl/status/statusor.h"
 #include "core/admission/source.h"
+#include "core/base/limits.h"
 #include "core/net/address.h"
 #include "core/os/fd.h"
 
@@ -32,8 +33,8 @@ struct StatusServerCounters {
 
 class StatusServer {
  public:
-  static constexpr size_t kMaxClients = 16;
-  static constexpr size_t kReserveDescriptors = 4;
+  static constexpr size_t kMaxClients = limits::kMaxStatusClients;
+  static constexpr size_t kReserveDescriptors = limits::kStatusReserve;
   static constexpr size_t kMaxRequestBytes = 8 * 1024;
   static constexpr Duration kRequestTime = std::chrono::seconds(5);    // from accept to the end of the request
   // Since it was accepted, or had asked: not displaced before, for its request or its answer may be on the way.

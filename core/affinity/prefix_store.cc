@@ -41,7 +41,7 @@ TicketPrefix TicketPrefix::Of(Bytes prefix) {
 
 PrefixStore::PrefixStore(std::span<const Entry> entries) {
   std::vector<Entry> sorted(entries.begin(), entries.end());
-  std::erase_if(sorted, [](const Entry& entry) { return entry.prefix.length < kMinPrefixBytes; });
+  std::erase_if(sorted, [](const Entry& entry) { return entry.prefix.length < limits::kMinPrefixBytes; });
   std::sort(sorted.begin(), sorted.end(), Less);
   for (const Entry& entry : sorted) {
     if (known_.empty() || known_.back().prefix != entry.prefix) {
@@ -77,7 +77,7 @@ std::span<const NodeIndex> PrefixStore::Find(Bytes token_head) const {
 std::span<const NodeIndex> PrefixStore::FindShorterThan(Bytes token_head, size_t length, size_t* matched_length) const {
   // A head of kMaxTokenBytes may be that of a longer token.
   const size_t longest = token_head.size() < limits::kMaxTokenBytes ? token_head.size() : limits::kMaxTokenBytes + 1;
-  for (size_t l = std::min(length, longest); l-- > kMinPrefixBytes;) {
+  for (size_t l = std::min(length, longest); l-- > limits::kMinPrefixBytes;) {
     if (!lengths_in_use_[l]) continue;
     if (const Known* known = Lookup(token_head.first(l))) {
       *matched_length = l;

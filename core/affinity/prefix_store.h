@@ -13,8 +13,6 @@
 
 namespace hud {
 
-inline constexpr size_t kMinPrefixBytes = 4;  // JSSE's counter; anything shorter would name half the world's tickets
-
 struct TicketPrefix {
   std::array<uint8_t, limits::kMaxTokenBytes> bytes{};
   uint8_t length = 0;  // 4..32
@@ -30,7 +28,7 @@ class PrefixStore {
     NodeIndex node;
   };
   PrefixStore() = default;
-  // Entries shorter than kMinPrefixBytes are left out; the same entry twice counts once.
+  // Entries shorter than limits::kMinPrefixBytes are left out; the same entry twice counts once.
   explicit PrefixStore(std::span<const Entry> entries);
 
   // The owners of the longest prefix of `token_head` that is known, in the order of their index; empty if none.

@@ -9,6 +9,16 @@ void Add(TokenKind kind, const OfferedToken& token, bool prefix, bool certain, T
 
 }  // namespace
 
+std::string_view TokenKindName(TokenKind kind) {
+  switch (kind) {
+    case TokenKind::kNone: return "none";
+    case TokenKind::kPskIdentity: return "psk";
+    case TokenKind::kTicket: return "ticket";
+    case TokenKind::kSessionId: return "session_id";
+  }
+  return "none";
+}
+
 TokenCandidates CandidatesOf(const ClientHello& hello) {
   TokenCandidates candidates;
   if (hello.has_psk) {

@@ -2,12 +2,14 @@
 #pragma once
 
 #include <array>
+#include <string_view>
 
 #include "core/tls/client_hello.h"
 
 namespace hud {
 
 enum class TokenKind : uint8_t { kNone, kPskIdentity, kTicket, kSessionId };
+std::string_view TokenKindName(TokenKind kind);  // "none", "psk", "ticket", "session_id"
 
 struct TokenCandidate {
   TokenKind kind = TokenKind::kNone;

@@ -47,8 +47,6 @@ constexpr size_t kNodeFieldOffset = 44;
 constexpr uint8_t kAddressUnix = 1, kAddressIpv4 = 4, kAddressIpv6 = 6;
 constexpr uint8_t kFlagReady = 1;
 constexpr uint8_t kItemWithdraw = 0x80;
-constexpr uint16_t kMaxWeight = 1000;
-constexpr size_t kLeastPrefixBytes = 4;
 
 class ByteWriter {
  public:
@@ -186,12 +184,12 @@ const char* WhyNotReportable(const NodeReport& report) {
   if (report.pools.empty()) return "a node must be in at least one pool";
   if (report.pools.size() > limits::kMaxPoolsPerNode) return "a node may be in at most 16 pools";
   if (report.prefixes.size() > limits::kMaxPrefixesPerNode) return "a node may have at most 64 ticket prefixes";
-  if (report.weight > kMaxWeight) return "a weight is 0 to 1000";
+  if (report.weight > limits::kMaxWeight) return "a weight is 0 to 1000";
   for (const std::string& pool : report.pools) {
     if (!IsBeaconName(pool)) return "a pool's name is 1 to 31 of the characters A-Z a-z 0-9 . _ -";
   }
   for (const TicketPrefix& prefix : report.prefixes) {
-    if (prefix.length < kLeastPrefixBytes || prefix.length > limits::kMaxTokenBytes) return "a ticket prefix has 4 to 32 bytes";
+    if (prefix.length < limits::kMinPrefixBytes || prefix.length > limits::kMaxTokenBytes) return "a ticket prefix has 4 to 32 bytes";
   }
   std::vector<uint8_t> scratch;
   ByteWriter out(&scratch);
@@ -215,7 +213,7 @@ bool ReadPrefixes(ByteReader& reader, std::vector<TicketPrefix>* prefixes) {
   if (!reader.U8(count) || count > limits::kMaxPrefixesPerNode) return false;
   for (size_t i = 0; i < count; ++i) {
     Bytes bytes;
-    if (!reader.Vector8(bytes) || bytes.size() < kLeastPrefixBytes || bytes.size() > limits::kMaxTokenBytes) return false;
+    if (!reader.Vector8(bytes) || bytes.size() < limits::kMinPrefixBytes || bytes.size() > limits::kMaxTokenBytes) return false;
     TicketPrefix& prefix = prefixes->emplace_back();
     std::copy(bytes.begin(), bytes.end(), prefix.bytes.begin());
     prefix.length = static_cast<uint8_t>(bytes.size());
@@ -372,7 +370,7 @@ std::optional<NodeReportPart> ReadReportBody(Bytes body) {
                         reader.U32(part.report_id) && reader.U16(report.weight) &&
                         reader.U16(report.health.load_permille) && reader.U16(report.health.cpu_pressure_permille) &&
                         reader.U32(report.health.connections) && reader.U32(report.health.probe_micros);
-  if (!has_head || part.parts > limits::kMaxReportParts || part.part >= part.parts || report.weight > kMaxWeight) {
+  if (!has_head || part.parts > limits::kMaxReportParts || part.part >= part.parts || report.weight > limits::kMaxWeight) {
     return std::nullopt;
   }
   report.health.ready = (flags & kFlagReady) != 0;

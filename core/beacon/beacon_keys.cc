@@ -11,7 +11,6 @@ namespace hud {
 namespace {
 
 constexpr size_t kHexBytes = 64;
-constexpr uint16_t kMostWeight = 1000;
 constexpr size_t kMaxErrors = 20;
 constexpr size_t kKeysOfANode = 2;
 constexpr size_t kNodesInAWarning = 8;
@@ -200,8 +199,8 @@ class KeysFileReader {
   bool ReadWeight(std::string_view value, BeaconKey* key) {
     uint32_t weight = 0;
     const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), weight);
-    if (error != std::errc() || end != value.data() + value.size() || weight > kMostWeight) {
-      return Refuse(absl::StrCat("weight= wants the highest weight that the node may announce, 0 to ", kMostWeight, "; ",
+    if (error != std::errc() || end != value.data() + value.size() || weight > limits::kMaxWeight) {
+      return Refuse(absl::StrCat("weight= wants the highest weight that the node may announce, 0 to ", limits::kMaxWeight, "; ",
                                  BeaconKey::kUsualMostWeight, " unless given"));
     }
     key->most_weight = static_cast<uint16_t>(weight);

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/check.h"
+#include "core/base/limits.h"
 #include "core/cluster/node_life.h"
 #include "core/routing/balance.h"
 
@@ -19,7 +20,6 @@ namespace {
 constexpr Duration kQuarantine = std::chrono::seconds(10);
 // Connects that failed are counted by the workers, and nothing wakes the control thread for it.
 constexpr Duration kTickEvery = std::chrono::milliseconds(500);
-constexpr uint16_t kMostWeight = 1000;
 
 template <typename... Parts>
 absl::Status Invalid(const Parts&... parts) {
@@ -53,7 +53,7 @@ class PrefixClaims {
 
   // The node of another party that has the claimed prefix, or one that it begins with; kNone: the claimant may have it.
   NodeIndex RivalOf(const TicketPrefix& prefix, Party party, uint64_t order) const {
-    for (uint8_t length = kMinPrefixBytes; length <= prefix.length; ++length) {
+    for (uint8_t length = limits::kMinPrefixBytes; length <= prefix.length; ++length) {
       if (!lengths_[length]) continue;
       const auto first = first_holders_.find(TicketPrefix::Of(prefix.span().first(length)));
       if (first == first_holders_.end() || first->second.party == party) continue;
@@ -346,7 +346,7 @@ struct Cluster::Impl {
         if (!seen.emplace(node.name, true).second) {
           return Invalid("pool '", pool.name, "': two nodes are named '", node.name, "'; rename one");
         }
-        if (node.weight > kMostWeight) return Invalid("node '", node.name, "': a weight is at most ", kMostWeight);
+        if (node.weight > limits::kMaxWeight) return Invalid("node '", node.name, "': a weight is at most ", limits::kMaxWeight);
         if (node.address.family() == AF_UNSPEC) return Invalid("node '", node.name, "' has no address");
         const auto [known, is_new] = plan->nodes.emplace(node.name, node.address);
         if (!is_new && !(known->second == node.address)) {
@@ -485,8 +485,8 @@ struct Cluster::Impl {
   }
 
   absl::Status CheckReport(const std::string& name, const NodeReport& report, NodeIndex index) {
-    if (report.weight > kMostWeight)
-      return Invalid("node '", name, "' announces a weight of ", report.weight, "; at most ", kMostWeight);
+    if (report.weight > limits::kMaxWeight)
+      return Invalid("node '", name, "' announces a weight of ", report.weight, "; at most ", limits::kMaxWeight);
     if (report.prefixes.size() > limits::kMaxPrefixesPerNode) {
       return Invalid("node '", name, "' announces ", report.prefixes.size(), " prefixes; at most ",
                      limits::kMaxPrefixesPerNode);

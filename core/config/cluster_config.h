@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/base/limits.h"
@@ -15,6 +17,11 @@ namespace hud {
 using namespace std::chrono_literals;
 
 enum class Balance : uint8_t { kPowerOfTwo, kLeastConnections, kRoundRobin, kMaglev };
+inline constexpr std::pair<std::string_view, Balance> kBalanceNames[] = {{"power_of_two", Balance::kPowerOfTwo},
+                                                                         {"least_connections", Balance::kLeastConnections},
+                                                                         {"round_robin", Balance::kRoundRobin},
+                                                                         {"maglev", Balance::kMaglev}};
+constexpr std::string_view BalanceName(Balance balance) { return kBalanceNames[static_cast<size_t>(balance)].first; }
 enum class WhenNone : uint8_t { kClose, kAny };  // no usable node: close, or try any node of the pool all the same
 // How a node without an agent is checked: by a whole TLS handshake (an alert is an answer, too), by a mere connect, or not.
 // kAuto is kTls from the moment that a node of the pool has answered one, and until then kConnect.

@@ -1,4 +1,4 @@
-// A descriptor with one owner (OneOwner). The one thing in core/ that makes a system call: close.
+// A descriptor with one owner (OneOwner).
 #pragma once
 
 #include <unistd.h>
@@ -31,5 +31,8 @@ class Fd {
  private:
   int fd_ = -1;
 };
+
+// Started with a standard descriptor closed, a socket would take its number, and messages would go into it. To be called first.
+void OccupyStandardDescriptors();
 
 }  // namespace hud

@@ -8,6 +8,9 @@
 
 namespace hud {
 
+// Which engines may move bytes: all of them by the rule below, or one by order of the configuration.
+enum class RelayMode : uint8_t { kAuto, kSplice, kCopy, kZeroCopy };
+
 class RelayPolicy {
  public:
   // One full buffer happens to any message of that size; two in a row mean that more is waiting than one turn can

@@ -181,4 +181,14 @@ ResumptionVerdict ReadResumption(Bytes prefix, const ClientHello& hello, ServerH
   return given_up ? ResumptionVerdict::kUnknown : verdict;
 }
 
+std::string_view ResumptionName(ResumptionVerdict verdict) {
+  switch (verdict) {
+    case ResumptionVerdict::kResumed: return "yes";
+    case ResumptionVerdict::kFull: return "no";
+    case ResumptionVerdict::kNeedMore:
+    case ResumptionVerdict::kUnknown: return "unknown";
+  }
+  return "unknown";
+}
+
 }  // namespace hud

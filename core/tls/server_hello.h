@@ -5,6 +5,8 @@
 // handshake).
 #pragma once
 
+#include <string_view>
+
 #include "core/base/types.h"
 #include "core/tls/client_hello.h"
 
@@ -16,6 +18,7 @@ enum class ResumptionVerdict : uint8_t {
   kFull,     // a full handshake
   kUnknown,  // an alert that ends it, not TLS, against the rules, or past kMaxServerHelloBytes: nothing can be said
 };
+std::string_view ResumptionName(ResumptionVerdict verdict);  // "yes", "no", "unknown"
 
 inline constexpr size_t kMaxServerHelloBytes = 16 * 1024;
 

@@ -436,7 +436,6 @@ YamlDocument YamlDocument::Parse(std::string_view text, std::string path) {
 
 YamlValue YamlDocument::root() const { return YamlValue(tree_.get(), 0, true); }
 const std::string& YamlDocument::path() const { return tree_->path; }
-void YamlDocument::AddError(YamlPlace place, std::string_view what) { tree_->AddFault(place, std::string(what)); }
 bool YamlDocument::HasErrors() const { return !tree_->faults.empty(); }
 
 absl::Status YamlDocument::Finish() {

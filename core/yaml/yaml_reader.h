@@ -93,12 +93,11 @@ class YamlValue {
   bool ReadAddresses(std::vector<SocketAddress>* out) const;  // one or a list of them, none twice
   template <typename Enum>
   bool ReadEnum(Enum* out, std::initializer_list<std::pair<std::string_view, Enum>> names) const {
-    std::vector<std::string_view> words;
-    for (const auto& [word, value] : names) words.push_back(word);
-    size_t chosen;
-    if (!ReadWord(&chosen, words)) return false;
-    *out = (names.begin() + chosen)->second;
-    return true;
+    return ReadOneOf(out, std::span(names.begin(), names.size()));
+  }
+  template <typename Enum, size_t n>
+  bool ReadEnum(Enum* out, const std::pair<std::string_view, Enum> (&names)[n]) const {
+    return ReadOneOf(out, std::span<const std::pair<std::string_view, Enum>>(names));
   }
   // The text of a scalar as it is written, for grammars of the caller's own. Error if this is not a scalar.
   bool ReadScalar(std::string_view* out) const;
@@ -107,6 +106,15 @@ class YamlValue {
   friend class YamlDocument;
   YamlValue(YamlTree* tree, size_t node, bool present) : tree_(tree), node_(node), present_(present) {}
 
+  template <typename Enum>
+  bool ReadOneOf(Enum* out, std::span<const std::pair<std::string_view, Enum>> names) const {
+    std::vector<std::string_view> words;
+    for (const auto& [word, value] : names) words.push_back(word);
+    size_t chosen;
+    if (!ReadWord(&chosen, words)) return false;
+    *out = names[chosen].second;
+    return true;
+  }
   bool ReadInt64(int64_t* out, int64_t least, int64_t most) const;
   bool ReadWord(size_t* out, std::span<const std::string_view> words) const;
 
@@ -127,8 +135,6 @@ class YamlDocument {
   // The top of the document; an empty document is an empty map.
   YamlValue root() const;
   const std::string& path() const;
-  // For what is known by its line only, after the value has been read.
-  void AddError(YamlPlace place, std::string_view what);
   bool HasErrors() const;
 
   // To be called last: every key of a visited map that nobody asked for is an error, too. All errors in the order of
