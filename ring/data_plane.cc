@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <future>
 #include <random>
 #include <thread>
@@ -75,7 +76,7 @@ struct DataPlane::Impl {
 
 DataPlane::DataPlane(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
-absl::StatusOr<std::unique_ptr<DataPlane>> DataPlane::Start(const DataPlaneOptions& options, const Shared& shared,
+absl::StatusOr<std::unique_ptr<DataPlane>> DataPlane::Start(const DataPlaneOptions& options, const RoutingState& routing,
                                                             std::vector<ListenerSockets> listeners) {
   HUD_CHECK(options.workers > 0 && options.workers <= limits::kMaxWorkers);
   absl::StatusOr<KernelFeatures> features = ProbeFeatures();
@@ -108,24 +109,25 @@ absl::StatusOr<std::unique_ptr<DataPlane>> DataPlane::Start(const DataPlaneOptio
         sockets.push_back({listener.listener, std::move(of_address[i])});
       }
     }
-    Worker::Options worker{.index = i,
-                           .relay_mode = options.relay_mode,
-                           .pipe_bytes = options.pipe_bytes,
-                           .pipes = options.pipes_per_worker,
-                           .log_connections = options.log_connections,
-                           .zero_copy_send = features->zero_copy_send,
-                           .digest_key = options.digest_key,
-                           .random_seed = RandomSeed()};
+    const PassThrough::Options worker{.worker = i,
+                                      .relay = {.mode = options.relay_mode,
+                                                .pipe_bytes = options.pipe_bytes,
+                                                .pipes = options.pipes_per_worker,
+                                                .zero_copy_send = features->zero_copy_send},
+                                      .log_connections = options.log_connections,
+                                      .digest_key = options.digest_key,
+                                      .random_seed = RandomSeed(),
+                                      .check_invariants = kCheckInvariants};
     std::promise<absl::Status> ready;
     started.push_back(ready.get_future());
     const int core = options.pin_workers && cores.size() > 1 ? cores[i % cores.size()] : -1;
-    t.thread = std::thread([&t, worker, shared, &places = *impl->places, core, features = *features, ready = std::move(ready),
+    t.thread = std::thread([&t, worker, routing, &places = *impl->places, core, features = *features, ready = std::move(ready),
                             sockets = std::move(sockets), wake = std::move(wake)]() mutable {
       sigset_t all;
       sigfillset(&all);
       pthread_sigmask(SIG_BLOCK, &all, nullptr);  // signals are control's; a splice to a dead peer raises SIGPIPE
       if (core >= 0) PinTo(core);
-      pthread_setname_np(pthread_self(), absl::StrCat("worker-", worker.index).c_str());
+      pthread_setname_np(pthread_self(), absl::StrCat("worker-", worker.worker).c_str());
       absl::StatusOr<std::unique_ptr<Ring>> ring = CreateKernelRing({.features = features});
       if (!ring.ok()) {
         t.ended = true;
@@ -133,7 +135,7 @@ absl::StatusOr<std::unique_ptr<DataPlane>> DataPlane::Start(const DataPlaneOptio
       }
       // The worker lives on this thread from its first to its last breath, as does its ring.
       KernelSockets calls;
-      Worker w(worker, shared, places, std::move(*ring), calls, std::move(sockets), std::move(wake), t.orders, t.counters, t.records);
+      Worker w(worker, routing, places, std::move(*ring), calls, std::move(sockets), std::move(wake), t.orders, t.counters, t.records);
       ready.set_value(absl::OkStatus());
       w.Run();
       t.ended = true;
@@ -147,7 +149,7 @@ absl::StatusOr<std::unique_ptr<DataPlane>> DataPlane::Start(const DataPlaneOptio
 }
 
 DataPlane::~DataPlane() {
-  for (auto& t : impl_->threads) t->orders.stop.store(true, std::memory_order_release);
+  for (auto& t : impl_->threads) t->orders.Stop();
   impl_->Signal();
   Join();
 }
@@ -161,13 +163,36 @@ void DataPlane::ForgetPool(PoolIndex pool) {
   for (auto& t : impl_->threads) t->counters.pools[Raw(pool)].Reset();
 }
 
+absl::Status DataPlane::Tell(const std::function<WorkerOrder(size_t worker)>& order) {
+  for (const auto& t : impl_->threads) {
+    if (t->orders.room() == 0) return absl::UnavailableError("the workers have too many orders to follow already; try again");
+  }
+  for (size_t i = 0; i < impl_->threads.size(); ++i) HUD_CHECK(impl_->threads[i]->orders.Push(order(i)));
+  impl_->Signal();
+  return absl::OkStatus();
+}
+
 void DataPlane::Drain(Duration deadline) {
   const Instant until = std::chrono::time_point_cast<Duration>(std::chrono::steady_clock::now()) + deadline;
-  for (auto& t : impl_->threads) {
-    t->orders.drain_deadline_ns.store(until.time_since_epoch().count(), std::memory_order_relaxed);
-    t->orders.drain.store(true, std::memory_order_release);
-  }
+  for (auto& t : impl_->threads) t->orders.Drain(until);
   impl_->Signal();
+}
+
+absl::Status DataPlane::AddListener(ListenerSockets listener) {
+  for (std::vector<Fd>& of_address : listener.sockets) {
+    HUD_CHECK(of_address.size() == workers());
+    absl::Status told = Tell([&](size_t i) { return AddListenerOrder{{listener.listener, std::move(of_address[i])}}; });
+    if (!told.ok()) return told;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DataPlane::RemoveListener(ListenerIndex listener) {
+  return Tell([listener](size_t) { return RemoveListenerOrder{listener}; });
+}
+
+absl::Status DataPlane::PauseListener(ListenerIndex listener, bool paused) {
+  return Tell([=](size_t) { return PauseListenerOrder{listener, paused}; });
 }
 
 void DataPlane::Wake() { impl_->Signal(); }

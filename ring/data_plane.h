@@ -2,23 +2,22 @@
 // drain them. Everything else goes through values in core/: RouteTable, AffinityMap, NodeTable, ConnectionRecord.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "core/admission/source.h"
-#include "core/affinity/affinity_map.h"
 #include "core/base/siphash.h"
-#include "core/base/snapshot_channel.h"
 #include "core/base/spsc_queue.h"
 #include "core/config/cluster_config.h"
 #include "core/os/fd.h"
 #include "core/policy/relay_policy.h"
 #include "core/report/connection_record.h"
 #include "core/report/worker_counters.h"
-#include "core/routing/node_table.h"
-#include "core/routing/route_table.h"
+#include "ring/pass_through/routing_state.h"
+#include "ring/worker_orders.h"
 
 namespace hud {
 
@@ -52,14 +51,8 @@ absl::StatusOr<std::string> ProbeKernel();
 
 class DataPlane {
  public:
-  struct Shared {  // all outlive the data plane
-    SnapshotChannel<RouteTable>* routes;
-    const AffinityMap* affinity;
-    NodeTable* nodes;
-  };
-
   // Creates the rings (in their threads) and returns when every worker accepts, or with the first error.
-  static absl::StatusOr<std::unique_ptr<DataPlane>> Start(const DataPlaneOptions& options, const Shared& shared,
+  static absl::StatusOr<std::unique_ptr<DataPlane>> Start(const DataPlaneOptions& options, const RoutingState& routing,
                                                           std::vector<ListenerSockets> listeners);
   ~DataPlane();  // stops at once what still runs
 
@@ -71,6 +64,13 @@ class DataPlane {
 
   // Graceful stop: no more accepts; what is in the middle goes on until it ends or `deadline` from now is over.
   void Drain(Duration deadline);
+  // What follows fails, and changes nothing, while the workers have too many orders to follow.
+  // One that the published route table has already. With several addresses, those before one that failed do listen.
+  absl::Status AddListener(ListenerSockets listener);
+  // Who has connected by then is served. The route table keeps the listener until its last connection is gone.
+  absl::Status RemoveListener(ListenerIndex listener);
+  // Newcomers wait in the backlog as long as it is paused.
+  absl::Status PauseListener(ListenerIndex listener, bool paused);
   // A new snapshot is in the channel: workers that sleep need not be woken for it. What shrinks timeouts may call this.
   void Wake();
   bool Drained() const;  // every worker has ended
@@ -79,6 +79,7 @@ class DataPlane {
  private:
   struct Impl;
   explicit DataPlane(std::unique_ptr<Impl> impl);
+  absl::Status Tell(const std::function<WorkerOrder(size_t worker)>& order);
   std::unique_ptr<Impl> impl_;
 };
 

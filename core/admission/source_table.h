@@ -1,5 +1,5 @@
 // Which of a worker's connections come from where, and which one goes when room is needed: of one source or of all, the oldest
-// unfinished hello first, then the connection that has been idle longest. Kept only by workers that need it (ring/places.h).
+// unfinished hello first, then the connection that has been idle longest. Kept only by workers that need it (ring/pass_through/places.h).
 #pragma once
 
 #include <algorithm>

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <utility>
 #include <vector>
 
 #include "core/base/check.h"
@@ -16,18 +17,21 @@ class SpscQueue {
     HUD_CHECK(capacity > 0 && (capacity & (capacity - 1)) == 0);
   }
 
-  bool Push(const T& item) {
+  // By the producer. False: it is full, and the item is as it was.
+  template <typename Item = T>
+  bool Push(Item&& item) {
     const size_t tail = tail_.load(std::memory_order_relaxed);
     if (tail - head_.load(std::memory_order_acquire) == items_.size()) return false;
-    items_[tail & mask_] = item;
+    items_[tail & mask_] = std::forward<Item>(item);
     tail_.store(tail + 1, std::memory_order_release);
     return true;
   }
+  size_t room() const { return items_.size() - (tail_.load(std::memory_order_relaxed) - head_.load(std::memory_order_acquire)); }
 
   bool Pop(T& item) {
     const size_t head = head_.load(std::memory_order_relaxed);
     if (head == tail_.load(std::memory_order_acquire)) return false;
-    item = items_[head & mask_];
+    item = std::move(items_[head & mask_]);
     head_.store(head + 1, std::memory_order_release);
     return true;
   }

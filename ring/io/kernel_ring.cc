@@ -2,13 +2,10 @@
 
 #include <liburing.h>
 #include <signal.h>
-#include <sys/mman.h>
-#include <sys/utsname.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <new>
 #include <thread>
@@ -16,26 +13,23 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/check.h"
+#include "ring/io/shared_buffers.h"
 
 namespace hud {
 namespace {
 
-constexpr uint16_t kBufferGroup = 0;
 constexpr uint64_t kNoTag = 0;  // Op::kIgnored: only failures complete, and say nothing new
 
 std::string ErrnoText(int error) { return std::strerror(error); }
 
 class KernelRing final : public Ring {
  public:
-  explicit KernelRing(const KernelRingOptions& options) : options_(options) {}
+  explicit KernelRing(const KernelRingOptions& options) : options_(options), buffers_(options.buffers, options.buffer_bytes) {}
 
   ~KernelRing() override {
-    if (created_) {
-      io_uring_submit(&ring_);  // descriptors that wait to be closed
-      io_uring_queue_exit(&ring_);
-    }
-    if (buffer_ring_ != nullptr) munmap(buffer_ring_, BufferRingBytes());
-    if (buffers_ != nullptr) munmap(buffers_, BuffersBytes());
+    if (!created_) return;
+    io_uring_submit(&ring_);  // descriptors that wait to be closed
+    io_uring_queue_exit(&ring_);
   }
 
   absl::Status Create() {
@@ -48,7 +42,7 @@ class KernelRing final : public Ring {
                                                  error == -ENOMEM ? "; raise the locked-memory limit (ulimit -l, LimitMEMLOCK=)" : ""));
     }
     created_ = true;
-    return CreateBuffers();
+    return buffers_.Register(ring_);
   }
 
   void AcceptMultishot(int fd, uint64_t user_data) override {
@@ -68,7 +62,7 @@ class KernelRing final : public Ring {
     io_uring_prep_recv(sqe, fd, nullptr, options_.buffer_bytes, 0);
     if (expected == Expected::kLater) sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
     sqe->flags |= IOSQE_BUFFER_SELECT;
-    sqe->buf_group = kBufferGroup;
+    sqe->buf_group = SharedBuffers::kGroup;
     sqe->user_data = user_data;
   }
 
@@ -154,53 +148,17 @@ class KernelRing final : public Ring {
     return n;
   }
 
-  Bytes BufferBytes(uint16_t buffer) const override {
-    return {buffers_ + buffer * options_.buffer_bytes, options_.buffer_bytes};
-  }
-
-  void ReturnBuffer(uint16_t buffer) override {
-    HUD_CHECK(buffer < options_.buffers && with_caller_ > 0);
-    io_uring_buf_ring_add(buffer_ring_, buffers_ + buffer * options_.buffer_bytes,
-                          static_cast<unsigned>(options_.buffer_bytes), buffer,
-                          io_uring_buf_ring_mask(options_.buffers), 0);
-    io_uring_buf_ring_advance(buffer_ring_, 1);
-    --with_caller_;
-  }
-
-  size_t buffer_size() const override { return options_.buffer_bytes; }
+  Bytes BufferBytes(uint16_t buffer) const override { return buffers_.At(buffer); }
+  void ReturnBuffer(uint16_t buffer) override { buffers_.Return(buffer); }
+  size_t buffer_size() const override { return buffers_.bytes(); }
   size_t buffers_free() const override {
     const auto set_aside = std::ranges::count_if(set_aside_, &Completion::has_buffer);
-    return options_.buffers - with_caller_ + static_cast<size_t>(set_aside);
+    return buffers_.free() + static_cast<size_t>(set_aside);
   }
   uint64_t overflows() const override { return *ring_.cq.koverflow; }
   uint64_t losses() const override { return losses_; }
 
  private:
-  size_t BuffersBytes() const { return options_.buffers * options_.buffer_bytes; }
-  size_t BufferRingBytes() const { return options_.buffers * sizeof(io_uring_buf); }
-
-  static void* Map(size_t bytes) {
-    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return memory == MAP_FAILED ? nullptr : memory;
-  }
-
-  absl::Status CreateBuffers() {
-    buffers_ = static_cast<uint8_t*>(Map(BuffersBytes()));
-    buffer_ring_ = static_cast<io_uring_buf_ring*>(Map(BufferRingBytes()));
-    if (buffers_ == nullptr || buffer_ring_ == nullptr) return absl::ResourceExhaustedError("no memory for receive buffers");
-    io_uring_buf_reg registration{};
-    registration.ring_addr = reinterpret_cast<uintptr_t>(buffer_ring_);
-    registration.ring_entries = options_.buffers;
-    registration.bgid = kBufferGroup;
-    if (int error = io_uring_register_buf_ring(&ring_, &registration, 0); error < 0) {
-      return absl::UnavailableError(absl::StrCat("cannot register receive buffers with io_uring (needs Linux 5.19): ", ErrnoText(-error)));
-    }
-    io_uring_buf_ring_init(buffer_ring_);
-    with_caller_ = options_.buffers;
-    for (unsigned i = 0; i < options_.buffers; ++i) ReturnBuffer(static_cast<uint16_t>(i));
-    return absl::OkStatus();
-  }
-
   void QueueSend(int fd, Bytes data, uint64_t user_data) {
     io_uring_sqe* sqe = NextSqe();
     io_uring_prep_send(sqe, fd, data.data(), data.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -329,7 +287,7 @@ class KernelRing final : public Ring {
       c.has_buffer = (cqe->flags & IORING_CQE_F_BUFFER) != 0;
       if (c.has_buffer) {
         c.buffer = static_cast<uint16_t>(cqe->flags >> IORING_CQE_BUFFER_SHIFT);
-        ++with_caller_;
+        buffers_.Took();
       }
     }
     io_uring_cq_advance(&ring_, static_cast<unsigned>(n));
@@ -343,87 +301,16 @@ class KernelRing final : public Ring {
   };
 
   const KernelRingOptions options_;
+  SharedBuffers buffers_;  // gone after the ring
   io_uring ring_{};
   bool created_ = false;
-  uint8_t* buffers_ = nullptr;
-  io_uring_buf_ring* buffer_ring_ = nullptr;
-  size_t with_caller_ = 0;
   uint64_t losses_ = 0;
   std::vector<SilentSend> silent_;  // in the order of their submission
   std::vector<Completion> set_aside_;
   bool left_over_ = false;  // by the last Wait(), of what it owed: not submitted, or more than fitted. The next one must not sleep
 };
 
-// Setup flags from best to plain. Each rung needs a newer kernel; without any of the first two every completion
-// interrupts the thread, which costs a third more (FACTS 4).
-constexpr unsigned kRungs[] = {
-    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,  // 6.1
-    IORING_SETUP_COOP_TASKRUN,                                // 5.19
-};
-
-// For what no probe tells: a flag of an operation that exists.
-bool KernelIsAtLeast(int major, int minor) {
-  utsname name{};
-  int found_major = 0, found_minor = 0;
-  if (uname(&name) != 0 || std::sscanf(name.release, "%d.%d", &found_major, &found_minor) != 2) return false;
-  return found_major > major || (found_major == major && found_minor >= minor);
-}
-
-absl::Status CannotSetUp(int error) {
-  switch (error) {
-    case ENOSYS:
-      return absl::UnavailableError(
-          "there is no io_uring here, which hudsucker is built on: use Linux 5.19 or newer, or, in a container (Podman answers "
-          "like a kernel without it), allow it in the seccomp profile");
-    case EPERM:
-    case EACCES:
-      return absl::UnavailableError(
-          "io_uring is forbidden here: set the sysctl kernel.io_uring_disabled to 0, or allow it in the container's seccomp profile");
-    case ENOMEM:
-      return absl::UnavailableError("no locked memory for an io_uring: raise the limit (ulimit -l, LimitMEMLOCK=)");
-    default:
-      return absl::UnavailableError(absl::StrCat("cannot set up an io_uring: ", ErrnoText(error)));
-  }
-}
-
 }  // namespace
-
-std::string KernelFeatures::Describe() const {
-  return absl::StrCat("io_uring: ", (setup_flags & IORING_SETUP_DEFER_TASKRUN) ? "deferred task work" : "cooperative task work (Linux 6.1 would be better)",
-                      zero_copy_send ? ", zero-copy send" : ", no zero-copy send (needs Linux 6.0)",
-                      zero_copy_send && !zero_copy_usage ? " without usage report (needs Linux 6.2)" : "",
-                      bounded_multishot_recv ? ", bounded multishot receive" : ", single receives (multishot needs Linux 6.17)",
-                      silent_sends ? ", silent sends" : ", a completion for each send (needs Linux 6.1)",
-                      minimum_wait ? ", batched waits" : ", no batched waits (needs Linux 6.12)");
-}
-
-absl::StatusOr<KernelFeatures> ProbeFeatures() {
-  KernelFeatures features;
-  io_uring ring{};
-  int error = -EINVAL;
-  for (unsigned flags : kRungs) {
-    error = io_uring_queue_init(8, &ring, flags);
-    if (error == 0) {
-      features.setup_flags = flags;
-      break;
-    }
-    if (error != -EINVAL) break;
-  }
-  if (error == -EINVAL) {
-    return absl::UnavailableError("this kernel's io_uring is too old for hudsucker: use Linux 5.19 or newer");
-  }
-  if (error < 0) return CannotSetUp(-error);
-  features.bounded_multishot_recv = KernelIsAtLeast(6, 17);
-  features.silent_sends = KernelIsAtLeast(6, 1);
-  features.minimum_wait = (ring.features & IORING_FEAT_MIN_TIMEOUT) != 0;
-  if (io_uring_probe* probe = io_uring_get_probe_ring(&ring); probe != nullptr) {
-    features.zero_copy_send = io_uring_opcode_supported(probe, IORING_OP_SEND_ZC) != 0;
-    features.zero_copy_usage = features.zero_copy_send && KernelIsAtLeast(6, 2);
-    io_uring_free_probe(probe);
-  }
-  io_uring_queue_exit(&ring);
-  return features;
-}
 
 absl::StatusOr<std::unique_ptr<Ring>> CreateKernelRing(const KernelRingOptions& options) {
   auto ring = std::make_unique<KernelRing>(options);

@@ -317,7 +317,7 @@ TEST_P(RingContract, AMultishotReceiveEndsAtItsLimit) {
   EXPECT_LT(received, 4096u + ring_->buffer_size());
 }
 
-// ring/hidden_ends.cc is there for this.
+// ring/relay/hidden_ends.cc is there for this.
 TEST_P(RingContract, AMultishotReceiveMissesAResetThatCameWithTheBytes) {
   if (!kernel_->multishot_recv()) GTEST_SKIP() << "needs Linux 6.17";
   Pair sockets = kernel_->TcpPair();

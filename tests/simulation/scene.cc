@@ -140,19 +140,22 @@ Scene::Scene(uint64_t seed, bool tracing) : world_(seed) {
   short_timeouts_ = random.Chance(0.2);
   short_patience_ = random.Chance(0.2);
   max_connections_ = random.Chance(0.8) ? (random.Chance(0.5) ? 10'000 : 1000) : random.Between(1, 8);
+  max_per_source_ = random.Chance(0.1) ? random.Between(1, 4) : 0;
+  hello_bytes_ = random.Chance(0.1) ? random.Magnitude(600, 4000) : size_t{64} << 20;
   timeouts_.connect = 2s;
   timeouts_.idle = short_timeouts_ ? random.Time(100ms, 60s) : Duration(24h);
   timeouts_.half_closed = short_timeouts_ ? random.Time(100ms, 60s) : Duration(24h);
-  options_ = {.relay_mode = mode_,
-              .pipe_bytes = size_t{1} << random.Between(16, 20),
-              .pipes = static_cast<unsigned>(random.Between(0, 16)),
+  options_ = {.relay = {.mode = mode_,
+                        .pipe_bytes = size_t{1} << random.Between(16, 20),
+                        .pipes = static_cast<unsigned>(random.Between(0, 16)),
+                        .zero_copy_send = random.Chance(0.7),
+                        // Where its timers are far away, nothing but the right wake-up saves a connection.
+                        .quiet_after = random.Chance(0.5) ? Duration(24h) : random.Time(100ms, 5s),
+                        .reset_patience = short_patience_ ? random.Time(10ms, 10s) : Duration(24h)},
               .log_connections = true,
-              .zero_copy_send = random.Chance(0.7),
-              // Where its timers are far away, nothing but the right wake-up saves a connection.
-              .quiet_after = random.Chance(0.5) ? Duration(24h) : random.Time(100ms, 5s),
-              .reset_patience = short_patience_ ? random.Time(10ms, 10s) : Duration(24h),
               .digest_key = {3, 4},
-              .random_seed = random.Next()};
+              .random_seed = random.Next(),
+              .check_invariants = true};
   MakeWorker();
   PlanTheDay();
 }
@@ -190,14 +193,14 @@ void Scene::MakeWorker() {
     destinations_.push_back(std::make_unique<SimulatedNode>(*this, static_cast<int>(i)));
     kernel_.SetDestination(routes_->latest().nodes[i].address, destinations_.back().get());
   }
-  places_ = std::make_unique<Places>(PlaceLimits{.connections = max_connections_}, SipKey{1, 2});
+  places_ = std::make_unique<Places>(PlaceLimits{.connections = max_connections_, .per_source = max_per_source_, .hello_bytes = hello_bytes_}, SipKey{1, 2});
   listener_ = kernel_.Listen(AddressOf("10.9.9.9:443"), world_.random.Magnitude(1, 128));
   wake_ = std::make_shared<EventCounter>();
   std::vector<ListeningSocket> sockets;
   sockets.push_back({ListenerIndex(0), Fd(kernel_.Give(listener_))});
   auto ring = std::make_unique<SimulatedRing>(kernel_, features_);
   ring_ = ring.get();
-  worker_ = std::make_unique<Worker>(options_, DataPlane::Shared{routes_.get(), &affinity_, &nodes_}, *places_, std::move(ring), kernel_,
+  worker_ = std::make_unique<Worker>(options_, RoutingState{routes_.get(), &affinity_, &nodes_}, *places_, std::move(ring), kernel_,
                                      std::move(sockets), Fd(kernel_.Give(wake_)), orders_, counters_, records_);
 }
 
@@ -215,8 +218,7 @@ void Scene::PlanTheDay() {
     world_.events.After(random.Time(1us, 2 * day), [this] {
       HUD_TRACE(world_, "the order to drain");
       const Instant until = world_.events.now() + world_.random.Time(1ms, 30s);
-      orders_.drain_deadline_ns = until.time_since_epoch().count();
-      orders_.drain = true;
+      orders_.Drain(until);
       Signal();
     });
   }
@@ -257,7 +259,7 @@ void Scene::NodeIsMet(int number, const std::shared_ptr<Endpoint>& end) {
   const uint64_t id = met_.size();
   HUD_TRACE(world_, "node ", number, " accepts its connection ", id, ", ", end->name);
   Plan plan = RandomPlan(world_.random, most_bytes_, impolite_);
-  const bool can_vanish = !end->is_unix && options_.quiet_after <= 5s;  // of another machine, and its silence is looked for
+  const bool can_vanish = !end->is_unix && options_.relay.quiet_after <= 5s;  // of another machine, and its silence is looked for
   if (plan.ending == Ending::kVanishes && !can_vanish) plan.ending = Ending::kResets;
   met_.push_back(std::make_unique<NodePeer>(*this, id, number, proxy_headers_, end, Content(IdBytes(id), world_.random.Next()), plan));
   met_.back()->Start();
@@ -282,7 +284,7 @@ void Scene::StopWhenAllIsOver() {
 void Scene::Stop() {
   if (std::exchange(stopped_, true)) return;
   HUD_TRACE(world_, "the order to stop");
-  orders_.stop = true;
+  orders_.Stop();
   Signal();
 }
 
@@ -436,8 +438,8 @@ std::string Scene::Story() const {
   constexpr const char* kModeNames[] = {"auto", "splice", "copy", "zerocopy"};
   std::string story = absl::StrCat("mode ", kModeNames[static_cast<size_t>(mode_)], ", ", features_.buffers, " buffers of ", features_.buffer_bytes,
                                    features_.bounded_multishot_recv ? "" : ", no multishot receive", features_.silent_sends ? "" : ", no silent sends",
-                                   features_.minimum_wait ? "" : ", no minimum wait", options_.zero_copy_send ? "" : ", no zero copy", ", ",
-                                   options_.pipes, " pipes\n");
+                                   features_.minimum_wait ? "" : ", no minimum wait", options_.relay.zero_copy_send ? "" : ", no zero copy", ", ",
+                                   options_.relay.pipes, " pipes\n");
   for (const auto& client : clients_) absl::StrAppend(&story, "  ", client->Describe(), "\n");
   for (const auto& node : met_) absl::StrAppend(&story, "  ", node->Describe(), node->client() ? " of " + node->client()->name() : "", "\n");
   return story;

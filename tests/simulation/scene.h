@@ -112,7 +112,7 @@ class Scene {
   // Of the seed.
   RelayMode mode_;
   RingFeatures features_;
-  Worker::Options options_;
+  PassThrough::Options options_;
   Timeouts timeouts_;
   size_t node_count_;
   uint64_t most_bytes_;
@@ -120,7 +120,7 @@ class Scene {
   bool unix_nodes_, proxy_headers_;
   bool no_route_;  // every client is told so
   bool short_timeouts_, short_patience_;
-  size_t max_connections_;
+  size_t max_connections_, max_per_source_, hello_bytes_;
 
   NodeTable nodes_;
   AffinityMap affinity_{AffinityMap::Options{.capacity = 100, .key = {1, 2}}};

@@ -365,10 +365,9 @@ void SimulatedRing::Sleep(Duration timeout, Batch batch) {
   const Instant deadline = timeout == Duration::max() ? Instant::max() : begin + timeout;
   const size_t wanted = features_.minimum_wait ? std::max(1u, batch.completions) : 1;
   const Instant patience_until = begin + batch.patience;
-  const uint64_t losses_before = losses_;
   while (true) {
     RunRunnable(false);
-    if (completions_.size() >= wanted || losses_ > losses_before) return;  // -EBADR ends the wait
+    if (completions_.size() >= wanted || losses_ > losses_told_) return;  // -EBADR ends the wait
     const bool patient = completions_.empty() || world_.events.now() < patience_until;
     if (!patient) return;
     if (!deferred_.empty()) {
@@ -401,6 +400,7 @@ size_t SimulatedRing::Wait(std::span<Completion> completions, Duration timeout, 
   }
   const size_t n = Harvest(completions);
   left_over_ = !silent_.empty() || !queue_.empty();
+  losses_told_ = losses_;
   return n;
 }
 

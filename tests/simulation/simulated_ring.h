@@ -123,6 +123,7 @@ class SimulatedRing final : public Ring {
   size_t notifications_owed_ = 0;
   bool left_over_ = false, overflowed_ = false;
   uint64_t overflows_ = 0, losses_ = 0;
+  uint64_t losses_told_ = 0;  // by -EBADR, with which a wait ends at once
 };
 
 }  // namespace hud::simulation

@@ -396,8 +396,7 @@ TEST(Drain, ConnectionsGoOnAndTheWorkerEndsAfterTheLast) {
   client.Send(kNotTls);
   Peer node = bed.Node();
   node.Receive(kNotTls.size());
-  bed.orders().drain_deadline_ns = (std::chrono::steady_clock::now() + 10s).time_since_epoch().count();
-  bed.orders().drain = true;
+  bed.orders().Drain(std::chrono::time_point_cast<Duration>(std::chrono::steady_clock::now() + 10s));
   bed.Wake();
   std::this_thread::sleep_for(50ms);
   node.Send("still here");
@@ -414,8 +413,7 @@ TEST(Drain, AtTheDeadlineWhatIsLeftIsReset) {
   client.Send(kNotTls);
   Peer node = bed.Node();
   node.Receive(kNotTls.size());
-  bed.orders().drain_deadline_ns = (std::chrono::steady_clock::now() + 100ms).time_since_epoch().count();
-  bed.orders().drain = true;
+  bed.orders().Drain(std::chrono::time_point_cast<Duration>(std::chrono::steady_clock::now() + 100ms));
   bed.Wake();
   bed.JoinThread();
   EXPECT_EQ(client.HowItEnds(), "reset");

@@ -1,15 +1,29 @@
 // The invariants of the data plane find what they are for. Every other test of the ring runs with them; here each is broken.
 #include <gtest/gtest.h>
 
-#include "ring/invariants.h"
+#include "ring/pass_through/invariants.h"
 #include "tests/unit/ring/forwarding_ring.h"
 #include "tests/unit/ring/test_bed.h"
 
+namespace hud {
+
+struct AdmissionAccess {
+  static size_t& HelloBytes(Admission& a) { return a.held_hello_bytes_; }
+};
+struct RelayAccess {
+  static int64_t& BytesInPipes(Relay& r) { return r.splice_.bytes_in_pipes_; }
+};
+
+}  // namespace hud
+
 namespace hud::testing {
 
+struct PassThroughAccess {
+  static Admission& AdmissionOf(PassThrough& p) { return p.admission_; }
+  static Relay& RelayOf(PassThrough& p) { return p.relay_; }
+};
 struct WorkerAccess {
-  static size_t& HelloBytes(Worker& w) { return w.held_hello_bytes_; }
-  static int64_t& BytesInPipes(Worker& w) { return w.bytes_in_pipes_; }
+  static PassThrough& PassThroughOf(Worker& w) { return w.pass_through_; }
 };
 
 namespace {
@@ -20,7 +34,8 @@ constexpr Side kClient = Side::kClient, kNode = Side::kNode;
 struct Sample {
   Sample() {
     c.state = ConnectionState::kRelaying;
-    for (Fd& fd : c.fd) fd = Fd(::eventfd(0, EFD_CLOEXEC));
+    c.active = true;
+    for (Endpoint& end : c.ends) end.fd = Fd(::eventfd(0, EFD_CLOEXEC));
     Owe(kClient, Op::kRecv);
     Owe(kNode, Op::kRecv);
     TimerIn(5s);
@@ -29,8 +44,8 @@ struct Sample {
   Sample(const Sample&) = delete;
   Sample& operator=(const Sample&) = delete;
 
-  void Owe(Side side, Op op) { c.pending[Index(side)] |= static_cast<uint16_t>(1u << static_cast<int>(op)); }
-  void Pay(Side side, Op op) { c.pending[Index(side)] &= static_cast<uint16_t>(~(1u << static_cast<int>(op))); }
+  void Owe(Side side, Op op) { c.end(side).owed |= static_cast<uint16_t>(1u << static_cast<int>(op)); }
+  void Pay(Side side, Op op) { c.end(side).owed &= static_cast<uint16_t>(~(1u << static_cast<int>(op))); }
   void TimerIn(Duration d) { timers.Set(c, now + d); }
   Direction& from(Side source) { return c.direction[Index(source)]; }
   static void Fill(PrivateBytes& place) {
@@ -42,7 +57,7 @@ struct Sample {
     Pay(kClient, Op::kRecv);
     Owe(kClient, Op::kPollError);
     Owe(kNode, Op::kPollOut);
-    Fill(from(kClient).Held().rest);
+    Fill(from(kClient).EnsureHeld().rest);
   }
   void StallNodeWithAPipe() {
     StallNode();
@@ -57,14 +72,17 @@ struct Sample {
     Pay(kClient, Op::kRecv);
     Owe(kClient, Op::kPollError);
     from(kClient).engine = Engine::kZeroCopy;
-    from(kClient).Held().zero_copy.assign(ZeroCopyPool::kPerDirection, {.size = 10, .offset = 10, .notifications = 1});
-    c.zero_copy_owed = ZeroCopyPool::kPerDirection;
+    from(kClient).EnsureHeld().zero_copy.assign(ZeroCopyPool::kPerDirection, {.size = 10, .offset = 10, .notifications = 1});
+    c.end(kNode).notifications = ZeroCopyPool::kPerDirection;
   }
   void End(ConnectionState state) {
     timers.Cancel(c);
     c.state = state;
-    c.pending = {};
-    c.fd = {};
+    c.active = false;
+    for (Endpoint& end : c.ends) {
+      end.owed = 0;
+      end.fd.Reset();
+    }
   }
   std::string Broken() const {
     const char* broken = BrokenInvariant(c, now);
@@ -110,9 +128,9 @@ constexpr Case kCases[] = {
      [](Sample& s) { s.from(kClient).stream = s.from(kNode).stream = Stream::kFinished; }, "SomethingAlwaysFollows"},
     {"a relay without a timer", [](Sample& s) { s.timers.Cancel(s.c); }, "SomethingAlwaysFollows"},
     {"a hello without a timer", [](Sample& s) { s.c.state = ConnectionState::kHello, s.timers.Cancel(s.c); }, "SomethingAlwaysFollows"},
-    {"a hello that is not received", [](Sample& s) { s.c.state = ConnectionState::kHello, s.c.pending = {}; }, "SomethingAlwaysFollows"},
+    {"a hello that is not received", [](Sample& s) { s.c.state = ConnectionState::kHello, s.Pay(kClient, Op::kRecv); }, "SomethingAlwaysFollows"},
     {"a rejected client that is not read",
-     [](Sample& s) { s.c.state = ConnectionState::kRejecting, s.c.pending = {}; }, "SomethingAlwaysFollows"},
+     [](Sample& s) { s.c.state = ConnectionState::kRejecting, s.Pay(kClient, Op::kRecv); }, "SomethingAlwaysFollows"},
     {"neither a connect nor a wait for one",
      [](Sample& s) { s.c.state = ConnectionState::kDialing, s.c.context = std::make_unique<HelloContext>(); }, "SomethingAlwaysFollows"},
     {"it is to end, and nothing is owed", [](Sample& s) { s.End(ConnectionState::kTerminating); }, "SomethingAlwaysFollows"},
@@ -140,7 +158,7 @@ constexpr Case kCases[] = {
     {"a zero-copy buffer that another has overtaken",
      [](Sample& s) { s.AwaitNotifications(), s.from(kClient).held->zero_copy[1].offset = 5; }, "BytesStayInOrder"},
 
-    {"a descriptor is closed too early", [](Sample& s) { s.c.fd[Index(kNode)].Reset(); }, "InFlightPinsMemory"},
+    {"a descriptor is closed too early", [](Sample& s) { s.c.end(kNode).fd.Reset(); }, "InFlightPinsMemory"},
     {"a send of memory that is gone", [](Sample& s) { s.Owe(kNode, Op::kSend); }, "InFlightPinsMemory"},
     {"a zero-copy send of a buffer that is gone", [](Sample& s) { s.Owe(kNode, Op::kZeroCopy); }, "InFlightPinsMemory"},
     {"a zero-copy buffer is given back too early",
@@ -151,7 +169,7 @@ constexpr Case kCases[] = {
      [](Sample& s) { s.AwaitNotifications(), s.End(ConnectionState::kTerminating), s.c.counted_in_pool = true; }, "InFlightPinsMemory"},
     {"a free slot that owes", [](Sample& s) { s.End(ConnectionState::kFree), s.Owe(kClient, Op::kRecv); }, "InFlightPinsMemory"},
 
-    {"memory for held bytes of which there are none", [](Sample& s) { s.from(kClient).Held(); }, "IdleIsFree"},
+    {"memory for held bytes of which there are none", [](Sample& s) { s.from(kClient).EnsureHeld(); }, "IdleIsFree"},
     {"a hello that nobody needs any more", [](Sample& s) { s.c.context = std::make_unique<HelloContext>(); }, "IdleIsFree"},
 };
 
@@ -172,7 +190,7 @@ TEST(Invariants, ASendIsAwaitedWhereSomethingIsToFollowIt) {
   sample.Pay(kClient, Op::kRecv);
   EXPECT_TRUE(FollowsASend(sample.c, kNode)) << "then it is read on";
   sample.Owe(kClient, Op::kRecv);
-  Sample::Fill(sample.from(kClient).Held().behind);
+  Sample::Fill(sample.from(kClient).EnsureHeld().behind);
   EXPECT_TRUE(FollowsASend(sample.c, kNode)) << "bytes wait behind it";
   sample.from(kClient).held.reset();
   sample.from(kClient).stream = Stream::kEnded;
@@ -236,9 +254,9 @@ TEST_F(BrokenSums, EndTheProcess) {
 
 TEST_F(BrokenSums, EndTheProcessInTheFirstTurn) {
   const auto nothing = [](TestBed&) {};
-  EXPECT_DEATH(RunWith(nothing, {.with_worker = [](Worker& w) { WorkerAccess::HelloBytes(w) = 1; }}),
+  EXPECT_DEATH(RunWith(nothing, {.with_worker = [](Worker& w) { AdmissionAccess::HelloBytes(PassThroughAccess::AdmissionOf(WorkerAccess::PassThroughOf(w))) = 1; }}),
                "SumsAreRight: bytes of hellos; kept 1");
-  EXPECT_DEATH(RunWith(nothing, {.with_worker = [](Worker& w) { WorkerAccess::BytesInPipes(w) = 1; }}),
+  EXPECT_DEATH(RunWith(nothing, {.with_worker = [](Worker& w) { RelayAccess::BytesInPipes(PassThroughAccess::RelayOf(WorkerAccess::PassThroughOf(w))) = 1; }}),
                "SumsAreRight: bytes in pipes; kept 1");
   const auto wrap = [](std::unique_ptr<Ring> ring) { return std::make_unique<MiscountingRing>(std::move(ring)); };
   EXPECT_DEATH(RunWith(nothing, {.wrap_ring = wrap}), "SumsAreRight: shared buffers with the worker; kept 1, counted 0");

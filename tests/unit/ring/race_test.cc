@@ -273,8 +273,7 @@ TEST(Races, AClientAcceptedBeforeTheDrainIsServedWhenItsCompletionComesAfter) {
   Peer client = bed.Client();
   client.Send(kFirst);
   ASSERT_TRUE(bed.Eventually([&] { return held >= 1; }));
-  bed.orders().drain_deadline_ns = (std::chrono::steady_clock::now() + 10s).time_since_epoch().count();
-  bed.orders().drain = true;
+  bed.orders().Drain(std::chrono::time_point_cast<Duration>(std::chrono::steady_clock::now() + 10s));
   bed.Wake();
   std::this_thread::sleep_for(50ms);
   holding = false;

@@ -244,12 +244,12 @@ class TestBed {
                      .accepts = 2},
                     SipKey{1, 2});
       KernelSockets calls;
-      Worker worker({.relay_mode = options.mode,
-                     .pipes = options.pipes,
-                     .zero_copy_send = features.zero_copy_send,
-                     .quiet_after = options.quiet_after,
-                     .node_silence = options.node_silence,
-                     .reset_patience = options.reset_patience,
+      Worker worker({.relay = {.mode = options.mode,
+                               .pipes = options.pipes,
+                               .zero_copy_send = features.zero_copy_send,
+                               .quiet_after = options.quiet_after,
+                               .node_silence = options.node_silence,
+                               .reset_patience = options.reset_patience},
                      .lost_after = options.lost_after,
                      .check_invariants = true},
                     {routes_.get(), &affinity_, &nodes_}, places, std::move(ring), calls, std::move(sockets), Fd(::dup(wake_.get())),
@@ -265,7 +265,7 @@ class TestBed {
 
   void Stop() {
     if (!thread_.joinable()) return;
-    orders_.stop = true;
+    orders_.Stop();
     Wake();
     thread_.join();
     EXPECT_EQ(counters_.active.Get(), 0);

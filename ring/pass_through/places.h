@@ -20,7 +20,7 @@
 #include "core/base/check.h"
 #include "core/base/limits.h"
 #include "core/base/siphash.h"
-#include "ring/source_counts.h"
+#include "ring/pass_through/source_counts.h"
 
 namespace hud {
 

@@ -1,5 +1,5 @@
 // What is true of every connection, and of a worker's sums, at the end of each turn of its loop. Looked at in builds for
-// debugging and for sanitizers, and by the unit tests (Worker::Options::check_invariants); never in a release that serves.
+// debugging and for sanitizers, and by the unit tests (PassThrough::Options::check_invariants); never in a release that serves.
 //
 //   SomethingAlwaysFollows  each direction that is not over has an event to come that moves it on, and each connection a timer
 //   TimersAreInTime         what is waited for by the clock is looked at no later than it is due
@@ -8,7 +8,7 @@
 //   BytesStayInOrder        one send in flight a direction, and what is held goes out in the order in which it came
 //   InFlightPinsMemory      what the kernel owes has its descriptor and its memory; a free slot owes nothing
 //   IdleIsFree              a direction with nothing to hold has no memory for it
-//   WhoAwaitsASendSaysSo    a send that something is to follow is announced (Worker::AwaitSend)
+//   WhoAwaitsASendSaysSo    a send that something is to follow is announced (RingLoop::AwaitSend)
 //   SumsAreRight            counters and gauges are what a recount finds
 //   OneCloseReason          who was accepted and has left has left for one counted reason
 #pragma once
@@ -20,7 +20,7 @@
 #include <string>
 
 #include "core/base/limits.h"
-#include "ring/connection.h"
+#include "ring/pass_through/connection.h"
 
 namespace hud {
 

@@ -11,7 +11,7 @@
 #include <algorithm>
 #include <array>
 
-#include "ring/worker.h"
+#include "ring/relay/relay.h"
 
 namespace hud {
 namespace {
@@ -23,39 +23,39 @@ constexpr size_t kLooksPerCall = 128;
 
 }  // namespace
 
-void Worker::NoteHeard(const Connection& c, Direction& d, Side source) {
-  if (!c.IsPending(source, Op::kRecv)) return;
+void Relay::NoteHeard(RelayState& r, Side source) {
+  if (!r.Owes(source, Op::kRecv)) return;
+  Direction& d = r.from(source);
   d.heard = true;
   if (d.in_heard_list) return;
-  if (heard_.empty()) look_at_ = now_ + kLookEvery;
-  heard_.push_back({c.slot, c.generation, source});
+  if (heard_.empty()) look_at_ = loop_.now() + kLookEvery;
+  heard_.push_back({&r, r.generation, source});
   d.in_heard_list = true;
 }
 
-void Worker::LookForHiddenEnds() {
-  if (heard_.empty() || now_ < look_at_) return;
-  look_at_ = now_ + kLookEvery;
+void Relay::LookForHiddenEnds() {
+  if (heard_.empty() || loop_.now() < look_at_) return;
+  look_at_ = loop_.now() + kLookEvery;
   std::array<pollfd, kLooksPerCall> looks;
-  std::array<Turn, kLooksPerCall> whose;
+  std::array<Waiting, kLooksPerCall> whose;
   size_t n = 0;
   const auto look = [&] {
-    if (n == 0 || calls_.Poll({looks.data(), n}) <= 0) return;
+    if (n == 0 || loop_.calls().Poll({looks.data(), n}) <= 0) return;
     for (size_t i = 0; i < n; ++i) {
-      if ((looks[i].revents & (POLLERR | POLLHUP | POLLRDHUP)) != 0) LookAgain(connections_.At(whose[i].slot), whose[i].source);
+      if ((looks[i].revents & (POLLERR | POLLHUP | POLLRDHUP)) != 0) LookAgain(*whose[i].relay, whose[i].source);
     }
   };
-  std::erase_if(heard_, [&](const Turn& turn) {
-    Connection& c = connections_.At(turn.slot);
-    if (c.generation != turn.generation) return true;
-    Direction& d = c.direction[Index(turn.source)];
-    const bool relaying = c.state == ConnectionState::kRelaying;
-    const bool still_talks = relaying && d.heard;
+  std::erase_if(heard_, [&](const Waiting& w) {
+    RelayState& r = *w.relay;
+    if (!w.IsOf(r)) return true;
+    Direction& d = r.from(w.source);
+    const bool still_talks = r.active && d.heard;
     d.heard = false;
     if (still_talks) return false;
     d.in_heard_list = false;
-    if (!relaying || !c.IsPending(turn.source, Op::kRecv)) return true;
-    looks[n] = {c.fd[Index(turn.source)].get(), POLLRDHUP, 0};
-    whose[n] = turn;
+    if (!r.active || !r.Owes(w.source, Op::kRecv)) return true;
+    looks[n] = {r.fd(w.source), POLLRDHUP, 0};
+    whose[n] = w;
     if (++n == kLooksPerCall) {
       look();
       n = 0;
@@ -66,8 +66,6 @@ void Worker::LookForHiddenEnds() {
 }
 
 // The receive completes, as cancelled or as it would have, and is asked for anew once a poll says that there is something.
-void Worker::LookAgain(Connection& c, Side source) {
-  if (c.IsPending(source, Op::kRecv)) ring_->Cancel(c.TagOf(Op::kRecv, source));
-}
+void Relay::LookAgain(RelayState& r, Side source) { loop_.Cancel(r.end(source), r.TagOf(Op::kRecv, source)); }
 
 }  // namespace hud

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/base/check.h"
-#include "ring/connection.h"
+#include "ring/pass_through/connection.h"
 
 namespace hud {
 
@@ -24,7 +24,7 @@ class ConnectionTable {
 
   // Forgets everything about the connection but its slot; the next one there has another generation.
   void Free(Connection& c) {
-    HUD_CHECK(!c.AnythingPending() && !c.IsSet());
+    HUD_CHECK(!c.AnythingOwed() && !c.IsSet());
     const uint32_t slot = c.slot;
     const auto generation = static_cast<uint16_t>(c.generation + 1);
     c = Connection();
@@ -35,6 +35,7 @@ class ConnectionTable {
   }
 
   Connection& At(uint32_t slot) { return (*chunks_[slot / kChunk])[slot % kChunk]; }
+  const Connection& At(uint32_t slot) const { return (*chunks_[slot / kChunk])[slot % kChunk]; }
   size_t used() const { return used_; }
   size_t slots() const { return chunks_.size() * kChunk; }  // free ones, too
 

@@ -1,12 +1,11 @@
-// Who makes room when a limit is reached (ring/places.h has the rule, core/admission/source_table.h who goes of one source,
-// core/admission/hello_room.h whose hello).
+#include "ring/pass_through/admission.h"
+
 #include <algorithm>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "core/admission/hello_room.h"
-#include "core/base/check.h"
-#include "ring/worker.h"
 
 namespace hud {
 namespace {
@@ -23,31 +22,29 @@ constexpr size_t kCountedPerTurn = 1024;  // twice the completions of a turn: al
 }  // namespace
 
 // From now on sources are counted: newcomers at once, those who are here already in the next turns.
-void Worker::WatchSources() {
+void Admission::Watch() {
   if (watching_ || !places_.watched()) return;
   watching_ = true;
   next_to_count_ = 0;
 }
 
-void Worker::CountSources() {
-  if (!watching_ || next_to_count_ >= connections_.slots()) return;
+void Admission::CountSources() {
+  if (!HasMoreNow()) return;
   const size_t until = std::min(connections_.slots(), next_to_count_ + kCountedPerTurn);
   for (; next_to_count_ < until; ++next_to_count_) {
     Connection& c = connections_.At(static_cast<uint32_t>(next_to_count_));
     if (c.state == ConnectionState::kFree || c.state == ConnectionState::kTerminating || sources_.Contains(c.slot)) continue;
-    Guarded(c, [&] {
-      EnterSource(c);
-      if (c.state != ConnectionState::kHello) sources_.HelloDone(c.slot);
-    });
+    try {
+      Enter(c);
+      HelloIsDone(c);
+    } catch (const std::bad_alloc&) {
+      owner_.EndForRoom(c, CloseReason::kLocalError);
+    }
   }
 }
 
-SourceKey Worker::SourceOf(Connection& c) {
-  return SourceKey::Of(ClientEndpoint(c).ToSocketAddress());
-}
-
 // Returns what its source then holds.
-uint32_t Worker::EnterSource(Connection& c) {
+uint32_t Admission::Enter(Connection& c) {
   const SourceKey source = SourceOf(c);
   const uint64_t hash = places_.HashOf(source);
   const uint32_t held = places_.sources().Enter(hash);
@@ -60,44 +57,64 @@ uint32_t Worker::EnterSource(Connection& c) {
   return held;
 }
 
-void Worker::LeaveSource(const Connection& c) {
-  if (!sources_.Contains(c.slot)) return;
+void Admission::Leave(const Connection& c) {
+  if (!watching_ || !sources_.Contains(c.slot)) return;
   places_.sources().Leave(sources_.HashOf(c.slot));
   sources_.Leave(c.slot);
 }
 
-// A newcomer, who has taken a place already. False: there is none for it, and it is closed.
-bool Worker::Welcome(Connection& c, size_t used) {
+Admission::Verdict Admission::Welcome(Connection& c, size_t used, bool speaks_for_others) {
   if (!watching_) {
-    if (!places_.Watched(used, options_.index)) return true;
-    WatchSources();
+    if (!places_.Watched(used, worker_)) return Verdict::kWelcome;
+    Watch();
   }
-  const uint32_t held = EnterSource(c);
-  // Where a balancer speaks for its clients, it is they who are counted: when its header has come.
-  if (!table_->listeners[Raw(c.listener)].accept_proxy_protocol.enabled && !WithinSourceLimit(c, held)) return false;
+  const uint32_t held = Enter(c);
+  if (!speaks_for_others && WithinSourceLimit(c, held) != Verdict::kWelcome) return Verdict::kSourceLimit;
   const PlaceLimits& limits = places_.limits();
-  if (used <= limits.connections || MakeRoom(c) || used <= limits.connections + places_.spare()) return true;
+  if (used <= limits.connections || MakeRoom(c) || used <= limits.connections + places_.spare()) return Verdict::kWelcome;
   counters_.over_limit.Add();
-  Terminate(c, CloseReason::kOverLimit);
-  return false;
+  return Verdict::kOverLimit;
 }
 
-bool Worker::WithinSourceLimit(Connection& c, uint32_t held) {
+Admission::Verdict Admission::WithinSourceLimit(Connection& c, uint32_t held) {
   const size_t most = places_.limits().per_source;
-  if (most == 0 || held <= most) return true;
+  if (most == 0 || held <= most) return Verdict::kWelcome;
   places_.NoteMadeRoom(sources_.SourceOf(sources_.HashOf(c.slot)));
-  Terminate(c, CloseReason::kSourceLimit);
-  return false;
+  return Verdict::kSourceLimit;
 }
 
-// The PROXY header has said who the client is.
-bool Worker::SourceIsKnown(Connection& c) {
-  if (!watching_) return true;
-  LeaveSource(c);
-  return WithinSourceLimit(c, EnterSource(c));
+Admission::Verdict Admission::SourceIsKnown(Connection& c) {
+  if (!watching_) return Verdict::kWelcome;
+  Leave(c);
+  return WithinSourceLimit(c, Enter(c));
 }
 
-SourceTable::Holder Worker::LargestHere() const {
+void Admission::HelloIsDone(const Connection& c) {
+  if (watching_ && c.state != ConnectionState::kHello) sources_.HelloDone(c.slot);
+}
+
+// Appending to what is held of the client's first bytes needs this first.
+bool Admission::TakeHelloBytes(Connection& c, size_t bytes) {
+  const size_t held = held_hello_bytes_ + others_hello_bytes_ + bytes;
+  return held <= places_.limits().hello_bytes || MakeHelloRoom(c, bytes);
+}
+
+void Admission::OnWake() {
+  Watch();
+  MakeRoomForOthers();
+}
+
+void Admission::EndTurn() {
+  CountSources();
+  counters_.hello_bytes_held.Set(static_cast<int64_t>(held_hello_bytes_));
+  if (held_hello_bytes_ != std::exchange(published_hello_bytes_, held_hello_bytes_)) places_.PublishHelloBytes(worker_, held_hello_bytes_);
+  // Asking takes locks: not in turns in which nobody came or went.
+  if (watching_ && sources_.changes() != std::exchange(published_changes_, sources_.changes())) {
+    places_.PublishLargest(worker_, LargestHere().count);
+  }
+}
+
+SourceTable::Holder Admission::LargestHere() const {
   SourceTable::Holder most;
   for (const SourceTable::Holder& holder : sources_.Largest(kCompared)) {
     if (const uint32_t count = places_.sources().CountOf(holder.hash); count > most.count) most = {holder.hash, count};
@@ -105,58 +122,53 @@ SourceTable::Holder Worker::LargestHere() const {
   return most;
 }
 
-bool Worker::MakeRoom(const Connection& newcomer) {
+bool Admission::MakeRoom(const Connection& newcomer) {
   const uint64_t own = sources_.HashOf(newcomer.slot);
   const uint32_t own_count = places_.sources().CountOf(own);
   const SourceTable::Holder here = LargestHere();
-  if (const unsigned worker = places_.WhoHoldsMore(options_.index, std::max(own_count, here.count)); worker != Places::kNobody) {
+  if (const unsigned worker = places_.WhoHoldsMore(worker_, std::max(own_count, here.count)); worker != Places::kNobody) {
     places_.AskForPlace(worker);
     return true;
   }
   if (here.count > own_count && EvictOf(here.hash, newcomer.slot, {})) return true;
-  const SourceTable::Quiet quiet{now_ - kHelloTime, now_ - kQuiet};
+  const SourceTable::Quiet quiet{loop_.now() - kHelloTime, loop_.now() - kQuiet};
   return EvictOf(own, newcomer.slot, quiet) ||
          EvictAnywhere(newcomer.slot, quiet, [&](uint64_t source) { return places_.sources().CountOf(source) >= own_count; });
 }
 
-Instant Worker::QuietSince(uint32_t slot) {
+Instant Admission::QuietSince(uint32_t slot) {
   const Connection& c = connections_.At(slot);
   return c.state == ConnectionState::kHello ? c.accepted_at : c.last_activity;
 }
 
-bool Worker::EvictOf(uint64_t source, uint32_t except, const SourceTable::Quiet& quiet) {
+bool Admission::EvictOf(uint64_t source, uint32_t except, const SourceTable::Quiet& quiet) {
   return EvictSlot(sources_.FirstToGo(source, except, quiet, [this](uint32_t slot) { return QuietSince(slot); }));
 }
 
 template <typename MayGo>
-bool Worker::EvictAnywhere(uint32_t except, const SourceTable::Quiet& quiet, MayGo&& may_go) {
+bool Admission::EvictAnywhere(uint32_t except, const SourceTable::Quiet& quiet, MayGo&& may_go) {
   return EvictSlot(sources_.FirstToGoOfAll(except, quiet, [this](uint32_t slot) { return QuietSince(slot); }, may_go));
 }
 
-bool Worker::EvictSlot(std::optional<uint32_t> slot) {
+bool Admission::EvictSlot(std::optional<uint32_t> slot) {
   if (!slot) return false;
   counters_.evicted_for_places.Add();
   places_.NoteMadeRoom(sources_.SourceOf(sources_.HashOf(*slot)));
-  EndForRoom(connections_.At(*slot));
+  owner_.EndForRoom(connections_.At(*slot), CloseReason::kMadeRoom);
   return true;
-}
-
-void Worker::EndForRoom(Connection& c) {
-  if (c.state == ConnectionState::kHello) return Terminate(c, CloseReason::kMadeRoom);
-  Abort(c, CloseReason::kMadeRoom);
 }
 
 // Other workers had newcomers, and what holds most is here. Where no memory is left to look for it, nobody goes: the workers
 // ask again with their next newcomer.
-void Worker::MakeRoomForOthers() {
+void Admission::MakeRoomForOthers() {
   try {
-    for (uint32_t n = places_.TakePlacesWanted(options_.index); n > 0 && places_.used() > places_.limits().connections; --n) {
+    for (uint32_t n = places_.TakePlacesWanted(worker_); n > 0 && places_.used() > places_.limits().connections; --n) {
       // By now nobody here may hold more than others; but somebody was let in for it.
       const SourceTable::Holder here = LargestHere();
       if (here.count < 2 || !EvictOf(here.hash, kNoSlot, {})) EvictAnywhere(kNoSlot, {}, [](uint64_t) { return true; });
     }
-    if (places_.TakeHelloRoomWanted(options_.index)) {
-      const size_t held = held_hello_bytes_ + places_.HelloBytesOfOthers(options_.index);
+    if (places_.TakeHelloRoomWanted(worker_)) {
+      const size_t held = held_hello_bytes_ + places_.HelloBytesOfOthers(worker_);
       if (held > places_.limits().hello_bytes) (void)EvictHellos(nullptr, held - places_.limits().hello_bytes);
     }
   } catch (const std::bad_alloc&) {
@@ -166,15 +178,15 @@ void Worker::MakeRoomForOthers() {
 
 // Memory for `bytes` more of this client's hello. A worker within an even part of the whole is never refused, but asks the
 // one that holds most to let go: so the bound can be passed for a moment, by less than itself.
-bool Worker::MakeHelloRoom(Connection& c, size_t bytes) {
+bool Admission::MakeHelloRoom(Connection& c, size_t bytes) {
   const PlaceLimits& limits = places_.limits();
   if (held_hello_bytes_ + bytes > limits.hello_bytes / limits.workers) return EvictHellos(&c, bytes);
-  places_.AskForHelloRoom(options_.index);
+  places_.AskForHelloRoom(worker_);
   return true;
 }
 
 // A share of the whole at once, for it takes time to look at all.
-bool Worker::EvictHellos(Connection* newcomer, size_t wanted) {
+bool Admission::EvictHellos(Connection* newcomer, size_t wanted) {
   constexpr size_t kAtOnce = 64;
   std::vector<HeldHello> held;
   connections_.ForEach([&](Connection& c) {
@@ -189,7 +201,7 @@ bool Worker::EvictHellos(Connection* newcomer, size_t wanted) {
     freed += c.context->bytes.size;
     counters_.evicted_for_hellos.Add();
     places_.NoteMadeRoom(SourceOf(c));
-    Terminate(c, CloseReason::kMadeRoom);
+    owner_.EndForRoom(c, CloseReason::kMadeRoom);
   }
   return freed >= wanted;
 }

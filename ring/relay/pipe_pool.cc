@@ -1,4 +1,4 @@
-#include "ring/pipe_pool.h"
+#include "ring/relay/pipe_pool.h"
 
 #include "core/base/check.h"
 
