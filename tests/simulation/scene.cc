@@ -17,6 +17,7 @@ constexpr size_t kIdAt = 11;  // in a ClientHello: its random begins there; wher
 constexpr size_t kIdSize = 8;
 constexpr Duration kCalmEndsWithin = 5min;
 constexpr uint64_t kMostTurns = 300'000;
+constexpr Duration kStopEndsWithin = 3s;
 
 SocketAddress AddressOf(const std::string& text) { return SocketAddress::Parse(text).value(); }
 
@@ -127,8 +128,8 @@ Scene::Scene(uint64_t seed, bool tracing) : world_(seed) {
   features_.bounded_multishot_recv = !random.Chance(0.2);
   features_.silent_sends = !random.Chance(0.2);
   features_.minimum_wait = !random.Chance(0.2);
-  features_.buffers = size_t{1} << random.Between(2, 7);
-  features_.buffer_bytes = random.Chance(0.7) ? 16384 : 4096;
+  features_.buffers = size_t{1} << (random.Chance(0.3) ? random.Between(1, 2) : random.Between(3, 7));
+  features_.buffer_bytes = random.Chance(0.5) ? 16384 : 4096;
   features_.submission_entries = random.Magnitude(4, 256);
   features_.completion_entries = random.Chance(0.8) ? 4096 : random.Magnitude(4, 64);
   node_count_ = random.Between(1, 4);
@@ -284,6 +285,7 @@ void Scene::StopWhenAllIsOver() {
 void Scene::Stop() {
   if (std::exchange(stopped_, true)) return;
   HUD_TRACE(world_, "the order to stop");
+  stopped_at_ = world_.events.now();
   orders_.Stop();
   Signal();
 }
@@ -298,6 +300,7 @@ void Scene::Run() {
   while (world_.violations.empty()) {
     if (!worker_->RunTurn()) break;
     CheckTurn();
+    if (world_.random.Chance(0.002)) routes_->Publish(NewTable());  // by a thread that does not wait for turns
     if (calm_ && world_.events.now() > calm_since_ + kCalmEndsWithin) {
       world_.Violation("EverythingEnds: not within five minutes of calm");
     }
@@ -311,7 +314,16 @@ void Scene::Run() {
 void Scene::CheckTurn() {
   if (++turns_ > kMostTurns) world_.Violation("NoSpin: too many turns");
   CheckNoSpin();
+  CheckStop();
   TakeRecords();
+}
+
+// *AStopIsObeyed*: whoever comes beside it holds nothing up. What the kernel owes may.
+void Scene::CheckStop() {
+  if (!stopped_ || world_.events.now() <= stopped_at_ + kStopEndsWithin) return;
+  const Faults& faults = world_.faults;
+  if (faults.count(Fault::kZeroCopyLate) + faults.count(Fault::kTimeJump) + faults.count(Fault::kCompletionLost) > 0) return;
+  world_.Violation("AStopIsObeyed: the worker goes on");
 }
 
 // *NoSpin*: while nothing moves, a worker's turns are few.

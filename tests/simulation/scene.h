@@ -98,6 +98,7 @@ class Scene {
 
   void CheckTurn();
   void CheckNoSpin();
+  void CheckStop();
   void TakeRecords();
   void JudgeStreams();
   void Judge(const ClientPeer& client);
@@ -140,7 +141,7 @@ class Scene {
   size_t still_to_come_ = 0;
   std::map<std::string, CloseReason> reasons_;  // by client
   bool calm_ = false, stopped_ = false;
-  Instant calm_since_{};
+  Instant calm_since_{}, stopped_at_{};
   uint64_t turns_ = 0, idle_turns_ = 0, progress_seen_ = 0;
   Instant last_progress_{};
 };
