@@ -6,12 +6,14 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <functional>
 #include <future>
 #include <random>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/check.h"
@@ -64,6 +66,8 @@ struct DataPlane::Impl {
     std::thread thread;
   };
   std::unique_ptr<Places> places;  // outlives the threads
+  std::array<size_t, limits::kMaxListeners> accepts{};  // listening sockets, by ListenerIndex
+  bool draining = false;
   std::vector<std::unique_ptr<Thread>> threads;
 
   void Signal() {
@@ -84,7 +88,10 @@ absl::StatusOr<std::unique_ptr<DataPlane>> DataPlane::Start(const DataPlaneOptio
   auto impl = std::make_unique<Impl>();
   const std::vector<int> cores = UsableCores();
   size_t accepts = 0;
-  for (const ListenerSockets& listener : listeners) accepts += listener.sockets.size() * options.workers;
+  for (const ListenerSockets& listener : listeners) {
+    impl->accepts[Raw(listener.listener)] = listener.sockets.size() * options.workers;
+    accepts += impl->accepts[Raw(listener.listener)];
+  }
   impl->places = std::make_unique<Places>(PlaceLimits{.connections = options.max_connections,
                                                       .per_source = options.max_connections_per_source,
                                                       .hello_bytes = options.hello_budget_bytes,
@@ -174,13 +181,18 @@ absl::Status DataPlane::Tell(const std::function<WorkerOrder(size_t worker)>& or
 
 void DataPlane::Drain(Duration deadline) {
   const Instant until = std::chrono::time_point_cast<Duration>(std::chrono::steady_clock::now()) + deadline;
+  impl_->draining = true;
   for (auto& t : impl_->threads) t->orders.Drain(until);
   impl_->Signal();
 }
 
 absl::Status DataPlane::AddListener(ListenerSockets listener) {
+  if (impl_->draining) return absl::FailedPreconditionError("the workers are draining: no listener can be added");
+  size_t& accepts = impl_->accepts[Raw(listener.listener)];
   for (std::vector<Fd>& of_address : listener.sockets) {
     HUD_CHECK(of_address.size() == workers());
+    impl_->places->AddAccepts(static_cast<ptrdiff_t>(workers()));
+    accepts += workers();
     absl::Status told = Tell([&](size_t i) { return AddListenerOrder{{listener.listener, std::move(of_address[i])}}; });
     if (!told.ok()) return told;
   }
@@ -188,7 +200,9 @@ absl::Status DataPlane::AddListener(ListenerSockets listener) {
 }
 
 absl::Status DataPlane::RemoveListener(ListenerIndex listener) {
-  return Tell([listener](size_t) { return RemoveListenerOrder{listener}; });
+  absl::Status told = Tell([listener](size_t) { return RemoveListenerOrder{listener}; });
+  if (told.ok()) impl_->places->AddAccepts(-static_cast<ptrdiff_t>(std::exchange(impl_->accepts[Raw(listener)], 0)));
+  return told;
 }
 
 absl::Status DataPlane::PauseListener(ListenerIndex listener, bool paused) {

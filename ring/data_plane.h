@@ -64,10 +64,11 @@ class DataPlane {
 
   // Graceful stop: no more accepts; what is in the middle goes on until it ends or `deadline` from now is over.
   void Drain(Duration deadline);
-  // What follows fails, and changes nothing, while the workers have too many orders to follow.
-  // One that the published route table has already. With several addresses, those before one that failed do listen.
+  // What follows fails while the workers have too many orders to follow.
+  // One that the published route table has already; its sockets listen and do not block. Of several addresses, those before one that
+  // failed do listen; the others are closed.
   absl::Status AddListener(ListenerSockets listener);
-  // Who has connected by then is served. The route table keeps the listener until its last connection is gone.
+  // Who has connected by then is served, as long as there are places. The route table keeps the listener until its last connection is gone.
   absl::Status RemoveListener(ListenerIndex listener);
   // Newcomers wait in the backlog as long as it is paused.
   absl::Status PauseListener(ListenerIndex listener, bool paused);

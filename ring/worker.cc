@@ -3,6 +3,7 @@
 #include <poll.h>
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 namespace hud {
@@ -40,6 +41,7 @@ void Worker::Run() {
 bool Worker::RunTurn() {
   if (stopping_ && NothingLeft()) return false;
   TakeTable();
+  if (std::exchange(orders_wait_, false)) ObeyOrders();
   ArmAcceptors();
   ArmWake();
   const std::span<const Completion> completions = loop_.Wait(WakeAt());
@@ -127,23 +129,31 @@ void Worker::OnWake(Tag tag) {
   if (tag.number == wake_round_) wake_armed_ = false;
   loop_.calls().TakeEvents(wake_.get());
   pass_through_.OnWake();
-  while (std::optional<WorkerOrder> order = orders_.Pop()) std::visit([this](auto& o) { Obey(o); }, *order);
+  orders_wait_ = true;
+}
+
+// Between batches of completions: an order may speak of a table that was published with it.
+void Worker::ObeyOrders() {
+  while (std::optional<WorkerOrder> order = orders_.Pop()) {
+    TakeTable();
+    std::visit([this](auto& o) { Obey(o); }, *order);
+  }
   if (orders_.stopped()) {
     BeginDrain(loop_.now());
   } else if (const std::optional<Instant> until = orders_.drains_until(); until && !draining_) {
+    TakeTable();
     BeginDrain(*until);
     for (auto& [number, a] : acceptors_) CloseAcceptor(a);
   }
 }
 
 void Worker::Obey(const RemoveListenerOrder& order) {
-  for (auto entry = acceptors_.begin(); entry != acceptors_.end();) {
-    Acceptor& a = (entry++)->second;
-    if (a.listener() != order.listener || a.IsClosed()) continue;
+  for (auto& [number, a] : acceptors_) {
+    if (a.listener() != order.listener) continue;
     a.Stop();
     CloseAcceptor(a);
   }
-  std::erase_if(acceptors_, [](const auto& entry) { return entry.second.IsClosed() && entry.second.IsQuiet(); });
+  ForgetClosedAcceptors();
 }
 
 void Worker::Obey(const PauseListenerOrder& order) {
@@ -152,11 +162,22 @@ void Worker::Obey(const PauseListenerOrder& order) {
   }
 }
 
+// Without memory for it the other workers have the listener, and the kernel gives this one none of its clients.
 void Worker::AddAcceptor(ListeningSocket socket) {
   if (!accepting_) return loop_.calls().Close(std::move(socket.fd));
-  uint32_t number = 0;
-  while (acceptors_.contains(number)) ++number;
-  acceptors_.try_emplace(number, loop_, counters_, number, next_round_++, std::move(socket));
+  constexpr uint32_t kNumbers = 1 << 24;  // as many as fit a tag
+  while (acceptors_.contains(next_acceptor_)) next_acceptor_ = (next_acceptor_ + 1) % kNumbers;
+  try {
+    acceptors_.try_emplace(next_acceptor_, loop_, counters_, next_acceptor_, std::move(socket));
+  } catch (const std::bad_alloc&) {
+    counters_.accept_backoffs.Add();
+    return loop_.calls().Close(std::move(socket.fd));
+  }
+  next_acceptor_ = (next_acceptor_ + 1) % kNumbers;
+}
+
+void Worker::ForgetClosedAcceptors() {
+  std::erase_if(acceptors_, [](const auto& entry) { return entry.second.IsClosed() && entry.second.IsQuiet(); });
 }
 
 void Worker::BeginDrain(Instant deadline) {
@@ -166,8 +187,9 @@ void Worker::BeginDrain(Instant deadline) {
   for (auto& [number, a] : acceptors_) a.Stop();
 }
 
-// Clients that have finished the TCP handshake are served, not reset, when a listener ends. Then it closes.
+// Clients that have finished the TCP handshake are served, not reset, when a listener ends, as long as there are places. Then it closes.
 void Worker::CloseAcceptor(Acceptor& a) {
+  if (a.IsClosed()) return;
   while (places_.used() < places_.limits().connections) {
     Fd client = a.TakeOne();
     if (!client) break;
@@ -180,6 +202,7 @@ void Worker::CloseAcceptor(Acceptor& a) {
 void Worker::AfterALoss() {
   pass_through_.AfterALoss();
   for (auto& [number, a] : acceptors_) a.AfterALoss();
+  ForgetClosedAcceptors();
   if (std::exchange(wake_armed_, false)) loop_.ring().Cancel(WakeTag().Pack());
   ++wake_round_;
 }

@@ -58,7 +58,9 @@ class Worker {
   void Obey(AddListenerOrder& order) { AddAcceptor(std::move(order.socket)); }
   void Obey(const RemoveListenerOrder& order);
   void Obey(const PauseListenerOrder& order);
+  void ObeyOrders();
   void AddAcceptor(ListeningSocket socket);
+  void ForgetClosedAcceptors();
   void BeginDrain(Instant deadline);
   void CloseAcceptor(Acceptor& acceptor);
   void AfterALoss();
@@ -74,7 +76,7 @@ class Worker {
   RingLoop loop_;
   Fd wake_;
   std::map<uint32_t, Acceptor> acceptors_;  // by the number in their tags
-  uint8_t next_round_ = 0;                  // of an acceptor that is made: those that had its number before had others
+  uint32_t next_acceptor_ = 0;
   PassThrough pass_through_;
   bool accepting_ = true;
   bool at_limit_ = false;    // all places are in use
@@ -82,6 +84,7 @@ class Worker {
   bool draining_ = false;
   bool stopping_ = false;
   bool wake_armed_ = false;
+  bool orders_wait_ = false;
   uint8_t wake_round_ = 0;   // in its tag: what was armed before a loss of completions is not what is armed now
   Instant drain_deadline_ = Instant::max();
 };

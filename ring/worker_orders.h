@@ -18,11 +18,11 @@ namespace hud {
 struct AddListenerOrder {
   ListeningSocket socket;
 };
-// Closes all its sockets. Who has connected by then is served. The route table has the listener until its last connection is gone.
+// Closes all its sockets. Who has connected by then is served, as long as there are places. The route table has the listener until its last connection is gone.
 struct RemoveListenerOrder {
   ListenerIndex listener;
 };
-// Neither accepted nor refused: newcomers wait in the backlog.
+// Newcomers are neither accepted nor refused, but wait in the backlog, at the sockets that the listener has by then.
 struct PauseListenerOrder {
   ListenerIndex listener;
   bool paused;
@@ -33,7 +33,7 @@ class WorkerOrders {
  public:
   static constexpr size_t kMost = 64;  // that wait
 
-  // False: too many wait already, and nothing has changed.
+  // By control. False: too many wait already; the order is gone, and with it the socket in it.
   bool Push(WorkerOrder order) { return queue_.Push(std::move(order)); }
   size_t room() const { return queue_.room(); }
   std::optional<WorkerOrder> Pop() {

@@ -18,7 +18,7 @@ SOURCES = (".h", ".cc", ".py", ".css", ".yaml", ".cfg", ".conf", ".service", ".t
 
 # `core/base/limits.h`, `core/yaml/`, `perf/run`: of our folders, and without a place-holder in it (NAME, *, {a,b}).
 PATH = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[a-z0-9_./-]*)`")
-# `Worker`, `Worker::TakeTurns`, `kHello`: names in CamelCase with a second capital or a scope, so no ordinary words.
+# `Worker`, `Relay::TakeTurns`, `kHello`: names in CamelCase with a second capital or a scope, so no ordinary words.
 NAME = re.compile(r"`((?:[A-Z][a-z0-9]+){2,}|k(?:[A-Z][a-z0-9]+)+|[A-Z]\w+::\w+)(?:\(\))?`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 

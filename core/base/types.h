@@ -27,7 +27,7 @@ struct NodeRef {
 };
 
 // Pools and listeners keep their index across reloads. A removed pool keeps it, and its name in the table, until its last
-// connection has ended; then its slot is given to another one. Listeners only change with a restart.
+// connection has ended; then its slot is given to another one. A configuration changes listeners at a restart only.
 enum class PoolIndex : uint16_t { kNone = 0xffff };
 constexpr uint16_t Raw(PoolIndex i) { return static_cast<uint16_t>(i); }
 enum class ListenerIndex : uint16_t {};

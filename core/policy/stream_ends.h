@@ -25,7 +25,7 @@ enum class EndStep : uint8_t {
   kPassEnd,   // the sink is given the FIN
   kFlush,     // when the sink has acknowledged all, it is reset
   kDiscard,   // what the source still says is read and thrown away
-  kDone,      // both streams have ended; the sink that was just served is given its FIN first
+  kDone,      // both streams have ended. Behind Delivered() the sink is given its FIN first
   kAbort,     // both sides see a reset: a clean end would make a truncated stream look whole
 };
 

@@ -19,8 +19,8 @@ bool IsTransient(int error) {  // of one connection, not of the listener
 
 }  // namespace
 
-Acceptor::Acceptor(RingLoop& loop, WorkerCounters& counters, uint32_t number, uint8_t round, ListeningSocket socket)
-    : loop_(loop), counters_(counters), number_(number), socket_(std::move(socket)), round_(round) {}
+Acceptor::Acceptor(RingLoop& loop, WorkerCounters& counters, uint32_t number, ListeningSocket socket)
+    : loop_(loop), counters_(counters), number_(number), socket_(std::move(socket)) {}
 
 Acceptor::~Acceptor() { loop_.calls().Close(std::move(socket_.fd)); }
 

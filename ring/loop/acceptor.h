@@ -15,14 +15,14 @@ struct ListeningSocket {
 
 class Acceptor {
  public:
-  // `number` names it in its tags, and `round` tells it from those that had the number before.
-  Acceptor(RingLoop& loop, WorkerCounters& counters, uint32_t number, uint8_t round, ListeningSocket socket);
+  // `number` names it in its tags; no other has had it of late. The socket listens, and does not block.
+  Acceptor(RingLoop& loop, WorkerCounters& counters, uint32_t number, ListeningSocket socket);
   ~Acceptor();
   Acceptor(const Acceptor&) = delete;
   Acceptor& operator=(const Acceptor&) = delete;
 
   ListenerIndex listener() const { return socket_.listener; }
-  // Nothing is owed. An accept that was cancelled counts until it has completed: it may have succeeded, and then a client waits.
+  // Nothing is owed: also an accept that was cancelled has completed. It may have brought a client.
   bool IsQuiet() const { return !armed_; }
   bool IsClosed() const { return !socket_.fd; }
   // When it wants to be armed: now, or later where the last accept found no descriptor or memory; never while it is.
@@ -34,8 +34,8 @@ class Acceptor {
   Fd OnCompletion(Tag tag, const Completion& completion);
   // One that waits in the backlog, if there is one.
   Fd TakeOne();
-  // Does a completion bring one client only, so that the backlog is to be looked at?
-  bool TakesOneByOne() const { return !multishot_; }
+  // A completion brings one client only: what else the backlog holds is for the caller to take.
+  bool TakesOneByOne() const { return !multishot_ && !paused_; }
 
   void Stop();           // no more
   void Pause(bool paused) { paused_ = paused; }
@@ -54,7 +54,7 @@ class Acceptor {
   bool multishot_ = false;
   bool cancelling_ = false;
   bool paused_ = false;
-  uint8_t round_;        // in the tag: what was armed before a loss of completions is not what is armed now
+  uint8_t round_ = 0;    // in the tag: what was armed before a loss of completions is not what is armed now
   Instant retry_at_{};
 };
 

@@ -25,7 +25,7 @@ class RingLoop {
   // ---- A turn
 
   // Submits what was requested and waits: until something has completed or `wake_at` is over, for ever if that is
-  // Instant::max(), not at all if it is Instant::min() or somebody awaits a send. Valid until the next call.
+  // Instant::max(), not at all if it is Instant::min() or somebody awaits a send. What is returned is valid until the next call.
   std::span<const Completion> Wait(Instant wake_at);
   void EndTurn();  // after all completions, timers and turns of bulk
 
@@ -51,7 +51,8 @@ class RingLoop {
   // What all directions together may splice before the ring is asked again.
   bool IsBulkLeft() const { return bulk_bytes_ < kBulkBytesPerTurn; }
 
-  // ---- Requests (ring/io/ring.h has their contracts). The tag's operation is noted at the endpoint, which must not owe it yet.
+  // ---- Requests (ring/io/ring.h has their contracts). The tag's operation is noted at the endpoint, which must not owe it
+  // yet. They may throw std::bad_alloc; then nothing was requested, and nothing is owed.
 
   void Recv(Endpoint& source, Tag tag, Expected expected);
   void RecvMultishot(Endpoint& source, Tag tag, Expected expected, uint32_t limit);
@@ -61,7 +62,7 @@ class RingLoop {
   void Poll(Endpoint& endpoint, Tag tag, uint32_t events, bool changes = false);
   void Cancel(const Endpoint& endpoint, Tag tag);  // if it is owed
   void Owe(Endpoint& endpoint, Op op);
-  // A completion of what it owes: of all of it, or there will be more.
+  // Notes a completion. What it is of is no longer owed, unless more will come.
   void Settle(Endpoint& endpoint, Tag tag, const Completion& completion);
   void Forgive(Endpoint& endpoint, Op op) { endpoint.owed &= static_cast<uint16_t>(~(1u << static_cast<int>(op))); }
   // The endpoint is quiet.

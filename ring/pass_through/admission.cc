@@ -38,7 +38,7 @@ void Admission::CountSources() {
       Enter(c);
       HelloIsDone(c);
     } catch (const std::bad_alloc&) {
-      owner_.EndForRoom(c, CloseReason::kLocalError);
+      owner_.EndAtLimit(c, CloseReason::kLocalError);
     }
   }
 }
@@ -93,8 +93,7 @@ void Admission::HelloIsDone(const Connection& c) {
   if (watching_ && c.state != ConnectionState::kHello) sources_.HelloDone(c.slot);
 }
 
-// Appending to what is held of the client's first bytes needs this first.
-bool Admission::TakeHelloBytes(Connection& c, size_t bytes) {
+bool Admission::HasHelloRoom(Connection& c, size_t bytes) {
   const size_t held = held_hello_bytes_ + others_hello_bytes_ + bytes;
   return held <= places_.limits().hello_bytes || MakeHelloRoom(c, bytes);
 }
@@ -154,7 +153,7 @@ bool Admission::EvictSlot(std::optional<uint32_t> slot) {
   if (!slot) return false;
   counters_.evicted_for_places.Add();
   places_.NoteMadeRoom(sources_.SourceOf(sources_.HashOf(*slot)));
-  owner_.EndForRoom(connections_.At(*slot), CloseReason::kMadeRoom);
+  owner_.EndAtLimit(connections_.At(*slot), CloseReason::kMadeRoom);
   return true;
 }
 
@@ -201,7 +200,7 @@ bool Admission::EvictHellos(Connection* newcomer, size_t wanted) {
     freed += c.context->bytes.size;
     counters_.evicted_for_hellos.Add();
     places_.NoteMadeRoom(SourceOf(c));
-    owner_.EndForRoom(c, CloseReason::kMadeRoom);
+    owner_.EndAtLimit(c, CloseReason::kMadeRoom);
   }
   return freed >= wanted;
 }

@@ -14,8 +14,10 @@ namespace hud {
 
 class AdmissionOwner {
  public:
+  // Empty of one that is gone.
   virtual const InternetEndpoint& ClientOf(Connection& c) = 0;
-  virtual void EndForRoom(Connection& c, CloseReason reason) = 0;
+  // For another's sake, or for want of memory: never the connection that is spoken of in the call that is under way.
+  virtual void EndAtLimit(Connection& c, CloseReason reason) = 0;
 
  protected:
   ~AdmissionOwner() = default;
@@ -43,8 +45,8 @@ class Admission {
   void HelloIsDone(const Connection& c);
   void Leave(const Connection& c);
 
-  // Is there room for so much more of this client's hello? Somebody may have made it.
-  bool TakeHelloBytes(Connection& c, size_t bytes);
+  // May so much more of this client's hello be held? Others may be ended for it. Whoever holds it says so with CountHelloBytes().
+  bool HasHelloRoom(Connection& c, size_t bytes);
   void GiveBackHelloBytes(size_t bytes) { held_hello_bytes_ -= bytes; }
   void CountHelloBytes(size_t bytes) { held_hello_bytes_ += bytes; }
   size_t held_hello_bytes() const { return held_hello_bytes_; }

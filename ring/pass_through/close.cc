@@ -30,8 +30,8 @@ void SayWhatWasDecided(const Connection& c, ConnectionRecord& record) {
 
 void PassThrough::OnRelayOver(RelayState& r, CloseReason reason) { Terminate(static_cast<Connection&>(r), reason); }
 
-void PassThrough::EndForRoom(Connection& c, CloseReason reason) {
-  if (c.state == ConnectionState::kHello) return Terminate(c, reason);
+void PassThrough::EndAtLimit(Connection& c, CloseReason reason) {
+  if (c.state == ConnectionState::kHello && reason == CloseReason::kMadeRoom) return Terminate(c, reason);
   relay_.Abort(c, reason);
 }
 

@@ -87,10 +87,6 @@ struct Connection : RelayState {
   uint32_t connect_microseconds = 0;
   Instant accepted_at{};
   std::unique_ptr<LogContext> log;       // null when connections are not logged
-
-  // Of a connect and the hello's send behind it. Never 0, so that neither is taken for another send.
-  uint8_t DialNumber() const { return static_cast<uint8_t>(context->dial.dials % 255 + 1); }
-  Tag DialTagOf(Op op) const { return TagOf(op, Side::kNode, DialNumber()); }
 };
 
 // The memory of an idle relay is this and its LogContext, and nothing else of ours.

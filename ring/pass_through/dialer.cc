@@ -53,6 +53,7 @@ bool Dialer::Choose(DialState& dial, const Wish& wish) {
   const NodeChoice choice = ChooseNode(context, wish.pool, wish.hello, {dial.tried.data(), dial.attempts});
   if (!choice.node) return false;
   dial.choice = choice;
+  dial.chosen_anew = true;
   dial.address = table_->nodes[Raw(choice.node.index)].address;
   counters_.choices[static_cast<size_t>(choice.reason)].Add();
   if (choice.reason == ChoiceReason::kOwnerOverBound) routing_.nodes->pool(wish.pool).over_bound.fetch_add(1, std::memory_order_relaxed);
@@ -153,7 +154,7 @@ Dialer::Outcome Dialer::NoMoreNodes(DialState& dial, const Wish& wish) {
 
 Dialer::Outcome Dialer::OnTimer(DialState& dial, Endpoint& node, Tag base, const Wish& wish) {
   if (std::exchange(dial.waits, false)) return Next(dial, node, base, wish);
-  if (loop_.now() < dial.attempt_deadline) return {Step::kConnecting, dial.attempt_deadline};
+  if (loop_.now() < dial.attempt_deadline) return {Step::kLasting, dial.attempt_deadline};
   // The attempt's time is over; its completion comes as -ECANCELED, or as a success that was on its way.
   dial.attempt_timed_out = true;
   Cancel(dial, node, base);

@@ -25,6 +25,7 @@ struct DialState {
   Instant attempt_deadline{};   // of this one
   NodeChoice choice;
   bool counted_active = false;  // in NodeCounters::active of choice.node
+  bool chosen_anew = false;     // whoever keeps the node's name takes it now, from the table of this turn
   bool attempt_timed_out = false;
   bool local_error = false;
   bool shortage = false;        // of something that comes back, met in this round of attempts
@@ -47,11 +48,12 @@ class Dialer {
     Bytes first_bytes;          // stay until the connect is over
   };
   enum class Step : uint8_t {
-    kConnecting,   // look at it again at `look_at`
-    kPausing,      // something of ours is short, and all is tried anew at `look_at`
-    kConnected,    // `sent`: the result of the send behind the connect
-    kFailed,       // `why`
-    kNothing,      // a straggler, or a half of what will complete
+    kConnecting,   // OnTimer() is wanted at `look_at`
+    kLasting,      // the same, and it takes so long that it is worth watching the client
+    kPausing,      // likewise: something of ours is short, and all is tried anew at `look_at`
+    kConnected,    // `sent`: the result of the send behind the connect. What counts as active is the caller's to release from now on
+    kFailed,       // `why`; the node's descriptor is closed
+    kNothing,      // no news: a straggler, or an attempt whose time is over and whose completion will tell
   };
   struct Outcome {
     Step step;
@@ -65,7 +67,8 @@ class Dialer {
 
   void SetTable(const RouteTable& table) { table_ = &table; }  // of this turn
 
-  // `node` has no descriptor yet; `base` is a tag of it.
+  // `node` has no descriptor yet; of `base`, a tag of it, operation and number are not looked at. All may throw std::bad_alloc: the
+  // caller closes and releases then.
   Outcome Begin(DialState& dial, Endpoint& node, Tag base, const Wish& wish);
   Outcome OnCompletion(DialState& dial, Endpoint& node, Tag tag, const Completion& completion, const Wish& wish);
   Outcome OnTimer(DialState& dial, Endpoint& node, Tag base, const Wish& wish);

@@ -85,7 +85,7 @@ void PassThrough::OnClient(Connection& c, Tag tag, const Completion& completion)
 
 void PassThrough::OnHelloBytes(Connection& c, Bytes bytes) {
   c.last_activity = loop_.now();
-  if (!admission_.TakeHelloBytes(c, bytes.size())) {
+  if (!admission_.HasHelloRoom(c, bytes.size())) {
     counters_.hello_budget_refused.Add();
     return Terminate(c, CloseReason::kOverLimit);
   }

@@ -159,7 +159,7 @@ void PassThrough::CheckInvariants(std::span<const Completion> completions, bool 
   checks.recount = Recount();
   const bool in_every_turn = connections_.slots() <= InvariantChecks::kPerTurn;
   // A wait that does not last is announcement enough; after a full batch the ring has more to say.
-  const bool must_announce = !loop_.sends_awaited() && !relay_.HasMoreNow() && starved_.empty() && !loop_.batch_was_full();
+  const bool must_announce = !loop_.sends_awaited() && !relay_.HasMoreNow() && !relay_.HasStarved() && starved_.empty() && !loop_.batch_was_full();
   for (uint32_t slot = 0; slot < connections_.slots(); ++slot) {
     const Connection& c = connections_.At(slot);
     CheckConnection(c);

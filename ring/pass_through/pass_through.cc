@@ -6,6 +6,11 @@
 #include "core/base/check.h"
 
 namespace hud {
+namespace {
+
+constexpr Duration kStarvedAfterALoss = std::chrono::milliseconds(10);  // until a buffer is asked for again
+
+}  // namespace
 
 PassThrough::PassThrough(const Options& options, RingLoop& loop, const RoutingState& routing, Places& places, WorkerCounters& counters,
                          SpscQueue<ConnectionRecord>& records)
@@ -104,13 +109,17 @@ void PassThrough::OnTimer(Connection& c) {
 
 void PassThrough::TakeTurns() {
   relay_.TakeTurns();
-  relay_.FeedStarved();
   FeedStarved();
   relay_.LookForHiddenEnds();
 }
 
-// Clients whose receive met an empty shared ring are asked again.
+// Those whose receive met an empty shared ring are asked again.
 void PassThrough::FeedStarved() {
+  if (loop_.ever_lost()) {
+    if (loop_.now() < feed_at_) return;
+    feed_at_ = loop_.now() + kStarvedAfterALoss;
+  }
+  relay_.FeedStarved();
   if (starved_.empty() || loop_.ring().buffers_free() == 0) return;
   for (const uint64_t packed : starved_) {
     const Tag tag = Tag::Unpack(packed);
@@ -123,9 +132,12 @@ void PassThrough::FeedStarved() {
 }
 
 Instant PassThrough::WakeAt() const {
-  // The starved wait for shared buffers, which are free or in sends that are on their way.
-  if (relay_.HasMoreNow() || !starved_.empty() || admission_.HasMoreNow()) return Instant::min();
-  return std::min(loop_.timers_rest() ? loop_.timers_rest_until() : timers_.NextDeadline(), relay_.LooksAt());
+  // The starved wait for shared buffers, which are free or in sends that are on their way; but lost completions have taken some for
+  // good, though they count as free.
+  const bool starved = relay_.HasStarved() || !starved_.empty();
+  if (relay_.HasMoreNow() || admission_.HasMoreNow() || (starved && !loop_.ever_lost())) return Instant::min();
+  const Instant at = std::min(loop_.timers_rest() ? loop_.timers_rest_until() : timers_.NextDeadline(), relay_.LooksAt());
+  return starved ? std::min(at, feed_at_) : at;
 }
 
 void PassThrough::EndTurn() {
@@ -162,10 +174,11 @@ Counter* PassThrough::GaugeOf(ConnectionState state) {
 
 // Every change of state goes through here, so that the gauges cannot drift.
 void PassThrough::Enter(Connection& c, ConnectionState state) {
+  if (state == ConnectionState::kTerminating) admission_.Leave(c);
   if (Counter* left = GaugeOf(c.state)) left->Add(-1);
   if (Counter* entered = GaugeOf(state)) entered->Add();
   c.state = state;
-  state == ConnectionState::kTerminating ? admission_.Leave(c) : admission_.HelloIsDone(c);
+  if (state != ConnectionState::kTerminating) admission_.HelloIsDone(c);
 }
 
 }  // namespace hud

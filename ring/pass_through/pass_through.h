@@ -130,7 +130,7 @@ class PassThrough final : RelayOwner, AdmissionOwner {
   void OnRelayOver(RelayState& r, CloseReason reason) override;
   void OnBytesPassed(RelayState& r, Side source, uint64_t bytes) override;
   Instant BeganAt(const RelayState& r) const override { return static_cast<const Connection&>(r).accepted_at; }
-  void EndForRoom(Connection& c, CloseReason reason) override;
+  void EndAtLimit(Connection& c, CloseReason reason) override;
   void Terminate(Connection& c, CloseReason reason);
   void JoinIfDone(Connection& c);
   void CloseDescriptors(Connection& c);
@@ -158,6 +158,7 @@ class PassThrough final : RelayOwner, AdmissionOwner {
   Admission admission_;
   Dialer dialer_;
   Relay relay_;
+  Instant feed_at_{};  // after a loss of completions: when those that starve are asked again
   std::vector<uint64_t> starved_;  // hellos that met an empty shared ring: tags of their receives
   std::vector<std::shared_ptr<const NodeLabel>> node_labels_;  // by NodeIndex, of those dialed; only for the log
   const RouteTable* table_ = nullptr;  // of this turn

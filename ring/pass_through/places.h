@@ -29,7 +29,7 @@ struct PlaceLimits {
   size_t per_source = 0;  // 0: none
   size_t hello_bytes = 64 << 20;
   unsigned workers = 1;
-  size_t accepts = 1;  // listening sockets of all workers: each may have one client on its way when the last place is taken
+  size_t accepts = 1;  // listening sockets of all workers, to begin with: each may have one client on its way when the last place is taken
 };
 
 class Places {
@@ -40,6 +40,7 @@ class Places {
       : limits_(limits),
         key_(key),
         loops_(limits.connections, key),
+        accepts_(limits.accepts),
         watched_(limits.per_source > 0) {
     HUD_CHECK(limits.workers > 0 && limits.workers <= limits::kMaxWorkers);
     for (Seat& seat : seats_) seat.wake = -1;
@@ -56,7 +57,9 @@ class Places {
   void GiveBack() { used_.fetch_sub(1, std::memory_order_relaxed); }
   size_t used() const { return used_.load(std::memory_order_relaxed); }
   // More than the limit, but what was on its way when the last place was taken.
-  size_t spare() const { return limits_.accepts - 1; }
+  size_t spare() const { return accepts_.load(std::memory_order_relaxed) - 1; }
+  // By control, when listeners come and go.
+  void AddAccepts(ptrdiff_t more) { accepts_.fetch_add(static_cast<size_t>(more), std::memory_order_relaxed); }
 
   // ---- Sources
 
@@ -163,7 +166,8 @@ class Places {
   LoopGuard loops_;
   alignas(64) std::atomic<size_t> used_{0};
   alignas(64) std::atomic<size_t> hello_bytes_{0};
-  alignas(64) std::atomic<bool> watched_;
+  alignas(64) std::atomic<size_t> accepts_;
+  std::atomic<bool> watched_;
   SourceCounts sources_;
   std::array<Seat, limits::kMaxWorkers> seats_;
   mutable std::mutex mutex_;

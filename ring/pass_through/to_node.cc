@@ -39,15 +39,13 @@ void PassThrough::OnDialed(Connection& c, Dialer::Outcome outcome) {
   if (dial.choice.node) c.choice = dial.choice;
   switch (outcome.step) {
     case Dialer::Step::kNothing: return;
+    case Dialer::Step::kConnected: return Join(c, outcome.sent);
+    case Dialer::Step::kLasting:
     case Dialer::Step::kPausing: relay_.WatchErrors(c, Side::kClient); break;
     case Dialer::Step::kConnecting:
-      // A client that goes away during a quick connect is noticed right after it; only a slow connect is worth a poll.
-      if (outcome.look_at == dial.attempt_deadline) relay_.WatchErrors(c, Side::kClient);
-      break;
-    case Dialer::Step::kConnected: return Join(c, outcome.sent);
     case Dialer::Step::kFailed: break;
   }
-  if (c.log && dial.choice.node) c.log->node = LabelOf(dial.choice);
+  if (c.log && std::exchange(dial.chosen_anew, false)) c.log->node = LabelOf(dial.choice);
   if (outcome.step == Dialer::Step::kFailed) return Terminate(c, outcome.why);
   timers_.Set(c, outcome.look_at);
 }

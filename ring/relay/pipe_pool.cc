@@ -33,6 +33,7 @@ std::optional<Pipe> PipePool::Borrow() {
     pipe = std::move(idle_.back());
     idle_.pop_back();
   } else if (lent_ < budget_) {
+    idle_.reserve(lent_ + 1);  // Return() asks for no memory
     pipe = Create();
   }
   if (pipe) {
@@ -42,7 +43,7 @@ std::optional<Pipe> PipePool::Borrow() {
   return pipe;
 }
 
-void PipePool::Return(Pipe pipe) {
+void PipePool::Return(Pipe pipe) noexcept {
   HUD_CHECK(lent_ > 0);
   --lent_;
   lent_bytes_ -= pipe.capacity;

@@ -20,7 +20,7 @@ class PipePool {
 
   // None when the budget is used up, or the kernel grants none of a useful size (fs.pipe-user-pages-soft, EMFILE).
   std::optional<Pipe> Borrow();
-  void Return(Pipe pipe);   // must be empty
+  void Return(Pipe pipe) noexcept;  // must be empty
   void Destroy(Pipe pipe);  // may hold bytes
 
   size_t lent() const { return lent_; }

@@ -13,7 +13,7 @@ enum class Stop : uint8_t {
   kSourceError,
   kSinkFull,
   kSinkError,
-  kAllSent,         // nothing is held any more, and the source is not to be read
+  kAllSent,         // nothing is held any more, and the source's stream is over
   kTurnOver,        // there is more to move: others have their turn first
   kSmallAgain,      // what came of late was too little for this engine
   kNoPipe,

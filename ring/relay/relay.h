@@ -29,7 +29,8 @@ namespace hud {
 
 class RelayOwner {
  public:
-  // The ends still have descriptors and debts: the owner cancels, joins, releases and closes.
+  // The ends still have descriptors and debts: the owner cancels, joins, releases and closes. It may free the record, whose memory
+  // must stay and say that it is not active. None of the other calls ends the relay.
   virtual void OnRelayOver(RelayState& r, CloseReason reason) = 0;
   // Bytes of `source` that the other side's socket took.
   virtual void OnBytesPassed(RelayState& r, Side source, uint64_t bytes) = 0;
@@ -72,9 +73,9 @@ class Relay {
   void OnCompletion(RelayState& r, Tag tag, const Completion& completion);
   void OnTimer(RelayState& r);
 
-  // Both sides see a reset: a clean end would make a truncated stream look whole. Then OnRelayOver().
+  // Both sides see a reset: a clean end would make a truncated stream look whole. Then OnRelayOver(). Also of one that has not begun.
   void Abort(RelayState& r, CloseReason reason);
-  // Errors and FINs of a side that is not being read.
+  // Errors and FINs of a side that is not being read. Before Begin() the completion is the owner's.
   void WatchErrors(RelayState& r, Side side);
   void CountSent(RelayState& r, Side source, uint64_t bytes);
 
@@ -89,7 +90,8 @@ class Relay {
   void TakeTurns();
   void FeedStarved();
   void LookForHiddenEnds();
-  bool HasMoreNow() const { return !ready_.empty() || !starved_.empty(); }
+  bool HasMoreNow() const { return !ready_.empty(); }
+  bool HasStarved() const { return !starved_.empty(); }
   Instant LooksAt() const { return heard_.empty() ? Instant::max() : look_at_; }
 
   const PipePool& pipes() const { return splice_.pipes(); }
@@ -100,7 +102,7 @@ class Relay {
   void ForEachWaiting(Visit&& visit) const;
 
  private:
-  friend struct RelayAccess;
+  friend struct RelayAccess;  // of tests
 
   struct Waiting {  // a direction that has more to do now, or waits for a shared buffer, or was heard
     RelayState* relay;  // its memory stays (ConnectionTable)

@@ -26,8 +26,9 @@ void Relay::OnSourceEnd(RelayState& r, Side source) {
   Direction& d = r.from(source);
   const Side sink = Other(source);
   r.last_activity = loop_.now();
-  // A reset behind a FIN takes nothing back of it. The kernel tells the two apart by the error (tcp_reset()), but not once our own FIN
-  // is out; and an error that was hidden may be all there was. It is two system calls.
+  // A reset behind a FIN takes nothing back of it. Of resets the kernel's errors tell the two apart (tcp_reset()), but not once our own
+  // FIN is out; other errors (a peer that is gone: tcp_write_err()) never do, and one that was hidden may be all there was. To ask is two
+  // system calls.
   const bool says_too_little = d.source_reset && r.from(sink).stream == Stream::kFinished;
   if (says_too_little || r.from(sink).sink_error_hidden) {
     if (const std::optional<bool> fin = loop_.calls().FinCame(r.fd(source))) d.source_reset = !*fin;
@@ -82,7 +83,7 @@ void Relay::OnSourceError(RelayState& r, Side source, int error) {
 void Relay::OnSinkError(RelayState& r, Side sink, int error) {
   if (!EndsAConnection(error)) return Abort(r, CloseReason::kLocalError);
   const Side source = Other(sink);
-  if (error == EPIPE) r.from(source).sink_error_hidden = true;
+  if (error != ECONNRESET) r.from(source).sink_error_hidden = true;  // of what came before it only a reset tells
   StreamEnds ends = r.Ends();
   const EndStep step = ends.SinkFailed(Index(sink), error != EPIPE);
   if (step == EndStep::kAbort) return Abort(r, ResetReason(r.from(source).source_reset ? source : sink));

@@ -1,5 +1,5 @@
-// What a relay waits for by the clock, because no completion tells it. OnRelayTimer() in relay.cc acts on these, and
-// invariants.cc finds a timer that would come later.
+// What a relay waits for by the clock, because no completion tells it. Relay::OnTimer() acts on these, and
+// relay_invariants.cc finds a timer that would come later.
 #pragma once
 
 #include <chrono>

@@ -115,7 +115,7 @@ int SplicePump::EmptyToMemory(Direction& d) {
   while (place.size < place.capacity) {
     const ssize_t n = calls_.ReadPipe(held.pipe, {place.data.get() + place.size, place.capacity - place.size});
     // The pipe holds what was counted into it, and nobody else reads it; but what the kernel refuses is not ours to judge.
-    if (n <= 0) return n == 0 ? EIO : static_cast<int>(-n);
+    if (n <= 0) return EIO;
     place.size += static_cast<uint32_t>(n);
   }
   bytes_in_pipes_ -= held.pipe_bytes;

@@ -20,7 +20,7 @@ class SplicePump {
   // With the bytes that are in it, if any.
   void GiveBackPipe(Direction& d);
   // The sink has been stalled for a while: its bytes go to private memory, and the pipe to another direction. 0; ENOMEM: they stay;
-  // else the pipe could not be read.
+  // EIO: the pipe could not be read.
   int EmptyToMemory(Direction& d);
 
   const PipePool& pipes() const { return pipes_; }

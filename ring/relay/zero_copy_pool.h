@@ -24,10 +24,11 @@ class ZeroCopyPool {
       return buffer;
     }
     if (all_.size() == kBudget) return nullptr;
+    idle_.reserve(all_.size() + 1);  // Return() asks for no memory
     all_.push_back(std::make_unique_for_overwrite<uint8_t[]>(kBufferBytes));
     return all_.back().get();
   }
-  void Return(uint8_t* buffer) { idle_.push_back(buffer); }
+  void Return(uint8_t* buffer) noexcept { idle_.push_back(buffer); }
 
  private:
   std::vector<std::unique_ptr<uint8_t[]>> all_;

@@ -22,6 +22,7 @@ uint8_t NextNumber(HeldBytes& held) {
 Pumped ZeroCopyPump::Receive(int source, Direction& d, bool useful) {
   HeldBytes& held = d.EnsureHeld();
   if (AllOnTheirWay(d)) return {Stop::kAllOnTheirWay};
+  held.zero_copy.reserve(ZeroCopyPool::kPerDirection);  // before a buffer is lent that could be lost
   uint8_t* memory = useful ? pool_.Borrow() : nullptr;
   if (memory == nullptr) return {Stop::kNoBuffer};
   const ssize_t n = calls_.Receive(source, {memory, ZeroCopyPool::kBufferBytes});
