@@ -3,13 +3,12 @@
 // what becomes of those whom they let in.
 #pragma once
 
-#include <map>
 #include <memory>
 #include <vector>
 
 #include "core/report/connection_record.h"
 #include "core/report/worker_counters.h"
-#include "ring/loop/acceptor.h"
+#include "ring/listeners.h"
 #include "ring/loop/ring_loop.h"
 #include "ring/pass_through/pass_through.h"
 #include "ring/pass_through/places.h"
@@ -46,23 +45,18 @@ class Worker {
  private:
   friend struct testing::WorkerAccess;
 
-  bool NothingLeft() const;
+  bool NothingLeft() const { return pass_through_.used() == 0 && listeners_.AreQuiet(); }
   Instant WakeAt() const;
   void TakeTable();
   void OnCompletion(const Completion& completion);
-  void OnAccept(Tag tag, const Completion& completion);
   void OnWake(Tag tag);
   void ArmWake();
-  void ArmAcceptors();
   void Obey(const std::monostate&) {}
-  void Obey(AddListenerOrder& order) { AddAcceptor(std::move(order.socket)); }
-  void Obey(const RemoveListenerOrder& order);
-  void Obey(const PauseListenerOrder& order);
+  void Obey(AddListenerOrder& order) { listeners_.Add(std::move(order.socket)); }
+  void Obey(const RemoveListenerOrder& order) { listeners_.Remove(order.listener); }
+  void Obey(const PauseListenerOrder& order) { listeners_.Pause(order.listener, order.paused); }
   void ObeyOrders();
-  void AddAcceptor(ListeningSocket socket);
-  void ForgetClosedAcceptors();
   void BeginDrain(Instant deadline);
-  void CloseAcceptor(Acceptor& acceptor);
   void AfterALoss();
   void EndTurn();
   Tag WakeTag() const { return {.op = Op::kWake, .number = wake_round_, .room = Room::kWorker}; }
@@ -70,17 +64,12 @@ class Worker {
   const unsigned index_;
   const bool check_invariants_;
   const RoutingState routing_;
-  Places& places_;
   WorkerOrders& orders_;
   WorkerCounters& counters_;
   RingLoop loop_;
   Fd wake_;
-  std::map<uint32_t, Acceptor> acceptors_;  // by the number in their tags
-  uint32_t next_acceptor_ = 0;
   PassThrough pass_through_;
-  bool accepting_ = true;
-  bool at_limit_ = false;    // all places are in use
-  bool over_limit_ = false;  // more than that: newcomers wait until those who make room have left
+  Listeners listeners_;
   bool draining_ = false;
   bool stopping_ = false;
   bool wake_armed_ = false;
