@@ -188,13 +188,12 @@ void DataPlane::Drain(Duration deadline) {
 
 absl::Status DataPlane::AddListener(ListenerSockets listener) {
   if (impl_->draining) return absl::FailedPreconditionError("the workers are draining: no listener can be added");
-  size_t& accepts = impl_->accepts[Raw(listener.listener)];
   for (std::vector<Fd>& of_address : listener.sockets) {
     HUD_CHECK(of_address.size() == workers());
-    impl_->places->AddAccepts(static_cast<ptrdiff_t>(workers()));
-    accepts += workers();
     absl::Status told = Tell([&](size_t i) { return AddListenerOrder{{listener.listener, std::move(of_address[i])}}; });
     if (!told.ok()) return told;
+    impl_->places->AddAccepts(static_cast<ptrdiff_t>(workers()));
+    impl_->accepts[Raw(listener.listener)] += workers();
   }
   return absl::OkStatus();
 }

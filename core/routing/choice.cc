@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "core/base/check.h"
+#include "core/base/random.h"
 #include "core/routing/balance.h"
 
 namespace hud {
@@ -13,12 +14,6 @@ namespace {
 
 // Slots of a Maglev table that a client tries before the members that are left are drawn from by weight.
 constexpr size_t kMaglevWalk = 256;
-
-uint64_t Mix(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-  return x ^ (x >> 31);
-}
 
 // Over the usable members: the connections of those that are down are no measure of what the others should carry.
 struct PoolSums {
@@ -134,7 +129,7 @@ class Chooser {
       if (best != nullptr && IsBetterOwner(*best, member)) continue;
       ties = best != nullptr && !IsBetterOwner(member, *best) ? ties + 1 : 0;
       // Each of n equal ones with probability 1/n.
-      if (ties == 0 || Mix(context_.random + ties) % (ties + 1) == 0) best = &member;
+      if (ties == 0 || Mix64(context_.random + ties) % (ties + 1) == 0) best = &member;
     }
     return best != nullptr ? RefOf(best->node) : NodeRef{};
   }
@@ -244,7 +239,7 @@ class Chooser {
   bool IsWarmFor(const PoolMember& member) const {
     const uint64_t grown = WeightOf(member);
     const uint64_t full = uint64_t{member.weight} * kWeightUnit;
-    return grown == full || (Mix(context_.client_hash + Raw(member.node)) >> 32) * full >> 32 < grown;
+    return grown == full || (Mix64(context_.client_hash + Raw(member.node)) >> 32) * full >> 32 < grown;
   }
 
   // `when_none: any`: what agents and connects say may be wrong; what the operator switched off stays off.

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/random.h"
 #include "core/tls/tls_record.h"
 #include "tests/unit/core/tls/hello_builder.h"
 
@@ -33,22 +34,16 @@ Buffer BrowserHello(const HelloShape& shape, size_t padding) {
 // Splitmix64: a stream of numbers that depends on the seed alone.
 class Numbers {
  public:
-  explicit Numbers(uint64_t seed) : state_(seed) {}
+  explicit Numbers(uint64_t seed) : numbers_(seed) {}
   void Fill(std::span<uint8_t> out) {
     for (size_t at = 0; at < out.size(); at += sizeof(uint64_t)) {
-      const uint64_t number = Next();
+      const uint64_t number = numbers_.Next();
       std::memcpy(&out[at], &number, std::min(sizeof(number), out.size() - at));
     }
   }
 
  private:
-  uint64_t Next() {
-    uint64_t mixed = state_ += 0x9e3779b97f4a7c15;
-    mixed = (mixed ^ mixed >> 30) * 0xbf58476d1ce4e5b9;
-    mixed = (mixed ^ mixed >> 27) * 0x94d049bb133111eb;
-    return mixed ^ mixed >> 31;
-  }
-  uint64_t state_;
+  SplitMix64 numbers_;
 };
 
 }  // namespace

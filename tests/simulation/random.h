@@ -6,21 +6,16 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/base/random.h"
 #include "core/base/types.h"
 
 namespace hud::simulation {
 
-// SplitMix64 (Steele, Lea, Flood 2014).
 class Random {
  public:
-  explicit Random(uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15 + 0x2545f4914f6cdd1d) {}
+  explicit Random(uint64_t seed) : numbers_(seed * 0x9e3779b97f4a7c15 + 0x2545f4914f6cdd1d) {}
 
-  uint64_t Next() {
-    uint64_t z = state_ += 0x9e3779b97f4a7c15;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-    return z ^ (z >> 31);
-  }
+  uint64_t Next() { return numbers_.Next(); }
   size_t Below(size_t n) { return n == 0 ? 0 : Next() % n; }
   size_t Between(size_t least, size_t most) { return least + Below(most - least + 1); }
   double Unit() { return static_cast<double>(Next() >> 11) * 0x1p-53; }
@@ -35,7 +30,7 @@ class Random {
   }
 
  private:
-  uint64_t state_;
+  SplitMix64 numbers_;
 };
 
 }  // namespace hud::simulation

@@ -43,6 +43,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/base/random.h"
+
 namespace {
 
 using std::string;
@@ -56,16 +58,10 @@ constexpr size_t kChunk = 256 * 1024;
 
 int64_t Now() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
 
-uint64_t Mix(uint64_t z) {  // SplitMix64
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return z ^ (z >> 31);
-}
-
 class Random {
  public:
-  explicit Random(uint64_t seed) : state_(seed) {}
-  uint64_t operator()() { return Mix(state_ += 0x9e3779b97f4a7c15u); }
+  explicit Random(uint64_t seed) : numbers_(seed) {}
+  uint64_t operator()() { return numbers_.Next(); }
   uint64_t Below(uint64_t n) { return (*this)() % n; }
   uint64_t Between(uint64_t low, uint64_t high) { return low + Below(high - low + 1); }
   bool Percent(unsigned p) { return Below(100) < p; }
@@ -76,7 +72,7 @@ class Random {
   }
 
  private:
-  uint64_t state_;
+  hud::SplitMix64 numbers_;
 };
 
 // Bytes that know their place: longer than any stream, and every stream begins elsewhere in it.
@@ -85,7 +81,7 @@ class Pattern {
   static constexpr size_t kSize = 8 << 20;
   Pattern() : bytes_(kSize + kChunk) {
     for (size_t i = 0; i < bytes_.size(); i += 8) {
-      const uint64_t word = Mix((i % kSize + 1) * 0x9e3779b97f4a7c15u);
+      const uint64_t word = hud::Mix64((i % kSize + 1) * 0x9e3779b97f4a7c15u);
       std::memcpy(&bytes_[i], &word, 8);
     }
   }
@@ -196,7 +192,7 @@ void Settle(Random& random, Script& s) {
 }
 
 Script RandomScript(uint64_t seed, uint64_t number, bool with_unix) {
-  Random random(Mix(seed * 0x9e3779b97f4a7c15u) + number);
+  Random random(hud::Mix64(seed * 0x9e3779b97f4a7c15u) + number);
   Script s;
   s.number = number;
   s.kind = DrawKind(random);
@@ -217,7 +213,7 @@ Script RandomScript(uint64_t seed, uint64_t number, bool with_unix) {
 
 // The cases that hurt people, again and again.
 Script NamedScript(string_view name, uint64_t seed, uint64_t number, bool with_unix) {
-  Random random(Mix(seed * 0x9e3779b97f4a7c15u) + number);
+  Random random(hud::Mix64(seed * 0x9e3779b97f4a7c15u) + number);
   Script s;
   s.number = number;
   s.unix_node = with_unix && number % 3 == 2;
@@ -569,7 +565,7 @@ void Play::StartRun(Pair& pair, Run& run, bool proxied) {
     end->run = &run;
     end->is_client = end == &run.client;
     end->plan = &s.side[end->is_client ? 0 : 1];
-    end->sends_from = Mix(options_.seed ^ (id * 2 + end->is_client));
+    end->sends_from = hud::Mix64(options_.seed ^ (id * 2 + end->is_client));
     end->progress = clock_.time();
   }
   run.client.head = ClientHello(id, s.ticket);

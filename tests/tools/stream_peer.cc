@@ -30,6 +30,8 @@
 #include <thread>
 #include <vector>
 
+#include "core/base/random.h"
+
 namespace {
 
 struct Options {
@@ -44,10 +46,7 @@ struct Options {
 
 // The bytes of a stream: eight at a time from a mixed counter (splitmix64), so that any offset can be made by itself.
 uint64_t Word(uint64_t seed, uint64_t index) {
-  uint64_t z = seed * 0x9e3779b97f4a7c15u + (index + 1) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return z ^ (z >> 31);
+  return hud::Mix64(seed * 0x9e3779b97f4a7c15u + (index + 1) * 0xbf58476d1ce4e5b9u);
 }
 
 void Generate(uint64_t seed, uint64_t offset, uint8_t* out, size_t size) {

@@ -33,15 +33,6 @@ class Listeners : public ::testing::Test {
     relay.second.Send("still here");
     EXPECT_EQ(relay.first.Receive(10), "still here");
   }
-  // Nobody listens there.
-  bool IsRefused(uint16_t port) {
-    const Fd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_port = htons(port);
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    return ::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 && errno == ECONNREFUSED;
-  }
 
   TestBed bed_;
 };

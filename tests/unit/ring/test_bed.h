@@ -143,6 +143,16 @@ struct Peer {
   void Close() { fd.Reset(); }
 };
 
+// Nobody listens there.
+inline bool IsRefused(uint16_t port) {
+  const Fd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  return ::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 && errno == ECONNREFUSED;
+}
+
 // Never answers a connect. 192.0.2.0/24 would leave the machine; a full backlog is silent on loopback too.
 class SilentNode {
  public:
