@@ -115,6 +115,8 @@ def verdict_of(case):
     status = case.get("status")
     if status == "run":
         return "ok"
+    if case.get("name", "").endswith("_NOT_BUILT"):  # so CTest calls a program whose tests it could not discover
+        return "FAIL"
     return "skip" if status in ("notrun", "disabled") and case.find("skipped") is not None else "FAIL"
 
 
@@ -227,8 +229,7 @@ def unprivileged():
 
 
 def sanitized(preset, jobs):
-    tests = [f"{folder}_tests" for folder in ("core", "os", "yaml", "ring", "control", "agent", "perf")]
-    if not build(preset, [*tests, "hudsucker", "hud-agentd"], jobs):
+    if not build(preset, ["unit_tests", "hudsucker", "hud-agentd"], jobs):
         return
     units(preset, jobs, SANITIZER_OPTIONS)
     env = {**SANITIZER_OPTIONS, "HUD_PROGRAMS": str(ROOT / f"build/{preset}/bin"), "HUD_REDUCED": "1"}
