@@ -144,7 +144,8 @@ void Relay::OnPollError(RelayState& r, Side side, const Completion& completion) 
   const int events = completion.result;
   if (events < 0 && events != -ECANCELED) return Abort(r, CloseReason::kLocalError);
   Direction& d = r.from(side);
-  const bool is_read = r.Owes(side, Op::kRecv) || r.Owes(side, Op::kPollIn);
+  // Also what is read a little later: by then both ends may have come, which look like an error here (POLLHUP).
+  const bool is_read = r.Owes(side, Op::kRecv) || r.Owes(side, Op::kPollIn) || d.starved || d.stream == Stream::kDiscard;
   if (events < 0) {  // cancelled below, when the end was known, or by nobody that we know
     if (!d.polls_at_once && !is_read) WatchErrors(r, side);
     return;
