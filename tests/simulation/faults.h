@@ -30,6 +30,10 @@ enum class Fault : uint8_t {
   kZeroCopyRefused,     // -EOPNOTSUPP
   kZeroCopyNoMemory,    // -ENOMEM
   kZeroCopyLate,        // the notification comes seconds later
+  kReceiveNoMemory,     // -ENOMEM, -ENOBUFS: of a receive, a send, a poll, a transfer by splice(2)
+  kSendNoMemory,
+  kPollNoMemory,
+  kSpliceNoMemory,
   kTimeJump,            // SIGSTOP
   kCompletionLost,      // -EBADR
   kCount
@@ -62,7 +66,11 @@ inline constexpr std::array<FaultKind, kFaultCount> kFaultKinds{{
     {"zero copy refused", 0.1, 0.2},
     {"zero copy no memory", 0.1, 0.2},
     {"zero copy late", 0.3, 0.3},
-    {"time jump", 0.01, 0.2},
+    {"receive: no memory", 0.02, 0.1},
+    {"send: no memory", 0.02, 0.1},
+    {"poll: no memory", 0.02, 0.1},
+    {"splice: no memory", 0.05, 0.15},
+    {"time jump", 0.02, 0.25},
     {"completion lost", 0.01, 0.06},
 }};
 

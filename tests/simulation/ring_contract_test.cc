@@ -176,6 +176,15 @@ class RingContract : public ::testing::TestWithParam<Which> {
   }
   // Lets time pass for what is on its way.
   void Settle() { (void)Drain(*ring_); }
+  // Until neither it nor its peer takes any more.
+  void FillUp(const Fd& fd) {
+    const std::string much(65536, 'x');
+    while (calls_.Send(fd.get(), AsBytes(much)) > 0) {
+      while (calls_.Send(fd.get(), AsBytes(much)) > 0) {
+      }
+      Settle();
+    }
+  }
   void Close(Fd& fd) { calls_.Close(std::move(fd)); }
   void Reset(Fd& fd) {
     calls_.ResetOnClose(fd.get());
@@ -354,11 +363,7 @@ TEST_P(RingContract, AMultishotReceiveTellsOfAFinThatCameWithTheBytes) {
 // IO_POLL_UNMASK.
 TEST_P(RingContract, EveryPollWakesForThePeersFin) {
   Pair sockets = kernel_->TcpPair();
-  while (calls_.Send(sockets.b.get(), AsBytes(std::string(65536, 'x'))) > 0) {
-  }
-  Settle();
-  while (calls_.Send(sockets.b.get(), AsBytes(std::string(65536, 'x'))) > 0) {
-  }
+  FillUp(sockets.b);
   ring_->Poll(sockets.b.get(), POLLOUT, kRecvTag);
   EXPECT_TRUE(Drain(*ring_).empty());
   calls_.EndStream(sockets.a.get());
@@ -437,11 +442,7 @@ TEST_P(RingContract, AFinIsReadAgainAndAgainAlsoBehindAReset) {
 // Where our own FIN waits behind bytes that nobody reads, the error is that of a mere reset.
 TEST_P(RingContract, WhetherAFinCameIsKnownWhateverErrorCameBehindIt) {
   Pair sockets = kernel_->TcpPair();
-  while (calls_.Send(sockets.b.get(), AsBytes(std::string(65536, 'x'))) > 0) {
-  }
-  Settle();
-  while (calls_.Send(sockets.b.get(), AsBytes(std::string(65536, 'x'))) > 0) {
-  }
+  FillUp(sockets.b);
   calls_.EndStream(sockets.b.get());
   calls_.EndStream(sockets.a.get());
   Settle();
@@ -499,9 +500,7 @@ TEST_P(RingContract, WhatIsUnacknowledgedIsToldUntilItIs) {
   ASSERT_EQ(calls_.Send(sockets.a.get(), AsBytes("bytes")), 5);
   for (int i = 0; i < 20 && calls_.Unacknowledged(sockets.a.get()) > 0; ++i) Settle();
   EXPECT_EQ(calls_.Unacknowledged(sockets.a.get()), 0u);
-  while (calls_.Send(sockets.a.get(), AsBytes(std::string(65536, 'x'))) > 0) {
-  }
-  Settle();
+  FillUp(sockets.a);
   EXPECT_GT(calls_.Unacknowledged(sockets.a.get()), 0u);
 }
 

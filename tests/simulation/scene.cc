@@ -135,6 +135,19 @@ Scene::Scene(uint64_t seed, bool tracing) : world_(seed) {
   node_count_ = random.Between(1, 4);
   most_bytes_ = random.Magnitude(1000, 1'000'000);
   impolite_ = random.Chance(0.3) ? 0 : random.Unit();
+  hungry_ = random.Chance(0.15);
+  torrent_ = random.Chance(hungry_ ? 0.5 : 0.08);
+  if (hungry_) {
+    features_.buffers = random.Chance(0.7) ? 1 : 2;
+    features_.buffer_bytes = 4096;
+    if (random.Chance(0.5)) mode_ = RelayMode::kAuto;
+  }
+  if (torrent_) {
+    most_bytes_ = random.Magnitude(200'000, 1'500'000);
+    if (random.Chance(0.5)) impolite_ = 0;
+    if (random.Chance(0.7)) mode_ = RelayMode::kAuto;
+    world_.faults.Forbid(Fault::kShortReceive);  // of a full buffer it would make a small one
+  }
   unix_nodes_ = random.Chance(0.2);
   proxy_headers_ = random.Chance(0.2);
   no_route_ = random.Chance(0.03);
@@ -194,6 +207,7 @@ void Scene::MakeWorker() {
     destinations_.push_back(std::make_unique<SimulatedNode>(*this, static_cast<int>(i)));
     kernel_.SetDestination(routes_->latest().nodes[i].address, destinations_.back().get());
   }
+  kernel_.ExpectDestinationsOnly();
   places_ = std::make_unique<Places>(PlaceLimits{.connections = max_connections_, .per_source = max_per_source_, .hello_bytes = hello_bytes_}, SipKey{1, 2});
   listener_ = kernel_.Listen(AddressOf("10.9.9.9:443"), world_.random.Magnitude(1, 128));
   wake_ = std::make_shared<EventCounter>();
@@ -242,16 +256,33 @@ Content Scene::HelloOf(uint64_t id) {
   return Content(test::Records(message, random.Chance(0.3) ? random.Between(20, 2000) : 16384), random.Next());
 }
 
+Plan Scene::NewPlan() {
+  Random& random = world_.random;
+  Plan plan = RandomPlan(random, most_bytes_, impolite_);
+  if (!torrent_) return plan;
+  plan.pace = random.Time(20us, 1ms);
+  plan.most_at_once = 65536;
+  if (random.Chance(0.6)) plan.to_send = random.Between(most_bytes_ / 4, most_bytes_);
+  return plan;
+}
+
+// The second frees what the first has replaced, unless the worker has not seen it yet.
+void Scene::PublishTwice() {
+  routes_->Publish(NewTable());
+  world_.events.After(Duration(world_.random.Below(500)), [this] { routes_->Publish(NewTable()); });
+}
+
 void Scene::ClientComes() {
   --still_to_come_;
   const uint64_t id = clients_.size();
   const SocketAddress address = AddressOf(absl::StrCat("10.1.", id / 4, ".", id % 4 + 1, ":", 1000 + id));
   Content hello = HelloOf(id);
-  Plan plan = RandomPlan(world_.random, most_bytes_, impolite_);
+  Plan plan = NewPlan();
   // Keep-alive finds a vanished client after hours, the idle timeout before.
   if (plan.ending == Ending::kVanishes) plan.ending = Ending::kResets;
   if (!world_.random.Chance(0.1)) plan.to_send += hello.head_size();
   clients_.push_back(std::make_unique<ClientPeer>(*this, id, listener_->ConnectFrom(address), std::move(hello), plan));
+  by_address_[address.ToString()] = clients_.back().get();
   clients_.back()->Start();
   if (calm_) clients_.back()->BeCalm();
 }
@@ -259,7 +290,7 @@ void Scene::ClientComes() {
 void Scene::NodeIsMet(int number, const std::shared_ptr<Endpoint>& end) {
   const uint64_t id = met_.size();
   HUD_TRACE(world_, "node ", number, " accepts its connection ", id, ", ", end->name);
-  Plan plan = RandomPlan(world_.random, most_bytes_, impolite_);
+  Plan plan = NewPlan();
   const bool can_vanish = !end->is_unix && options_.relay.quiet_after <= 5s;  // of another machine, and its silence is looked for
   if (plan.ending == Ending::kVanishes && !can_vanish) plan.ending = Ending::kResets;
   met_.push_back(std::make_unique<NodePeer>(*this, id, number, proxy_headers_, end, Content(IdBytes(id), world_.random.Next()), plan));
@@ -300,7 +331,7 @@ void Scene::Run() {
   while (world_.violations.empty()) {
     if (!worker_->RunTurn()) break;
     CheckTurn();
-    if (world_.random.Chance(0.002)) routes_->Publish(NewTable());  // by a thread that does not wait for turns
+    if (world_.random.Chance(0.005)) PublishTwice();  // by a thread that does not wait for turns
     if (calm_ && world_.events.now() > calm_since_ + kCalmEndsWithin) {
       world_.Violation("EverythingEnds: not within five minutes of calm");
     }
@@ -344,7 +375,31 @@ void Scene::TakeRecords() {
     HUD_TRACE(world_, "the log: client ", client, " ", NameOf(record.close), " in=", record.bytes_in, " out=", record.bytes_out);
     // Who was gone before he could be asked has no address.
     if (record.client && !reasons_.emplace(client, record.close).second) world_.Violation("OneCloseReason: two for " + client);
+    CheckBlame(record);
   }
+}
+
+// *NobodyIsBlamedForASleep*: the process was away, and is back; who had spoken before it came back is not ended by the clock.
+void Scene::CheckBlame(const ConnectionRecord& record) {
+  const auto found = by_address_.find(record.client.ToSocketAddress().ToString());
+  if (found == by_address_.end()) return;
+  const ClientPeer& client = *found->second;
+  const auto blame = [&](const char* what) {
+    world_.Violation(absl::StrCat("NobodyIsBlamedForASleep: ", NameOf(record.close), ", but ", what, "; ", client.Describe()));
+  };
+  if (record.close == CloseReason::kHelloTimeout) {
+    const Endpoint& end = client.proxys_end();
+    if (client.HelloIsThere() && !hungry_ && world_.CameInAnAbsence(end.last_came)) blame("its hello had come");
+  }
+  if (record.close != CloseReason::kIdleTimeout && record.close != CloseReason::kHalfClosedTimeout) return;
+  if (client.nodes().empty() || world_.faults.Possible(Fault::kRefusingSocket)) return;
+  const Endpoint& node = client.nodes()[0]->proxys_end();
+  if (CameUnread(client.proxys_end(), node) || CameUnread(node, client.proxys_end())) blame("bytes had come");
+}
+
+// They could have been passed on.
+bool Scene::CameUnread(const Endpoint& source, const Endpoint& sink) const {
+  return !source.received.empty() && world_.CameInAnAbsence(source.unread_since) && !sink.reset_came && sink.IsWritable();
 }
 
 // ---- What holds at the end
@@ -371,6 +426,9 @@ void Scene::JudgeEnd() {
   int64_t closes = 0;
   for (const Counter& counter : counters_.closes) closes += counter.Get();
   ExpectZero("accepted without a close", counters_.accepted.Get() - closes);
+  uint64_t blamed = 0;
+  for (size_t i = 0; i < node_count_; ++i) blamed += nodes_.node(NodeIndex(static_cast<uint16_t>(i))).failed_connects.load();
+  if (blamed > world_.nodes_faults) world_.Violation("NobodyIsBlamedForASleep: more connects are counted against nodes than were their fault");
   for (const std::string& left : ring_->RequestsLeft()) world_.Violation("NoRequestIsLeftBehind: " + left);
   worker_.reset();
   for (const std::string& open : kernel_.OpenDescriptors()) world_.Violation("EveryDescriptorIsClosed: left open: " + open);
@@ -393,12 +451,18 @@ void Scene::JudgeStreams() {
 void Scene::Judge(const ClientPeer& client) {
   const auto found = reasons_.find(client.endpoint().local.ToString());
   if (client.nodes().empty() || found == reasons_.end()) return;  // it was never joined with a node
-  JudgeDirection(client, *client.nodes()[0], found->second);
-  JudgeDirection(*client.nodes()[0], client, found->second);
+  const bool excused = Excused(found->second, client);
+  JudgeDirection(client, *client.nodes()[0], found->second, excused);
+  JudgeDirection(*client.nodes()[0], client, found->second, excused);
+  if (found->second == CloseReason::kDone && MetAShortage(client)) world_.Violation("AShortageIsNoEnd: done, of " + client.name());
+}
+
+bool Scene::MetAShortage(const ClientPeer& client) const {
+  return client.proxys_end().met_a_shortage || client.nodes()[0]->proxys_end().met_a_shortage;
 }
 
 // Who ends connections for these reasons truncates streams, visibly.
-bool Scene::Excused(CloseReason reason) const {
+bool Scene::Excused(CloseReason reason, const ClientPeer& client) const {
   switch (reason) {
     case CloseReason::kDone: return false;
     case CloseReason::kClientReset:
@@ -407,7 +471,7 @@ bool Scene::Excused(CloseReason reason) const {
     case CloseReason::kHalfClosedTimeout: return short_timeouts_;
     case CloseReason::kDrainDeadline: return true;
     case CloseReason::kMadeRoom: return max_connections_ <= 8;
-    case CloseReason::kLocalError: return world_.faults.count(Fault::kCompletionLost) > 0;
+    case CloseReason::kLocalError: return world_.faults.count(Fault::kCompletionLost) > 0 || MetAShortage(client);
     default: return true;  // before it was joined
   }
 }
@@ -415,7 +479,7 @@ bool Scene::Excused(CloseReason reason) const {
 // *ACleanEndIsTheSourcesOwn*: a sink reads FIN only when the source had sent one, and behind all that it sent.
 // *WhatCameBeforeAResetIsDelivered*: to a sink that goes on reading, and then the reset.
 // *EndsAreNotInvented*: a reset has a cause.
-void Scene::JudgeDirection(const Peer& source, const Peer& sink, CloseReason reason) {
+void Scene::JudgeDirection(const Peer& source, const Peer& sink, CloseReason reason, bool excused) {
   const Endpoint& from = source.proxys_end();
   const auto complain = [&](const char* property) {
     world_.Violation(absl::StrCat(property, ": close=", NameOf(reason), "; the proxy was sent ", from.arrived, " bytes",
@@ -428,7 +492,7 @@ void Scene::JudgeDirection(const Peer& source, const Peer& sink, CloseReason rea
     if ((!from.fin_came || !all) && !cannot_be_reset) complain("ACleanEndIsTheSourcesOwn");
     return;
   }
-  if (!sink.patient() || Excused(reason)) return;
+  if (!sink.patient() || excused) return;
   if (sink.end() == Peer::End::kNone) return complain("EverythingEnds");
   // A unix socket tells of a reset before it tells of the end that came earlier.
   const bool over_unix = from.is_unix || sink.endpoint().is_unix;

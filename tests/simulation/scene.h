@@ -24,6 +24,8 @@ class ClientPeer final : public Peer {
  public:
   ClientPeer(Scene& scene, uint64_t id, std::shared_ptr<Endpoint> endpoint, Content content, const Plan& plan);
   const std::vector<NodePeer*>& nodes() const { return nodes_; }
+  // All of its hello had come to the worker's socket. Meaningful until then.
+  bool HelloIsThere() const { return proxys_end().arrived >= content().head_size(); }
   void MetBy(NodePeer* node) { nodes_.push_back(node); }
 
  private:
@@ -89,6 +91,8 @@ class Scene {
   void PlanTheDay();
   void ClientComes();
   Content HelloOf(uint64_t id);
+  Plan NewPlan();
+  void PublishTwice();
   void NodeIsMet(int number, const std::shared_ptr<Endpoint>& end);
   void Signal() { wake_->Signal(); }
   void BeCalm();
@@ -99,13 +103,16 @@ class Scene {
   void CheckTurn();
   void CheckNoSpin();
   void CheckStop();
+  void CheckBlame(const ConnectionRecord& record);
+  bool CameUnread(const Endpoint& source, const Endpoint& sink) const;
+  bool MetAShortage(const ClientPeer& client) const;
   void TakeRecords();
   void JudgeStreams();
   void Judge(const ClientPeer& client);
-  void JudgeDirection(const Peer& source, const Peer& sink, CloseReason reason);
+  void JudgeDirection(const Peer& source, const Peer& sink, CloseReason reason, bool excused);
   void JudgeEnd();
   void ExpectZero(const char* what, int64_t value);
-  bool Excused(CloseReason reason) const;
+  bool Excused(CloseReason reason, const ClientPeer& client) const;
 
   World world_;
   SimulatedKernel kernel_{world_};
@@ -121,6 +128,8 @@ class Scene {
   bool unix_nodes_, proxy_headers_;
   bool no_route_;  // every client is told so
   bool short_timeouts_, short_patience_;
+  bool hungry_;   // hardly any shared buffers
+  bool torrent_;  // much at once, so that bulk engines begin and stop often
   size_t max_connections_, max_per_source_, hello_bytes_;
 
   NodeTable nodes_;
@@ -140,6 +149,7 @@ class Scene {
   std::vector<std::unique_ptr<NodePeer>> met_;
   size_t still_to_come_ = 0;
   std::map<std::string, CloseReason> reasons_;  // by client
+  std::map<std::string, ClientPeer*> by_address_;
   bool calm_ = false, stopped_ = false;
   Instant calm_since_{}, stopped_at_{};
   uint64_t turns_ = 0, idle_turns_ = 0, progress_seen_ = 0;

@@ -89,7 +89,9 @@ int SimulatedKernel::Open(const SocketAddress& address) {
 
 Destination* SimulatedKernel::DestinationAt(const SocketAddress& address) {
   const auto found = destinations_.find(address.ToString());
-  return found == destinations_.end() ? nullptr : found->second;
+  if (found != destinations_.end()) return found->second;
+  if (somebody_is_everywhere_) world_.Violation("AConnectGoesToANode: no node is at " + address.ToString());
+  return nullptr;
 }
 
 // Of a unix socket: at once or not at all.
@@ -99,7 +101,10 @@ int SimulatedKernel::Connect(int fd, const SocketAddress& address) {
   if (!ours) return -EBADF;
   if (world_.faults.Happens(Fault::kUnixBacklogFull)) return -EAGAIN;
   Destination* destination = DestinationAt(address);
-  if (destination == nullptr || destination->Decide().kind != Answer::Kind::kAccepted) return -ECONNREFUSED;
+  if (destination == nullptr || destination->Decide().kind != Answer::Kind::kAccepted) {
+    ++world_.nodes_faults;
+    return -ECONNREFUSED;
+  }
   auto theirs = std::make_shared<Endpoint>(world_, absl::StrCat("node's end of ", ours->name), true);
   theirs->local = ours->remote = address;
   Endpoint::Connect(ours, theirs);
@@ -130,6 +135,7 @@ ssize_t SimulatedKernel::Receive(int fd, std::span<uint8_t> into) {
   const auto socket = Socket(fd);
   if (!socket) return -EBADF;
   CheckOneReader(*socket);
+  if (world_.faults.Happens(Fault::kReceiveNoMemory)) return -MeetShortage(*socket);
   return socket->Receive(into);
 }
 
@@ -144,12 +150,27 @@ ssize_t SimulatedKernel::Splice(int from, int to, size_t bytes) {
   const auto source = FileOf(from), sink = FileOf(to);
   const auto out_of = std::dynamic_pointer_cast<PipeBuffer>(source);
   const auto into = std::dynamic_pointer_cast<PipeBuffer>(sink);
+  if (source && sink && SpliceFails(*source, *sink)) return -ENOMEM;
   if (into && !out_of && source) {
     CheckOneReader(static_cast<Endpoint&>(*source));
     return SpliceIn(static_cast<Endpoint&>(*source), *into, bytes);
   }
   if (out_of && !into && sink) return SpliceOut(*out_of, static_cast<Endpoint&>(*sink), bytes);
   return -EBADF;
+}
+
+bool SimulatedKernel::SpliceFails(File& source, File& sink) {
+  if (!world_.faults.Happens(Fault::kSpliceNoMemory)) return false;
+  for (File* file : {&source, &sink}) {
+    if (auto* socket = dynamic_cast<Endpoint*>(file)) socket->met_a_shortage = true;
+  }
+  return true;
+}
+
+int SimulatedKernel::MeetShortage(Endpoint& end) {
+  end.met_a_shortage = true;
+  HUD_TRACE(world_, end.name, " meets a shortage");
+  return world_.random.Chance(0.7) ? ENOMEM : EIO;
 }
 
 // *OneReader*: bytes that a receive and a direct call take turns at come in no order.

@@ -69,6 +69,8 @@ class SimulatedKernel final : public SocketCalls {
   int AcceptFrom(Listener& listener);
   // What answers there; null: nobody.
   Destination* DestinationAt(const SocketAddress& address);
+  // An operation on this socket fails for want of memory: how.
+  int MeetShortage(Endpoint& end);
   // Some time passes, and what happens in it.
   void Enter();
 
@@ -76,12 +78,15 @@ class SimulatedKernel final : public SocketCalls {
   World& world() { return world_; }
   std::shared_ptr<Listener> Listen(const SocketAddress& address, size_t backlog);
   void SetDestination(const SocketAddress& address, Destination* destination) { destinations_[address.ToString()] = destination; }
+  // *AConnectGoesToANode*: whatever is connected to is one of them.
+  void ExpectDestinationsOnly() { somebody_is_everywhere_ = true; }
   // Those that nobody has closed.
   std::vector<std::string> OpenDescriptors() const;
 
  private:
   std::shared_ptr<Endpoint> Socket(int fd) { return As<Endpoint>(fd); }
   void CheckOneReader(const Endpoint& end);
+  bool SpliceFails(File& source, File& sink);
   ssize_t SpliceIn(Endpoint& from, PipeBuffer& pipe, size_t bytes);
   ssize_t SpliceOut(PipeBuffer& pipe, Endpoint& to, size_t bytes);
 
@@ -92,6 +97,7 @@ class SimulatedKernel final : public SocketCalls {
   int sockets_ = 0;
   std::map<int, std::shared_ptr<File>> files_;
   std::map<std::string, Destination*> destinations_;
+  bool somebody_is_everywhere_ = false;
 };
 
 }  // namespace hud::simulation

@@ -9,6 +9,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "core/net/local_error.h"
+#include "ring/io/operation.h"
 
 namespace hud::simulation {
 namespace {
@@ -17,6 +19,8 @@ using namespace std::chrono_literals;
 
 constexpr short kUnmask = POLLERR | POLLHUP | POLLRDHUP;  // IO_POLL_UNMASK: whatever was asked for
 constexpr Duration kLongestSleep = 30min;                 // without a deadline: whatever a simulation has planned comes before
+constexpr Duration kAbsenceNoticed = 52ms;                // the worker's own, and a little
+constexpr Duration kCaughtUpWithin = 150ms;
 constexpr int kMultishotRun = 32;                         // MULTISHOT_MAX_RETRY
 
 }  // namespace
@@ -188,6 +192,7 @@ void SimulatedRing::RunRecv(const RequestPtr& r) {
   Endpoint& end = r->endpoint();
   for (int i = 0; i < kMultishotRun; ++i) {
     if (free_.empty()) return PostAndEnd(r, {.result = -ENOBUFS});
+    if (world_.faults.Happens(Fault::kReceiveNoMemory)) return PostAndEnd(r, {.result = -kernel_.MeetShortage(end)});
     const uint16_t buffer = free_.back();
     const ssize_t n = end.Take(memory_.data() + buffer * features_.buffer_bytes, features_.buffer_bytes);
     if (n == -EAGAIN) return;
@@ -205,6 +210,8 @@ void SimulatedRing::RunRecv(const RequestPtr& r) {
 }
 
 void SimulatedRing::RunPoll(const RequestPtr& r) {
+  auto* end = dynamic_cast<Endpoint*>(r->file.get());
+  if (end != nullptr && world_.faults.Happens(Fault::kPollNoMemory)) return PostAndEnd(r, {.result = -kernel_.MeetShortage(*end)});
   const auto events = static_cast<short>(r->file->Events() & (static_cast<short>(r->events) | kUnmask));
   const Completion c{.result = events, .more = r->kind == Kind::kPollChanges};
   c.more ? (void)Post(r, c) : PostAndEnd(r, c);
@@ -215,6 +222,7 @@ void SimulatedRing::RunPoll(const RequestPtr& r) {
 // Never waits. A send that took a part is tried again by the kernel, MSG_WAITALL: so what stopped it may be told to that try.
 void SimulatedRing::StartSend(const RequestPtr& r) {
   if (world_.faults.Happens(Fault::kResetBeforeSend)) (void)r->endpoint().ResetStrikes();
+  if (world_.faults.Happens(Fault::kSendNoMemory)) return PostAndEnd(r, {.result = -kernel_.MeetShortage(r->endpoint())});
   const ssize_t n = r->endpoint().Send(r->data);
   if (n > 0 && static_cast<size_t>(n) < r->data.size()) r->endpoint().ResetMayStrikeTransfer();
   if (features_.silent_sends && n == static_cast<ssize_t>(r->data.size())) {
@@ -259,7 +267,19 @@ void SimulatedRing::CannotBegin(const RequestPtr& r) {
   End(r);
 }
 
+// *AHelloGoesToOneNode*: whoever was connected has perhaps read it; nobody else is asked then.
+void SimulatedRing::NoteSentHello(const Request& r, ssize_t result) {
+  Tag tag = Tag::Unpack(r.user_data);
+  tag = {.slot = tag.slot, .generation = tag.generation, .room = tag.room};
+  const bool nothing_happened = result < 0 && IsLocalError(static_cast<int>(-result));
+  if (!nothing_happened) sent_hello_.insert(tag.Pack());
+}
+
 void SimulatedRing::StartConnect(const RequestPtr& r) {
+  const Tag tag = Tag::Unpack(r->user_data);
+  if (sent_hello_.contains(Tag{.slot = tag.slot, .generation = tag.generation, .room = tag.room}.Pack())) {
+    world_.Violation("AHelloGoesToOneNode: a connect behind one that had succeeded");
+  }
   if (world_.faults.Happens(Fault::kConnectCannotBegin)) return CannotBegin(r);
   const SocketAddress address = SocketAddress::FromSockaddr(r->address, r->address_size);
   Destination* destination = kernel_.DestinationAt(address);
@@ -288,9 +308,13 @@ void SimulatedRing::RunConnect(const RequestPtr& r) {
   Endpoint& end = r->endpoint();
   if (end.dead) {  // inet_stream_connect()
     const int error = end.TakeError();
+    ++world_.nodes_faults;
     return PostAndEnd(r, {.result = error != 0 ? -error : -ECONNABORTED});
   }
-  const ssize_t n = end.Send(r->data);
+  if (world_.faults.Happens(Fault::kResetBeforeSend)) (void)end.ResetStrikes();
+  const bool no_memory = world_.faults.Happens(Fault::kSendNoMemory);
+  const ssize_t n = no_memory ? -kernel_.MeetShortage(end) : end.Send(r->data);
+  NoteSentHello(*r, n);
   completions_.push_back({{.user_data = r->send_tag, .result = static_cast<int32_t>(n)}, r->data, r->hash});
   End(r);
 }
@@ -302,7 +326,12 @@ void SimulatedRing::StartCancel(uint64_t target) {
   if (found == pending_.end()) return;
   const RequestPtr r = found->second;
   if (world_.faults.Happens(Fault::kCancelLoses)) Run(r);
-  if (!r->ended) PostAndEnd(r, {.result = -ECANCELED});
+  if (r->ended) return;
+  if (r->kind == Kind::kConnect) {  // by the clock, perhaps: then a node that had answered while we slept is not at fault
+    const bool answered = r->endpoint().IsConnected() && world_.CameInAnAbsence(r->endpoint().connected_at);
+    world_.nodes_faults += !answered;
+  }
+  PostAndEnd(r, {.result = -ECANCELED});
 }
 
 // ---- Completions
@@ -383,7 +412,21 @@ void SimulatedRing::Sleep(Duration timeout, Batch batch) {
   }
 }
 
+// SIGSTOP. The wait ends when the process goes on (-EINTR); what has happened meanwhile is told by that one or by the next.
+void SimulatedRing::BeStopped(Instant due) {
+  const Instant from = world_.events.now();
+  const Duration jump = world_.random.Time(1ms, 100s);
+  HUD_TRACE(world_, "the process is stopped for ", jump / 1ms, " ms");
+  world_.events.RunUntil(from + jump);
+  if (world_.random.Chance(0.5)) RunRunnable(false);
+  const bool noticed = world_.events.now() > due && world_.events.now() - due > kAbsenceNoticed;
+  const bool once = from - world_.away_until > kCaughtUpWithin;  // one absence right behind another is taken for a busy machine
+  if (noticed) world_.away_until = world_.events.now();
+  world_.away_from = noticed && once ? from : world_.away_until;
+}
+
 size_t SimulatedRing::Wait(std::span<Completion> completions, Duration timeout, Batch batch) {
+  const Instant due = timeout == Duration::max() ? Instant::max() : world_.events.now() + timeout;
   for (; !deferred_.empty(); deferred_.pop_front()) runnable_.push_back(deferred_.front());
   SubmitQueue();
   const bool took_all = queue_.empty();
@@ -392,12 +435,7 @@ size_t SimulatedRing::Wait(std::span<Completion> completions, Duration timeout, 
   } else {
     Sleep(timeout, batch);
   }
-  if (world_.faults.Happens(Fault::kTimeJump)) {
-    const Duration jump = world_.random.Time(1ms, 100s);
-    HUD_TRACE(world_, "the process is stopped for ", jump / 1ms, " ms");
-    world_.events.RunUntil(world_.events.now() + jump);
-    RunRunnable(false);
-  }
+  if (world_.faults.Happens(Fault::kTimeJump)) BeStopped(due);
   const size_t n = Harvest(completions);
   left_over_ = !silent_.empty() || !queue_.empty();
   losses_told_ = losses_;

@@ -5,6 +5,7 @@
 #include <deque>
 #include <memory>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "ring/io/ring.h"
@@ -88,6 +89,7 @@ class SimulatedRing final : public Ring {
   void StartZeroCopy(const RequestPtr& r);
   void StartConnect(const RequestPtr& r);
   void CannotBegin(const RequestPtr& r);
+  void NoteSentHello(const Request& r, ssize_t result);
   void WaitFor(const RequestPtr& r);
   void Woken(File* file, short key);
   void MakeRunnable(const RequestPtr& r);
@@ -99,6 +101,7 @@ class SimulatedRing final : public Ring {
   void RunPoll(const RequestPtr& r);
   void RunRunnable(bool all);
   void Sleep(Duration timeout, Batch batch);
+  void BeStopped(Instant due);
   void End(const RequestPtr& r);
   bool Post(const RequestPtr& r, Completion completion);
   void PostAndEnd(const RequestPtr& r, Completion completion);
@@ -123,6 +126,7 @@ class SimulatedRing final : public Ring {
   size_t notifications_owed_ = 0;
   bool left_over_ = false, overflowed_ = false;
   uint64_t overflows_ = 0, losses_ = 0;
+  std::unordered_set<uint64_t> sent_hello_;  // connections whose hello a connected socket was given
   uint64_t losses_told_ = 0;  // by -EBADR, with which a wait ends at once
 };
 

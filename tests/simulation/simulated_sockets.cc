@@ -17,6 +17,7 @@ using namespace std::chrono_literals;
 constexpr size_t kTraceLines = 3000;
 constexpr Duration kFastest = 1us, kSlowest = 2ms;  // of a segment's way
 constexpr Duration kSynRetry = 1s;
+constexpr Duration kComesBackWithin = 150ms;
 constexpr int kSynRetries = 120;  // about as long as Linux tries
 
 }  // namespace
@@ -45,6 +46,10 @@ void World::Trace(const std::string& what) {
   trace.push_back(absl::StrCat(since / 1us, " us  ", what));
   if (at_once) std::fprintf(stderr, "%s\n", trace.back().c_str());
   if (trace.size() > kTraceLines) trace.pop_front();
+}
+
+bool World::CameInAnAbsence(Instant when) const {
+  return when > away_from && when <= away_until && events.now() < away_until + kComesBackWithin;
 }
 
 void ByteQueue::Pop(size_t n) {
@@ -81,7 +86,7 @@ void Endpoint::Connect(const std::shared_ptr<Endpoint>& a, const std::shared_ptr
   Join(a, b);
   a->state = b->state = State::kConnected;
   ++a->world.progress;
-  a->last_heard = b->last_heard = a->world.events.now();
+  a->last_heard = b->last_heard = a->connected_at = b->connected_at = a->world.events.now();
   a->Wake(0);
   b->Wake(0);
 }
@@ -115,9 +120,7 @@ ssize_t Endpoint::Send(Bytes bytes) {
   sent += n;
   world.progress += n > 0;
   if (is_unix) {
-    peer->received.Push(bytes.first(n));
-    peer->arrived += n;
-    peer->Wake(POLLIN);
+    peer->Arrive(bytes.first(n));
   } else {
     sending_.Push(bytes.first(n));
     ScheduleDelivery();
@@ -156,6 +159,7 @@ void Endpoint::EndStream() {
   ++world.progress;
   HUD_TRACE(world, name, " sends FIN behind ", sent);
   if (is_unix) {
+    if (peer->received.empty()) peer->unread_since = world.events.now();
     peer->receive_shut = peer->fin_came = true;
     peer->Wake(0);
   } else {
@@ -217,13 +221,19 @@ void Endpoint::Deliver() {
 }
 
 void Endpoint::DeliverBytes(size_t n) {
-  peer->received.Push(sending_.front(n));
-  peer->arrived += n;
+  peer->Arrive(sending_.front(n));
   sending_.Pop(n);
   ++world.progress;
   peer->last_heard = last_heard = world.events.now();
-  peer->Wake(POLLIN);
   WakeIfThereIsRoom();  // sk_stream_write_space()
+}
+
+void Endpoint::Arrive(Bytes bytes) {
+  last_came = world.events.now();
+  if (received.empty()) unread_since = last_came;
+  received.Push(bytes);
+  arrived += bytes.size();
+  Wake(POLLIN);
 }
 
 void Endpoint::WakeIfThereIsRoom() {
@@ -236,6 +246,7 @@ void Endpoint::DeliverFin() {
   fin_delivered_ = true;
   ++world.progress;
   HUD_TRACE(world, peer->name, " gets FIN behind ", peer->arrived);
+  if (peer->received.empty()) peer->unread_since = world.events.now();
   peer->fin_came = peer->receive_shut = true;
   peer->last_heard = last_heard = world.events.now();
   if (fin_came) dead = true;  // both streams have ended, and all is acknowledged

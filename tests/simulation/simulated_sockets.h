@@ -62,6 +62,12 @@ struct World {
   bool at_once = false;                 // the trace, for what ends the process
   std::deque<std::string> trace;        // the last of what happened
   std::vector<std::weak_ptr<Endpoint>> joined;  // who hold each other
+  // The last absence of the process, of which it can know, because its wait should have ended sooner.
+  Instant away_from{}, away_until{};
+  uint64_t nodes_faults = 0;            // connects that failed by the node's fault, or that may have
+
+  // It came while the process was away, which has hardly come back.
+  bool CameInAnAbsence(Instant when) const;
 
   void Violation(std::string what);
   void Trace(const std::string& what);
@@ -161,6 +167,10 @@ class Endpoint final : public File, public std::enable_shared_from_this<Endpoint
   bool reset_came = false;
   bool dead = false;       // TCP_CLOSE
   uint64_t arrived = 0;    // bytes that were ever put into `received`
+  Instant connected_at{};
+  Instant last_came{};     // bytes
+  Instant unread_since{};  // meaningful while there is something to read
+  bool met_a_shortage = false;  // an operation on it was told so
   uint64_t sent = 0;       // bytes that Send() took
   int readers = 0;         // receives of a ring that wait for it
   bool vanished = false;
@@ -174,6 +184,7 @@ class Endpoint final : public File, public std::enable_shared_from_this<Endpoint
   void WakeIfThereIsRoom();
   void Deliver();
   void DeliverBytes(size_t n);
+  void Arrive(Bytes bytes);
   void DeliverFin();
   void ResetArrives();
   void SendReset();
