@@ -82,7 +82,7 @@ class Peer(harness.Process):
         arguments = [program, "-db", "-f", config] if kind.program == "haproxy" else [program, "-p", folder, "-c", config, "-e", "stderr"]
         with machine.running_on(cores):
             super().__init__(stage, name, arguments, group=True)
-        harness.wait_until(self._accepts, 10, f"{kind.label} listening")
+        harness.wait_until(self._accepts, f"{kind.label} listening")
 
     def _accepts(self):
         if not self.alive():
@@ -119,7 +119,7 @@ class Ours(harness.Hudsucker):
         self.agent = beacon_bytes.PyAgent(stage, "n1", secret, self.beacon_address, node, every=1.0,
                                           prefixes=[os.urandom(16) for _ in range(PREFIXES)])
         self.agent.add_tokens([os.urandom(32) for _ in range(TOKENS)])
-        self.wait_states({"n1": "up"}, 15)
+        self.wait_states({"n1": "up"})
 
     @property
     def pids(self):
@@ -136,7 +136,7 @@ class Node(harness.Process):
         with machine.running_on([core]):
             super().__init__(stage, f"hud-load-server-{starts}",
                              [harness.PROGRAMS / "hud-load", "server", "--listen", f"0.0.0.0:{self.port}"])
-        harness.wait_until(self._ready, 10, "the node (hud-load server) listening")
+        harness.wait_until(self._ready, "the node (hud-load server) listening")
 
     @staticmethod
     def _free_port():

@@ -13,7 +13,8 @@ import time
 
 import beacon_bytes as wire
 from beacon_bytes import PyAgent, key_line, random_key
-from harness import Agent, Hudsucker, Process, connect, make_key, reduced, require_program, split_address, wait_until
+from harness import (PATIENCE, Agent, Hudsucker, Process, Stopwatch, connect, make_key, reduced, require_program, split_address,
+                     waited_for_a_core, wait_until)
 from hello_bytes import client_hello, in_records
 from runner import Skip, case, main
 from servers.nginx import Nginx
@@ -60,8 +61,9 @@ class StateWatch:
         self.changes, self._stopping = [], threading.Event()
 
         def run():
-            last = None
-            while not self._stopping.is_set():
+            last, is_last_look = None, False
+            while not is_last_look:
+                is_last_look = self._stopping.is_set()
                 try:
                     row = hudsucker.node(node)
                 except (OSError, AssertionError, ValueError):
@@ -74,9 +76,12 @@ class StateWatch:
                 time.sleep(0.03)
         self._thread = threading.Thread(target=run, daemon=True)
         self._thread.start()
+        wait_until(lambda: self.changes, "a first look")
+
+    def wait_for(self, *states):
+        wait_until(lambda: self.changes[-1][1] in states, f"the watch seeing one of {states}")
 
     def stop(self):
-        time.sleep(0.2)  # so that the last change has been looked at
         self._stopping.set()
         self._thread.join()
         return [state for _, state in self.changes]
@@ -105,7 +110,7 @@ def forgeries(recorded, keys, random_source):
     return itertools.cycle(d for d in pool if len(d) <= 1472)
 
 
-@case(seconds=120)
+@case
 def a_million_forged_truncated_and_replayed_datagrams_change_nothing_and_get_no_answer(stage):
     hudsucker, agents, keys, _ = announced(stage, ("n1", "n2"))
     time.sleep(1)
@@ -121,14 +126,19 @@ def a_million_forged_truncated_and_replayed_datagrams_change_nothing_and_get_no_
     attacker.setblocking(True)
     watch = StateWatch(hudsucker, "n1")
     applied, weight = 0, 100
-    for sent in range(count):
+    def looked_at():
+        return hudsucker.status()["beacons"]["received"] - received
+    # A million; and as many more as it takes until a fifth of it was looked at, for the kernel drops what comes too fast.
+    for sent in itertools.count():
+        if sent >= count and sent % 1000 == 0 and looked_at() > count * 0.2:
+            break
         attacker.send(next(source))
         if sent % 64 == 63:
             time.sleep(0)
         if sent % (count // 10) == count // 20:  # an honest change in the middle of it all
             weight += 1
             agents["n2"].say(weight=weight)
-            wait_until(lambda: hudsucker.node("n2")["weight"] == weight, 4, "an honest beacon being applied")
+            wait_until(lambda: hudsucker.node("n2")["weight"] == weight, "an honest beacon being applied")
             applied += 1
     attacker.setblocking(False)
     time.sleep(0.5)
@@ -138,13 +148,11 @@ def a_million_forged_truncated_and_replayed_datagrams_change_nothing_and_get_no_
     except BlockingIOError:
         pass
     agents["n2"].say(weight=100)
-    wait_until(lambda: settled(hudsucker) == before, 3, f"everything being as before: {before} is now {settled(hudsucker)}")
+    wait_until(lambda: settled(hudsucker) == before, f"everything being as before: {before} is now {settled(hudsucker)}")
     states = watch.stop()
     assert states == ["up"], f"n1 went through {states}"
     beacons = hudsucker.status()["beacons"]
-    looked_at = beacons["received"] - received
-    stage.note(f"{count} sent, {looked_at} looked at, {beacons.get('dropped_by_kernel')} dropped by the kernel, {applied} honest changes applied meanwhile")
-    assert looked_at > count * 0.2, f"only {looked_at} of {count} were looked at: the test did not test much"
+    stage.note(f"{sent} sent, {looked_at()} looked at, {beacons.get('dropped_by_kernel')} dropped by the kernel, {applied} honest changes applied meanwhile")
     attacker.close()
 
 
@@ -163,7 +171,7 @@ def an_agent_cannot_say_what_its_key_does_not_allow(stage):
     def refused(counter, act):
         had = hudsucker.status()["beacons"][counter]
         act()
-        wait_until(lambda: hudsucker.status()["beacons"][counter] > had, 5, f"{counter} being counted")
+        wait_until(lambda: hudsucker.status()["beacons"][counter] > had, f"{counter} being counted")
         assert settled(hudsucker) == before, f"{counter}: {settled(hudsucker)}"
     # The name of another: under x's key it is no message of y.
     def as_y():
@@ -175,7 +183,7 @@ def an_agent_cannot_say_what_its_key_does_not_allow(stage):
     refused("refused_address", lambda: x.say(pools=["web"], address="10.1.2.3:443"))
     x.say(address=nodes["x"].address)
     # Said in the log, once, with what to look at.
-    wait_until(lambda: "pools=" in hudsucker.log() and "addresses=" in hudsucker.log(), 3, "the log saying so")
+    wait_until(lambda: "pools=" in hudsucker.log() and "addresses=" in hudsucker.log(), "the log saying so")
     # y's own address is within x's range, but it is y's.
     x.say(address=nodes["y"].address)
     time.sleep(0.5)
@@ -188,15 +196,15 @@ def a_second_agent_with_the_same_key_is_refused_while_the_first_is_alive(stage):
     elsewhere = ScriptedNode(stage, ends_with_name, name="elsewhere")
     PyAgent(stage, "n1", keys["n1"], hudsucker.beacon_address, elsewhere.address)
     watch = StateWatch(hudsucker, "n1")
-    wait_until(lambda: hudsucker.status()["beacons"]["second_epoch"] > 0, 5, "second_epoch being counted")
+    wait_until(lambda: hudsucker.status()["beacons"]["second_epoch"] > 0, "second_epoch being counted")
     for _ in range(20):
         assert hudsucker.node("n1")["address"] == nodes["n1"].address
         assert who(hudsucker) == "n1"
         time.sleep(0.05)
-    wait_until(lambda: "second agent" in hudsucker.log(), 3, "the log saying so")
+    wait_until(lambda: "second agent" in hudsucker.log(), "the log saying so")
     assert watch.stop() == ["up"]
     agents["n1"].close()
-    wait_until(lambda: hudsucker.node("n1")["address"] == elsewhere.address, 15, "the second taking over when the first is silent")
+    wait_until(lambda: hudsucker.node("n1")["address"] == elsewhere.address, "the second taking over when the first is silent")
 
 
 @case
@@ -205,7 +213,7 @@ def the_address_of_a_static_node_wins_over_what_its_agent_says(stage):
     here, there = ScriptedNode(stage, ends_with_name, name="here"), ScriptedNode(stage, ends_with_name, name="there")
     hudsucker = Hudsucker(stage, [{"name": "web", "nodes": [{"name": "n1", "address": here.address}]}], keys=[key_line("n1", key)])
     PyAgent(stage, "n1", key, hudsucker.beacon_address, there.address, prefixes=[b"p" * 16])
-    wait_until(lambda: hudsucker.node("n1")["prefixes"] == 1, 5, "the agent being heard")
+    wait_until(lambda: hudsucker.node("n1")["prefixes"] == 1, "the agent being heard")
     assert hudsucker.node("n1")["address"] == here.address and who(hudsucker) == "here"
 
 
@@ -227,9 +235,9 @@ def recorded_beacons_replayed_after_restarts_of_agent_and_proxy_change_nothing(s
     # The agent restarts, elsewhere: what its old self has said is worth nothing.
     agents["n1"].close()
     moved = ScriptedNode(stage, ends_with_name, name="n1 moved")
-    wait_until(lambda: (hudsucker.node("n1") or {"state": "gone"})["state"] != "up", 10, "the old agent being missed")
+    wait_until(lambda: (hudsucker.node("n1") or {"state": "gone"})["state"] != "up", "the old agent being missed")
     again = PyAgent(stage, "n1", keys["n1"], hudsucker.beacon_address, moved.address)
-    wait_until(lambda: (hudsucker.node("n1") or {}).get("address") == moved.address, 10, "the new agent being heard")
+    wait_until(lambda: (hudsucker.node("n1") or {}).get("address") == moved.address, "the new agent being heard")
     hudsucker.wait_states({"n1": "up"})
     before = settled(hudsucker)
     replay()
@@ -249,21 +257,21 @@ def recorded_beacons_replayed_after_restarts_of_agent_and_proxy_change_nothing(s
         lambda _: not stopping.is_set(), itertools.cycle(recorded))])
     noise.start()
     try:
-        later.wait_states({"n1": "up", "n2": "up"}, 5)
+        later.wait_states({"n1": "up", "n2": "up"})
     finally:
         stopping.set()
         noise.join()
     replayer.close()
 
 
-@case(seconds=90)
+@case
 def a_hundred_thousand_exact_tokens_are_back_within_five_seconds_of_a_proxy_restart(stage):
     count = reduced(100_000, 10_000)
     key_path, line = make_key(stage, "n1")
     hudsucker = Hudsucker(stage, [{"name": "web"}], keys=[line])
     node = Nginx(stage, "n1")
     feed = stage.path("tokens.feed")
-    Agent(stage, "n1", node.address, [hudsucker.beacon_address], key_path, beacon_every="1s", feeds={"tokens": str(feed)})
+    agent = Agent(stage, "n1", node.address, [hudsucker.beacon_address], key_path, beacon_every="1s", feeds={"tokens": str(feed)})
     hudsucker.wait_states({"n1": "up"})
     made = random.Random(4)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as application:
@@ -275,14 +283,16 @@ def a_hundred_thousand_exact_tokens_are_back_within_five_seconds_of_a_proxy_rest
         return of.status()["affinity"]["size"]
     # Two keys may fall on buckets that are full: a handful may be missing, and is counted.
     enough = count * 0.999
-    wait_until(lambda: size(hudsucker) >= enough, 30, f"{count} tokens at the proxy", every=0.1)
+    wait_until(lambda: size(hudsucker) >= enough, f"{count} tokens at the proxy", every=0.1)
     hudsucker.kill()
-    started = time.monotonic()
+    since_the_kill = Stopwatch(agent.pid)
     later = hudsucker.again()
-    wait_until(lambda: size(later) >= enough, 30, f"{count} tokens at the restarted proxy", every=0.05)
-    took = time.monotonic() - started
-    stage.note(f"{size(later)} of {count} tokens were back {took:.2f} s after the proxy's start")
-    assert took < reduced(5, 60), f"{took:.1f} s"
+    proxy_waited = waited_for_a_core(later.pid)
+    wait_until(lambda: size(later) >= enough, f"{count} tokens at the restarted proxy", every=0.05)
+    took = since_the_kill.wall()
+    of_ours = since_the_kill.of_ours() - (waited_for_a_core(later.pid) - proxy_waited)
+    stage.note(f"{size(later)} of {count} tokens were back {took:.2f} s after the proxy's start, {of_ours:.2f} s of ours")
+    assert of_ours < reduced(5, 60), f"{of_ours:.1f} s"
 
 
 # ---- Life and death --------------------------------------------------------------------------------------------------
@@ -297,9 +307,8 @@ def a_dying_node_drains_and_gets_no_new_connections(stage):
         assert read_exactly(client, 1) == b"x"
         held.append(client)
     watch = StateWatch(hudsucker, "n1")
-    time.sleep(0.1)
     agents["n1"].die()
-    hudsucker.wait_states({"n1": "draining"}, 3)
+    hudsucker.wait_states({"n1": "draining"})
     total = hudsucker.node("n1")["total"]
     for _ in range(20):
         with connect(hudsucker.address) as client:
@@ -310,7 +319,7 @@ def a_dying_node_drains_and_gets_no_new_connections(stage):
         client.sendall(b"z")
         assert read_exactly(client, 1) == b"z", "a connection of a dying node was cut"
         client.close()
-    wait_until(lambda: (hudsucker.node("n1") or {"state": "gone"})["state"] in ("down", "gone"), 15, "the drained node being gone")
+    wait_until(lambda: (hudsucker.node("n1") or {"state": "gone"})["state"] in ("down", "gone"), "the drained node being gone")
     states = watch.stop()
     assert "up" not in states[1:], f"flapping: {states}"
 
@@ -329,9 +338,10 @@ def sigusr2_takes_a_node_out_and_a_restart_of_the_agent_does_not(stage):
     for agent in agents.values():
         assert agent.stop() == 0
         agent.expected = True
-    wait_until(lambda: (hudsucker.node("n1") or {"state": "gone"})["state"] in ("draining", "down", "gone"), 1, "n1 draining at once")
     again = Agent(stage, "n2", agents["n2"].config["node"]["address"], [hudsucker.beacon_address], keys["n2"][0], name="agent-n2-again")
+    wait_until(lambda: re.search("node=n1 .*state=draining", hudsucker.log()), "n1 draining")
     time.sleep(3.5)  # longer than the silence that would be judged
+    assert not re.search("node=n1 .*state=silent", hudsucker.log()), "n1 was missed, and had said that it goes"
     assert watch.stop() == ["up"], f"a restart of its agent took n2 through {watch.changes}"
     assert again.alive() and "a second agent" not in hudsucker.log()
 
@@ -353,15 +363,15 @@ def a_nodes_key_is_changed_without_a_gap(stage):
         done = hudsucker.status()["reloads"]["ok"]
         stage.write("hudsucker.keys", "".join(lines), 0o600)
         hudsucker.signal(signal.SIGHUP)
-        wait_until(lambda: hudsucker.status()["reloads"]["ok"] > done, 5, "the reload")
+        wait_until(lambda: hudsucker.status()["reloads"]["ok"] > done, "the reload")
     reload_with(old, new)
     agent.signal(signal.SIGHUP)
-    wait_until(lambda: "speaks with its new key" in agent.log(), 5, "the agent's word")
+    wait_until(lambda: "speaks with its new key" in agent.log(), "the agent's word")
     reload_with(new)
     time.sleep(3.5)
     assert watch.stop() == ["up"], watch.changes
     reload_with(old)  # and a key that the proxy does not have is said on both sides
-    wait_until(lambda: "not signed with its key" in hudsucker.log(), 5, "the proxy's word")
+    wait_until(lambda: "not signed with its key" in hudsucker.log(), "the proxy's word")
 
 
 @case
@@ -374,9 +384,8 @@ def a_silent_node_comes_last_and_one_that_speaks_again_is_up_again(stage):
         assert read_exactly(client, 1) == b"x"
         held.append(client)
     watch = StateWatch(hudsucker, "n1")
-    time.sleep(0.1)
     agents["n1"].muted = True
-    hudsucker.wait_states({"n1": "silent"}, 4)
+    hudsucker.wait_states({"n1": "silent"})
     total = hudsucker.node("n1")["total"]
     for _ in range(20):
         with connect(hudsucker.address) as client:
@@ -385,8 +394,9 @@ def a_silent_node_comes_last_and_one_that_speaks_again_is_up_again(stage):
     assert hudsucker.node("n1")["total"] == total, "a silent node was chosen while another speaks"
     time.sleep(1)
     assert hudsucker.node("n1")["state"] == "silent", "silent with a connection: not dead"
+    watch.wait_for("silent")
     agents["n1"].muted = False
-    hudsucker.wait_states({"n1": "up"}, 3)
+    hudsucker.wait_states({"n1": "up"})
     assert watch.stop() == ["up", "silent", "up"], watch.changes
     for client in held:
         client.sendall(b"z")
@@ -400,16 +410,15 @@ def a_silent_node_without_connections_is_dead_until_it_speaks_again(stage):
     token = os.urandom(32)
     agents["n1"].add_tokens([token])
     hello = in_records(client_hello(session_id=token, tls13=False))
-    wait_until(lambda: who(hudsucker, hello) == "n1", 5, "the token being known")
+    wait_until(lambda: who(hudsucker, hello) == "n1", "the token being known")
     watch = StateWatch(hudsucker, "n1")
-    time.sleep(0.1)
     agents["n1"].muted = True
-    wait_until(lambda: (hudsucker.node("n1") or {"state": "gone"})["state"] in ("down", "gone"), 5, "n1 being dead")
+    wait_until(lambda: (hudsucker.node("n1") or {"state": "gone"})["state"] in ("down", "gone"), "n1 being dead")
     assert [who(hudsucker, hello) for _ in range(5)] == ["n2"] * 5, "a dead node was tried for its token"
-    time.sleep(0.2)  # so that the watch, which looks every 30 ms, sees it too
+    watch.wait_for("down", "gone")
     agents["n1"].muted = False
-    hudsucker.wait_states({"n1": "up"}, 5)
-    wait_until(lambda: who(hudsucker, hello) == "n1", 5, "its token counting again")
+    hudsucker.wait_states({"n1": "up"})
+    wait_until(lambda: who(hudsucker, hello) == "n1", "its token counting again")
     states = watch.stop()
     assert states.count("up") == 2, f"flapping: {states}"
 
@@ -421,7 +430,7 @@ def when_all_are_silent_they_are_used_all_the_same_while_they_have_connections(s
         held.sendall(b"x")
         assert read_exactly(held, 1) == b"x"
         agents["n1"].muted = True
-        hudsucker.wait_states({"n1": "silent"}, 4)
+        hudsucker.wait_states({"n1": "silent"})
         with connect(hudsucker.address) as client:
             client.sendall(b"y")
             assert read_exactly(client, 1) == b"y"
@@ -431,11 +440,11 @@ def when_all_are_silent_they_are_used_all_the_same_while_they_have_connections(s
 def a_node_that_is_not_ready_gets_no_new_connections_until_it_is(stage):
     hudsucker, agents, _, _ = announced(stage, ("n1", "n2"))
     agents["n1"].say(ready=False)
-    wait_until(lambda: hudsucker.node("n1")["state"] != "up", 3, "n1 not being up")
+    wait_until(lambda: hudsucker.node("n1")["state"] != "up", "n1 not being up")
     assert {who(hudsucker) for _ in range(12)} == {"n2"}
     agents["n1"].say(ready=True)
-    hudsucker.wait_states({"n1": "up"}, 3)
-    wait_until(lambda: who(hudsucker) == "n1", 5, "n1 being used again")
+    hudsucker.wait_states({"n1": "up"})
+    wait_until(lambda: who(hudsucker) == "n1", "n1 being used again")
 
 
 @case
@@ -449,12 +458,12 @@ def a_server_that_fails_its_probe_is_reported_as_not_ready_by_the_real_agent(sta
     hudsucker.wait_states({n: "up" for n in names})
     address = nodes["n1"].address
     nodes["n1"].kill()
-    wait_until(lambda: hudsucker.node("n1")["state"] != "up", 10, "n1 not being up")
+    wait_until(lambda: hudsucker.node("n1")["state"] != "up", "n1 not being up")
     Nginx(stage, "n1", address=address)
-    hudsucker.wait_states({"n1": "up"}, 15)
+    hudsucker.wait_states({"n1": "up"})
 
 
-@case(seconds=150, needs_root=True, reduced=False)
+@case(needs_root=True, reduced=False)
 def a_node_powered_off_with_an_idle_relay_open_dies_without_flapping(stage):
     ip = require_program("ip")
     mark = f"{os.getpid() % 100000}"
@@ -476,7 +485,7 @@ def a_node_powered_off_with_an_idle_relay_open_dies_without_flapping(stage):
                 raise Skip(f"no use of network namespaces here: {' '.join(step[1:])}: {done.stderr.strip()}")
         key = random_key()
         hudsucker = Hudsucker(stage, [{"name": "web"}], keys=[key_line("n1", key, addresses=f"{net}.2")],
-                              beacons={"bind": "0.0.0.0:" + stage.address(socket.SOCK_DGRAM).split(":")[1], "dead_after": "1s"})
+                              beacons={"bind": f"0.0.0.0:{stage.wildcard_port(socket.SOCK_DGRAM)}", "dead_after": "1s"})
         # The node and its agent live on the other side of the wire.
         program = stage.write("far_node.py", f"""
 import sys, time
@@ -490,21 +499,21 @@ PyAgent(stage, "n1", bytes.fromhex("{key.hex()}"), "{net}.1:{hudsucker.beacon_ad
 time.sleep(1000)
 """)
         Process(stage, "far-node", [ip, "netns", "exec", space, "python3", program])
-        hudsucker.wait_states({"n1": "up"}, 15)
+        hudsucker.wait_states({"n1": "up"})
         with connect(hudsucker.address, 100) as idle:
             idle.sendall(b"x")
             assert read_exactly(idle, 1) == b"x"
             watch = StateWatch(hudsucker, "n1")
-            time.sleep(0.2)
             run(ip, "-n", space, "link", "set", inner, "down")  # no FIN, no RST, no answer
             off = time.monotonic()
-            hudsucker.wait_states({"n1": "silent"}, 5)
+            hudsucker.wait_states({"n1": "silent"})
+            watch.wait_for("silent")
             try:
                 idle.recv(1)
             except OSError:
                 pass
             ended = time.monotonic() - off
-            wait_until(lambda: (hudsucker.node("n1") or {"state": "gone"})["state"] in ("down", "gone"), 10, "the node being dead")
+            wait_until(lambda: (hudsucker.node("n1") or {"state": "gone"})["state"] in ("down", "gone"), "the node being dead")
             states = watch.stop()
         assert states[:2] == ["up", "silent"] and states.count("up") == 1, f"flapping: {states}"
         stage.note(f"the idle relay ended {ended:.1f} s after the power went; states {states}")
@@ -544,7 +553,7 @@ class Flood:
         forged = datagram[:-32] + os.urandom(32)
         self.senders = [Process(stage, f"flood{i}-{seconds}", ["python3", "-c", FLOOD, host, str(port), str(seconds), forged.hex()])
                         for i in range(2)]
-        wait_until(self.look, 5, "the kernel dropping datagrams")
+        wait_until(self.look, "the kernel dropping datagrams")
 
     def dropped(self):
         return self.hudsucker.status()["beacons"]["dropped_by_kernel"]
@@ -562,34 +571,35 @@ class Flood:
             sender.kill()
 
 
-@case(seconds=90, reduced=False)
+@case(reduced=False)
 def a_flood_that_makes_the_kernel_drop_datagrams_keeps_no_dead_node_up_and_no_agent_out(stage):
     # At most three times dead_after counts as heard for the drops, so 0.8 s after the last word at the latest n1 is silent.
     hudsucker, agents, keys, nodes = announced(stage, ("n1", "n2"), config={"beacons": {"dead_after": "200ms"}}, every=0.05)
     recorded = agents["n1"].recorded[-1]
-    flood = Flood(stage, hudsucker, recorded, 10)
+    flood = Flood(stage, hudsucker, recorded, 4 * PATIENCE)
     agents["n1"].close()
-    died = time.monotonic()
+    watch = Stopwatch(hudsucker.pid)
 
     def judged():
         dropped, state = flood.look(), (hudsucker.node("n1") or {"state": "gone"})["state"]
         assert flood.running(), f"n1 is {state} as long as the flood lasts"
         return state != "up" and dropped
-    wait_until(judged, 9, "n1 being judged while the flood lasts", every=0.1)
-    stage.note(f"judged {time.monotonic() - died:.1f} s after its last word; {flood.drops[-1]} datagrams were dropped")
-    wait_until(flood.look, 3, "the flood going on")
+    wait_until(judged, "n1 being judged while the flood lasts", every=0.1)
+    assert watch.of_ours() < 9, "the flood spoke for it"
+    stage.note(f"judged {watch.wall():.1f} s after its last word; {flood.drops[-1]} datagrams were dropped")
+    wait_until(flood.look, "the flood going on")
     # Its agent comes back in the middle of it. Whatever of it arrives is believed, once it has the nonce.
     again = PyAgent(stage, "n1", keys["n1"], hudsucker.beacon_address, nodes["n1"].address, every=0.01)
-    wait_until(lambda: wire.CHALLENGE in again.answers or not flood.running(), 15, "a fresh nonce")
+    wait_until(lambda: wire.CHALLENGE in again.answers or not flood.running(), "a fresh nonce")
     challenged_in_flood = flood.running()
     before = hudsucker.status()["beacons"]["second_epoch"]
     flood.stop()
     assert challenged_in_flood, f"not asked for a fresh nonce while the flood lasted: {again.answers[-5:]}, {hudsucker.status()['beacons']}"
-    hudsucker.wait_states({"n1": "up", "n2": "up"}, 5)
+    hudsucker.wait_states({"n1": "up", "n2": "up"})
     stage.note(f"its second agent was refused {before} times")
 
 
-@case(seconds=60)
+@case
 def an_agent_with_bad_news_all_the_time_does_not_fill_the_control_thread(stage):
     key = random_key()
     # A table that takes a while to build, with the snapshot that goes with it: of many nodes.
@@ -618,7 +628,7 @@ def an_agent_with_bad_news_all_the_time_does_not_fill_the_control_thread(stage):
     stage.note(f"{said} reports in {took:.1f} s: {built} tables of {1000 * mean:.1f} ms, {early} of them early, {share:.0%} of a core")
     assert early <= 4 + 4 * (took + 1) and built <= took / 0.010 + 4 + 4 * (took + 1), f"{early} of {built} tables did not wait, of {said} reports"
     agent.say(ready=True)
-    hudsucker.wait_states({"n1": "up"}, 5)
+    hudsucker.wait_states({"n1": "up"})
 
 
 # ---- What the holder of one node's key can do ------------------------------------------------------------------------
@@ -638,7 +648,7 @@ def a_key_opens_nothing_but_its_own_server(stage):
                            (wide, secret.address)):
         had = hudsucker.status()["beacons"]["refused_address"]
         agent.say(address=address)
-        wait_until(lambda had=had: hudsucker.status()["beacons"]["refused_address"] > had, 5, f"{address} being refused")
+        wait_until(lambda had=had: hudsucker.status()["beacons"]["refused_address"] > had, f"{address} being refused")
         assert hudsucker.node("wide") is None and hudsucker.node("thief")["address"] == own["thief"].address
     # Said once for each node, not for each datagram.
     for words in ("node thief: its agent names address", "where this proxy itself listens", "which only this machine reaches"):
@@ -658,14 +668,14 @@ def the_holder_of_one_key_takes_neither_clients_by_weight_nor_others_returning_c
     tokens = [os.urandom(32) for _ in range(60)]
     agents["n1"].add_tokens(tokens)
     hudsucker.wait_states({n: "up" for n in names[:3]})
-    wait_until(lambda: hudsucker.status()["affinity"]["size"] >= 60, 5, "the tokens of n1")
+    wait_until(lambda: hudsucker.status()["affinity"]["size"] >= 60, "the tokens of n1")
     # Every client of a node knows its prefixes and some of its tokens; longer ones are another way to claim the same.
     stolen = [prefixes[n] for n in names] + [prefixes["n1"] + bytes([i]) for i in range(32)] + [prefixes["n2"][:8]]
     thief = PyAgent(stage, "n4", keys["n4"], hudsucker.beacon_address, nodes["n4"].address, prefixes=stolen, weight=1000)
     thief.add_tokens(tokens)
     hudsucker.wait_states({"n4": "up"})
-    wait_until(lambda: hudsucker.status()["affinity"]["held_by_another"] >= 60, 5, "the thief's tokens being refused")
-    wait_until(lambda: "announces ticket prefixes that node" in hudsucker.log(), 5, "the log saying so")
+    wait_until(lambda: hudsucker.status()["affinity"]["held_by_another"] >= 60, "the thief's tokens being refused")
+    wait_until(lambda: "announces ticket prefixes that node" in hudsucker.log(), "the log saying so")
     assert hudsucker.node("n4")["weight"] == 100 and "write weight=1000" in hudsucker.log()
 
     def taken(hellos):
@@ -678,7 +688,7 @@ def the_holder_of_one_key_takes_neither_clients_by_weight_nor_others_returning_c
             clients.append(client)
         for client in clients:
             client.close()
-        wait_until(lambda: all(n["active"] == 0 for n in hudsucker.pool()["nodes"]), 5, "the clients being gone")
+        wait_until(lambda: all(n["active"] == 0 for n in hudsucker.pool()["nodes"]), "the clients being gone")
         return (nodes["n4"].connections - before) / len(hellos)
 
     def returning(prefix):
@@ -694,12 +704,12 @@ def the_holder_of_one_key_takes_neither_clients_by_weight_nor_others_returning_c
 
 # ---- Abuse of tokens -------------------------------------------------------------------------------------------------
 
-@case(seconds=90)
+@case
 def a_flood_of_tokens_from_one_node_leaves_the_hit_rate_of_the_others_untouched(stage):
     hudsucker, agents, _, _ = announced(stage, ("n1", "n2", "n3"), config={"affinity": {"capacity": 20000}})
     mine = [os.urandom(32) for _ in range(3000)]
     agents["n1"].add_tokens(mine)
-    wait_until(lambda: hudsucker.status()["affinity"]["size"] >= 2990, 10, "the honest tokens")
+    wait_until(lambda: hudsucker.status()["affinity"]["size"] >= 2990, "the honest tokens")
     agents["n2"].add_tokens([os.urandom(32) for _ in range(reduced(150_000, 30_000))])
 
     def hits():
@@ -708,14 +718,14 @@ def a_flood_of_tokens_from_one_node_leaves_the_hit_rate_of_the_others_untouched(
     until = time.monotonic() + 12
     while time.monotonic() < until:
         worst = min(worst, hits())
-    wait_until(lambda: hudsucker.status()["affinity"]["size"] >= 10000, 20, "the flood having arrived", every=0.2)
+    wait_until(lambda: hudsucker.status()["affinity"]["size"] >= 10000, "the flood having arrived", every=0.2)
     worst = min(worst, hits())
     affinity = hudsucker.status()["affinity"]
     stage.note(f"{worst} of 200 found at worst; {affinity}")
     assert worst >= 199, f"only {worst} of 200 of the honest node's tokens were found"
 
 
-@case(seconds=60)
+@case
 def a_client_that_aims_tokens_at_one_node_cannot_push_it_past_its_load_bound(stage):
     names = ("n1", "n2", "n3", "n4")
     prefixes = {n: os.urandom(16) for n in names}

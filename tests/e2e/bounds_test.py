@@ -5,6 +5,7 @@ import gzip
 import http.client
 import json
 import resource
+import select
 import selectors
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 
-from harness import (Hudsucker, Process, connect, cpu_seconds, descriptors, memory_kib, reduced, reload_and_wait,
+from harness import (PATIENCE, Hudsucker, Process, Stopwatch, connect, cpu_seconds, descriptors, memory_kib, reduced, reload_and_wait,
                      split_address, tls_client, wait_until)
 from hello_bytes import client_hello, in_records
 from runner import case, main
@@ -30,6 +31,13 @@ def raise_own_limit(wanted):
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
 
 
+def poll_out(client):
+    """Waits until its connection is there. (No select: it takes only descriptors below 1024.)"""
+    waiting = select.poll()
+    waiting.register(client, select.POLLOUT)
+    waiting.poll(PATIENCE * 1000)
+
+
 def open_clients(address, count, first=b""):
     """`count` non-blocking connections, opened in batches so that the listener's queue is not the thing tested."""
     clients = []
@@ -41,13 +49,13 @@ def open_clients(address, count, first=b""):
         if i % 200 == 199:
             time.sleep(0.02)
     if first:
-        time.sleep(0.2)
         for client in clients:
+            poll_out(client)
             client.send(first)
     return clients
 
 
-@case(seconds=60)
+@case
 def two_thousand_clients_that_drip_are_closed_at_the_deadline_while_real_ones_all_succeed(stage):
     count, deadline_s = reduced(2000, 500), reduced(5, 8)
     raise_own_limit(count + 500)
@@ -60,7 +68,7 @@ def two_thousand_clients_that_drip_are_closed_at_the_deadline_while_real_ones_al
     stopping = threading.Event()
 
     def real_clients():
-        while not stopping.is_set():
+        while not stopping.is_set() or real["done"] <= 20:
             counted = tls_client(hudsucker.address, "tls13-ticket", clients=10, rounds=1, threads=2)
             real["done"] += counted["connections"] - counted["errors"]
             real["failed"] += counted["errors"]
@@ -68,18 +76,19 @@ def two_thousand_clients_that_drip_are_closed_at_the_deadline_while_real_ones_al
     beside.start()
     try:
         selector = selectors.DefaultSelector()
-        born = {}
+        born, watch, held_up = {}, Stopwatch(hudsucker.pid), 0.0
         for i in range(count):
             client = socket.socket()
             client.setblocking(False)
-            client.connect_ex(split_address(hudsucker.address))
             born[client] = time.monotonic()
+            client.connect_ex(split_address(hudsucker.address))
             selector.register(client, selectors.EVENT_READ)
             if i % 100 == 99:
                 time.sleep(0.01)
         position, next_drip = 0, time.monotonic()
-        end = time.monotonic() + deadline_s * 2 + 3
+        end = looked = time.monotonic() + deadline_s * 2 + PATIENCE
         while born and time.monotonic() < end:
+            held_up, looked = max(held_up, time.monotonic() - looked), time.monotonic()  # this loop itself: then it sees ends late
             for key, _ in selector.select(0.02):
                 client = key.fileobj
                 try:
@@ -108,10 +117,10 @@ def two_thousand_clients_that_drip_are_closed_at_the_deadline_while_real_ones_al
         beside.join()
     assert left == 0, f"{left} dripping clients were never closed"
     lives.sort()
-    low, high = deadline_s * 0.9, deadline_s * reduced(1.1, 1.5)
+    low, high = deadline_s * 0.9, deadline_s * reduced(1.1, 1.5) + held_up + watch.wall() - watch.of_ours()
     outside = [life for life in lives if not low <= life <= high]
     assert not outside, f"{len(outside)} of {count} lived outside {low:.1f}-{high:.1f} s: {outside[0]:.2f} … {outside[-1]:.2f}"
-    assert real["failed"] == 0 and real["done"] > 20, real
+    assert real["failed"] == 0, real
     stage.note(f"{count} drippers lived {lives[0]:.2f}-{lives[-1]:.2f} s with a deadline of {deadline_s} s; {real['done']} real clients succeeded")
 
 
@@ -143,12 +152,12 @@ print(min(best))
 
 
 def p99_of_echo(address):
-    """Seconds; the best of five runs: the machine may be busy with other things."""
+    """Seconds; the best of five runs."""
     done = subprocess.run([sys.executable, "-c", ECHO_CLIENT, *map(str, split_address(address))], capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
-@case(seconds=90)
+@case
 def five_hundred_stalled_readers_cost_at_most_64_kib_each_and_an_unrelated_echo_goes_on(stage):
     count = reduced(500, 100)
     raise_own_limit(3 * count + 500)
@@ -165,40 +174,44 @@ def five_hundred_stalled_readers_cost_at_most_64_kib_each_and_an_unrelated_echo_
                           listeners=[{"name": "a", "default_pool": "pour"}, {"name": "b", "default_pool": "echo"}],
                           max_connections=4000)
     echo_address = hudsucker.config["listeners"][1]["bind"]
-    alone = p99_of_echo(echo_address)
+    unburdened = Hudsucker(stage, [{"name": "echo", "health_check": False, "nodes": [{"name": "echoer", "address": echo_node}]}], name="unburdened")
     before = memory_kib(hudsucker.pid)
     clients = open_clients(hudsucker.address, count, b"give\n")
-    wait_until(lambda: pourer.connections >= count, 20, "all connections reaching the node")
+    wait_until(lambda: pourer.connections >= count, "all connections reaching the node")
 
     def settled():
         seen = sum(w["bytes_out"] for w in hudsucker.status()["workers"])
         time.sleep(0.5)
         return seen == sum(w["bytes_out"] for w in hudsucker.status()["workers"])
-    wait_until(settled, 20, "the streams standing still")
-    # No less than 1 ms, and a few tries: a busy machine does as much to any program, and this is about the 500.
-    for _ in range(6):
-        during = p99_of_echo(echo_address)
-        if during <= max(5 * alone, 0.001):
-            break
+    wait_until(settled, "the streams standing still")
     workers = hudsucker.status()["workers"]
     pipe_kib = sum(w["pipe_bytes"] for w in workers) / 1024
     private_kib = sum(w["private_bytes"] for w in workers) / 1024
+    # Where pipes are short (other processes of the user have them), workers send by zero copy, from 16 MiB each at the most.
+    pools_kib = sum(16 << 10 for w in workers if w["zerocopy_sends"])
     grown = memory_kib(hudsucker.pid) - before
-    each = (grown + pipe_kib) / count
     stage.note(f"{count} stalled readers: {grown / count:.1f} KiB of memory and {pipe_kib / count:.1f} KiB of pipes each "
-               f"(private {private_kib / count:.1f}); echo p99 {alone * 1e6:.0f} µs alone, {during * 1e6:.0f} µs beside them")
-    assert each <= reduced(64, 256), f"{each:.1f} KiB each"
-    assert during <= max(5 * alone, 0.001), f"the echo's p99 went from {alone * 1e6:.0f} to {during * 1e6:.0f} µs"
+               f"(private {private_kib / count:.1f}; buffers for zero copy {pools_kib / count:.1f} at the most)")
+    for each in ((grown + pipe_kib - pools_kib) / count, (private_kib + pipe_kib) / count):
+        assert each <= reduced(64, 256), f"{each:.1f} KiB each"
+    # Beside what the echo through another proxy takes in the same moment, at which nobody stalls; a few tries, each in both orders.
+    for _ in range(6):
+        alone, during, again = [p99_of_echo(a) for a in (unburdened.address, echo_address, unburdened.address)]
+        alone = max(alone, again)
+        if during <= max(5 * alone, 0.001):
+            break
+    stage.note(f"echo p99 {during * 1e6:.0f} µs beside them, {alone * 1e6:.0f} µs through a proxy without them")
+    assert during <= max(5 * alone, 0.001), f"the echo's p99 is {during * 1e6:.0f} µs beside them, {alone * 1e6:.0f} µs without them"
     # And what was stalled comes back whole when it reads again.
     clients[0].setblocking(True)
-    clients[0].settimeout(10)
+    clients[0].settimeout(PATIENCE)
     assert read_exactly(clients[0], 10 << 20) == b"p" * (10 << 20)
     for client in clients:
         client.close()
-    wait_until(lambda: active(hudsucker) == 0, 10, "all of them being gone")
+    wait_until(lambda: active(hudsucker) == 0, "all of them being gone")
 
 
-@case(seconds=60)
+@case
 def with_200_descriptors_and_1000_clients_it_stays_calm_answers_and_recovers(stage):
     raise_own_limit(4000)
     node = ScriptedNode(stage, answer_name, name="n1")
@@ -219,11 +232,11 @@ def with_200_descriptors_and_1000_clients_it_stays_calm_answers_and_recovers(sta
     assert share < 0.2, f"{share:.0%} of a core"
     for client in clients:
         reset(client)
-    released = time.monotonic()
+    watch = Stopwatch(hudsucker.pid)
     with connect(hudsucker.address) as client:
         client.sendall(b"hello\n")
         assert client.recv(100) == b"n1"
-    took = time.monotonic() - released
+    took = watch.of_ours()
     assert took < 1, f"a client after them waited {took:.2f} s"
     stage.note(f"a client after them was served after {took * 1000:.0f} ms")
 
@@ -246,13 +259,13 @@ def is_served(address, source, words=b"let me in"):
         return False
 
 
-@case(seconds=60)
+@case
 def max_connections_are_the_process_s_whoever_the_workers_are(stage):
     node = ScriptedNode(stage, echo)
     hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}], max_connections=40, workers=2)
     clients = []
     for i in range(40):
-        clients.append(connect(hudsucker.address, timeout=5, source_address=(f"127.0.1.{i + 1}", 0)))
+        clients.append(connect(hudsucker.address, source_address=(f"127.0.1.{i + 1}", 0)))
         clients[-1].sendall(b"hello")
         assert read_exactly(clients[-1], 5) == b"hello", f"client {i + 1} of 40 is not served"
     by_worker = [worker["active"] for worker in hudsucker.status()["workers"]]
@@ -274,17 +287,17 @@ def memory_that_a_flood_of_hellos_took_goes_back_to_the_kernel(stage):
     clients = [connect(hudsucker.address, source_address=(f"127.0.{5 + i // 200}.{i % 200 + 1}", 0)) for i in range(3000)]
     for client in clients:
         client.sendall(half)
-    wait_until(lambda: resident() > before + 3000 * len(half), 10, "the hellos being held")
+    wait_until(lambda: resident() > before + 3000 * len(half), "the hellos being held")
     time.sleep(1)  # who holds what is looked at twice a second
     most = resident()
     for client in clients:
         client.close()
-    wait_until(lambda: resident() < before + (most - before) / 3, 10, "the memory being given back")
+    wait_until(lambda: resident() < before + (most - before) / 3, "the memory being given back")
     assert is_served(hudsucker.address, "127.0.4.1")
     stage.note(f"{before >> 20} MiB, {most >> 20} MiB with {len(clients)} halves of hellos, then {resident() >> 20} MiB")
 
 
-@case(seconds=60)
+@case
 def one_source_that_fills_every_place_keeps_nobody_else_out(stage):
     """Idle relays, hellos that drip and hellos that stay halves; the newcomers come from elsewhere."""
     raise_own_limit(4000)
@@ -293,7 +306,7 @@ def one_source_that_fills_every_place_keeps_nobody_else_out(stage):
     hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}], max_connections=count, workers=2,
                           relay={"hello_budget": "1MiB"})
     relays = hold_relays(hudsucker.address, count + 30, "127.0.0.1")
-    wait_until(lambda: active(hudsucker) >= count, 10, "the places being in use")
+    wait_until(lambda: active(hudsucker) >= count, "the places being in use")
     for i in range(100):
         assert is_served(hudsucker.address, f"127.0.2.{i + 1}"), f"newcomer {i + 1} beside {count} idle relays"
     half = in_records(client_hello(pad_to=15000))[:14000]
@@ -307,7 +320,7 @@ def one_source_that_fills_every_place_keeps_nobody_else_out(stage):
         assert is_served(hudsucker.address, f"127.0.3.{i + 1}"), f"newcomer {i + 1} beside hellos that drip"
     for client in relays + dripping:
         client.close()
-    wait_until(lambda: active(hudsucker) < 20, 10, "the places being free")
+    wait_until(lambda: active(hudsucker) < 20, "the places being free")
     halves = [connect(hudsucker.address, source_address=("127.0.0.4", 0)) for _ in range(200)]
     for client in halves:
         try:
@@ -321,7 +334,7 @@ def one_source_that_fills_every_place_keeps_nobody_else_out(stage):
     made_room = status["closes"]["made_room"]
     assert made_room >= 100, status["closes"]
     assert sum(w["evicted_for_hellos"] for w in status["workers"]) > 0, "the memory for hellos was never short"
-    wait_until(lambda: "all places are in use" in hudsucker.log() and "the memory for hellos is in use" in hudsucker.log(), 5,
+    wait_until(lambda: "all places are in use" in hudsucker.log() and "the memory for hellos is in use" in hudsucker.log(),
                "the warnings")
     assert hudsucker.log().count("all places are in use") <= 4, "the warning is not limited in its rate"
     stage.note(f"250 of 250 newcomers were served; {made_room} connections made room")
@@ -329,7 +342,7 @@ def one_source_that_fills_every_place_keeps_nobody_else_out(stage):
         client.close()
 
 
-@case(seconds=30)
+@case
 def a_source_at_max_connections_per_source_is_refused_and_others_are_not(stage):
     node = ScriptedNode(stage, echo)
     hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}], workers=2,
@@ -340,9 +353,9 @@ def a_source_at_max_connections_per_source_is_refused_and_others_are_not(stage):
     assert not is_served(hudsucker.address, "127.0.0.1")
     assert is_served(hudsucker.address, "127.0.0.2")
     relays.pop().close()
-    wait_until(lambda: is_served(hudsucker.address, "127.0.0.1"), 5, "a place of its own being free again")
+    wait_until(lambda: is_served(hudsucker.address, "127.0.0.1"), "a place of its own being free again")
     assert hudsucker.status()["closes"]["source_limit"] >= 1
-    wait_until(lambda: "max_connections_per_source" in hudsucker.log() and "127.0.0.1" in hudsucker.log(), 5, "the warning")
+    wait_until(lambda: "max_connections_per_source" in hudsucker.log() and "127.0.0.1" in hudsucker.log(), "the warning")
 
 
 class Forwarder:
@@ -375,7 +388,7 @@ class Forwarder:
             sink.close()
 
 
-@case(seconds=30)
+@case
 def a_node_whose_address_leads_back_here_over_another_proxy_costs_a_few_places_and_a_warning(stage):
     node, forwarder = ScriptedNode(stage, echo), Forwarder(stage)
     hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]},
@@ -387,15 +400,15 @@ def a_node_whose_address_leads_back_here_over_another_proxy_costs_a_few_places_a
     forwarder.target = hudsucker.address
     lost = connect(hudsucker.address)
     lost.sendall(in_records(client_hello("circle.example")))
-    wait_until(lambda: hudsucker.status()["closes"]["loop"] == 1, 10, "the circle being broken")
+    wait_until(lambda: hudsucker.status()["closes"]["loop"] == 1, "the circle being broken")
     assert lost.recv(1) == b""
     assert is_served(hudsucker.address, "127.0.0.2")
     lost.close()
-    wait_until(lambda: active(hudsucker) == 0, 10, "all of it being gone")
-    wait_until(lambda: "leads back to this proxy" in hudsucker.log(), 5, "the warning")
+    wait_until(lambda: active(hudsucker) == 0, "all of it being gone")
+    wait_until(lambda: "leads back to this proxy" in hudsucker.log(), "the warning")
 
 
-@case(seconds=120)
+@case
 def twenty_thousand_that_connect_and_abort_leave_no_descriptor_and_no_memory(stage):
     count = reduced(20000, 4000)
     node = ScriptedNode(stage, answer_name, name="n1")
@@ -415,11 +428,11 @@ def twenty_thousand_that_connect_and_abort_leave_no_descriptor_and_no_memory(sta
             except OSError:
                 client.close()
     abort(2000)  # what is allocated once is allocated now
-    wait_until(lambda: active(hudsucker) == 0, 20, "the first ones being gone")
+    wait_until(lambda: active(hudsucker) == 0, "the first ones being gone")
     open_before, memory_before = descriptors(hudsucker.pid), memory_kib(hudsucker.pid)
     abort(count)
-    wait_until(lambda: active(hudsucker) == 0, 20, "all of them being gone")
-    wait_until(lambda: descriptors(hudsucker.pid) <= open_before, 5, f"no more than {open_before} descriptors")
+    wait_until(lambda: active(hudsucker) == 0, "all of them being gone")
+    wait_until(lambda: descriptors(hudsucker.pid) <= open_before, f"no more than {open_before} descriptors")
     grown = memory_kib(hudsucker.pid) - memory_before
     assert grown < reduced(2048, 65536), f"{grown} KiB more than before"
     stage.note(f"{count} aborted connections: {descriptors(hudsucker.pid) - open_before} descriptors and {grown} KiB more")
@@ -428,7 +441,7 @@ def twenty_thousand_that_connect_and_abort_leave_no_descriptor_and_no_memory(sta
         assert client.recv(100) == b"n1"
 
 
-@case(seconds=60)
+@case
 def a_stopped_proxy_goes_on_without_declaring_its_nodes_silent(stage):
     # SIGSTOP: time in which the process itself did not run is nobody's silence. Belongs to beacons, but needs no flood.
     from beacon_bytes import PyAgent, key_line, random_key
@@ -448,7 +461,7 @@ def a_stopped_proxy_goes_on_without_declaring_its_nodes_silent(stage):
         time.sleep(0.02)
 
 
-@case(seconds=60)
+@case
 def slow_and_silent_clients_of_the_status_page_do_not_keep_it_from_others(stage):
     node = ScriptedNode(stage, answer_name, name="n1")
     hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}])
@@ -456,9 +469,9 @@ def slow_and_silent_clients_of_the_status_page_do_not_keep_it_from_others(stage)
     for i, client in enumerate(silent_ones):
         if i % 2:
             client.sendall(b"GET /status HTTP/1.1\r\nHost: localhost\r\nX-Long: ")
-    started = time.monotonic()
+    watch = Stopwatch(hudsucker.pid)
     hudsucker.status()
-    assert time.monotonic() - started < 2
+    assert watch.of_ours() < 2
     for client in silent_ones:
         client.close()
     with connect(hudsucker.status_address) as client:
@@ -484,7 +497,7 @@ def raw_get(address, path, *headers, source=None, timeout=10):
         connection.close()
 
 
-@case(seconds=60)
+@case
 def neither_idle_nor_slow_nor_busy_clients_of_one_address_keep_another_ones_scrape_from_its_answer(stage):
     node = ScriptedNode(stage, answer_name, name="n1")
     hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}])

@@ -54,7 +54,7 @@ def quick_start_without_a_file_needs_a_listener_and_nodes_only(stage):
                 return read_to_end(client)
         except OSError:
             return None
-    wait_until(answered, 10, "an answer")
+    wait_until(answered, "an answer")
     assert {answered() for _ in range(30)} == {b"a", b"b"}
 
 
@@ -167,7 +167,7 @@ def the_agents_log_has_the_proxys_levels_and_formats(stage):
     key, _ = make_key(stage, "n1")
     def lines(name, enough, **log):
         agent = Process(stage, name, [PROGRAMS / "hud-agentd", "--config", stage.write(f"{name}.yaml", to_yaml(agent_config(stage, key, log=log)))])
-        wait_until(lambda: enough in agent.log(), 10, f"{name}: {enough}")
+        wait_until(lambda: enough in agent.log(), f"{name}: {enough}")
         agent.signal(signal.SIGTERM)
         assert agent.popen.wait(10) == 0
         return agent.log().splitlines()
@@ -289,7 +289,7 @@ def started_without_standard_descriptors_no_socket_takes_their_place(stage):
                 return os.readlink(descriptors / fd)
             except OSError:  # the shell, or the program at its start
                 return ""
-        wait_until(lambda: any(what(fd).startswith("anon_inode:") for fd in os.listdir(descriptors)), 10, "its signals")
+        wait_until(lambda: any(what(fd).startswith("anon_inode:") for fd in os.listdir(descriptors)), "its signals")
         assert [what(fd) for fd in "012"] == ["/dev/null"] * 3, [what(fd) for fd in "012"]
 
 
@@ -313,7 +313,7 @@ def status_metrics_and_the_page_answer(stage):
         assert key in row, f"pools[].nodes[] lacks {key}"
     for key in ("affinity", "beacons", "closes", "workers"):
         assert key in status, f"/status lacks {key}"
-    wait_until(lambda: hudsucker.node("n1")["total"] == 1, 3, "one connection being counted")
+    wait_until(lambda: hudsucker.node("n1")["total"] == 1, "one connection being counted")
     metrics = hudsucker.metrics()
     assert "# TYPE" in metrics and 'node="n1"' in metrics, metrics[:500]
     code, page = http_get(hudsucker.status_address, "/")
@@ -337,7 +337,7 @@ def bad_feed_lines_are_said_once_and_the_good_ones_beside_them_are_applied(stage
             application.connect(str(path))
             for text in lines:
                 application.send(text)
-    wait_until(lambda: hudsucker.status()["affinity"]["size"] == 3, 5, "the three good ones being known")
+    wait_until(lambda: hudsucker.status()["affinity"]["size"] == 3, "the three good ones being known")
     time.sleep(0.3)
     assert agent.alive()
     log = agent.log()

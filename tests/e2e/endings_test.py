@@ -68,7 +68,7 @@ class Bench:
 
     def close(self):
         """The next mode's run shall have the machine for itself."""
-        wait_until(lambda: sum(w["active"] for w in self.hudsucker.status()["workers"]) == 0, 5, f"{self.mode}: no connection left")
+        wait_until(lambda: sum(w["active"] for w in self.hudsucker.status()["workers"]) == 0, f"{self.mode}: no connection left")
         assert self.hudsucker.stop() == 0
         self.hudsucker.expected = True
 
@@ -133,23 +133,23 @@ def in_every_mode(stage, name, endings):
     assert not wrong, "\n".join(wrong)
 
 
-@case(seconds=120)
+@case
 def the_end_of_an_answer_of_33_to_65_kb_is_noticed_at_once_when_a_reset_follows_it_at_once(stage):
     # From either side; and a unix socket's ordinary close.
     in_every_mode(stage, "long-answer-then-reset", reduced(240, 48))
 
 
-@case(seconds=120)
+@case
 def twenty_kilobytes_before_a_reset_are_delivered_and_then_the_reset(stage):
     in_every_mode(stage, "answer-then-reset", reduced(240, 48))
 
 
-@case(seconds=120)
+@case
 def a_nodes_last_words_reach_a_client_that_is_still_sending(stage):
     in_every_mode(stage, "last-words", reduced(240, 48))
 
 
-@case(seconds=120)
+@case
 def a_reset_beside_bulk_and_small_messages_the_other_way_stays_a_reset(stage):
     in_every_mode(stage, "reset-beside-bulk", reduced(240, 48))
 
@@ -179,7 +179,7 @@ def post(address, size, body, curl):
     return done.stdout[-3:], done.returncode != 28
 
 
-@case(seconds=180)
+@case
 def a_page_that_refuses_a_post_of_3_mb_arrives_and_nobody_waits_for_the_end(stage):
     node, curl = refusing_nginx(stage), require_program("curl")
     body = stage.write("body", b"p" * 3_000_000)

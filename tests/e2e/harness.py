@@ -26,6 +26,9 @@ TOOLS = pathlib.Path(os.environ.get("HUD_TOOLS", ROOT / "build/release/bin"))
 REDUCED = bool(os.environ.get("HUD_REDUCED"))
 LOGS = os.environ.get("HUD_TEST_LOGS")
 
+# Seconds after which a wait has failed. No promise: a machine may be busy with other things, and nobody waits for what comes.
+PATIENCE = 30
+
 # What no program under test may ever write.
 FATAL_WORDS = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "WARNING: ThreadSanitizer", "runtime error:",
                "broken invariant")
@@ -36,8 +39,8 @@ def reduced(full, less):
     return less if REDUCED else full
 
 
-def wait_until(predicate, seconds=10, what="the condition", every=0.02):
-    """The first true value of `predicate`, tried until `seconds` are over."""
+def wait_until(predicate, what="the condition", *, seconds=PATIENCE, every=0.02):
+    """The first true value of `predicate`, tried until `seconds` are over. Other than PATIENCE they are a promise."""
     deadline = time.monotonic() + seconds * (3 if REDUCED else 1)
     while True:
         value = predicate()
@@ -198,6 +201,13 @@ class Stage:
             probe.bind((host, 0))
             return f"{host}:{probe.getsockname()[1]}"
 
+    def wildcard_port(self, kind=socket.SOCK_STREAM):
+        """A port that is free on all addresses. None of those that the kernel gives to clients, of which there are many."""
+        while True:
+            with socket.socket(socket.AF_INET6, kind) as probe, contextlib.suppress(OSError):
+                probe.bind(("::", random.randint(10000, 30000)))
+                return probe.getsockname()[1]
+
     def path(self, name):
         return self.folder / name
 
@@ -225,14 +235,14 @@ def split_address(address):
     return host.strip("[]"), int(port)
 
 
-def connect(address, timeout=10, **options):
+def connect(address, timeout=PATIENCE, **options):
     """A blocking TCP connection with TCP_NODELAY."""
     client = socket.create_connection(split_address(address), timeout=timeout, **options)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return client
 
 
-def http_get(address, path="/status", timeout=5):
+def http_get(address, path="/status", timeout=PATIENCE):
     """Code and body."""
     host, port = split_address(address)
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
@@ -277,13 +287,13 @@ class Hudsucker(Process):
     def beacon_address(self):
         return self.config["beacons"]["bind"]
 
-    def wait_ready(self, seconds=15):
+    def wait_ready(self):
         def ready():
             if not self.alive():
                 raise AssertionError(f"{self.name} ended with {self.popen.returncode}: {self.log()[-2000:]}")
             with contextlib.suppress(OSError, ValueError):
                 return self.status()
-        wait_until(ready, seconds, f"an answer of {self.name}'s /status")
+        wait_until(ready, f"an answer of {self.name}'s /status")
 
     def status(self):
         code, body = http_get(self.status_address)
@@ -306,19 +316,19 @@ class Hudsucker(Process):
                     return node
         return None
 
-    def wait_states(self, states, seconds=10):
+    def wait_states(self, states):
         """Waits until each named node has its state."""
         def reached():
             seen = {n["name"]: n["state"] for p in self.status()["pools"] for n in p["nodes"]}
             return all(seen.get(name) == state for name, state in states.items())
-        wait_until(reached, seconds, f"the states {states}")
+        wait_until(reached, f"the states {states}")
 
     def connection_lines(self, count):
         """What the log says of connections, once there are so many lines."""
         def found():
             lines = [line for line in self.log().splitlines() if "msg=connection" in line]
             return lines if len(lines) >= count else None
-        return wait_until(found, 5, f"{count} lines about connections")
+        return wait_until(found, f"{count} lines about connections")
 
     def again(self, **options):
         """The same configuration, started once more after a kill() or stop()."""
@@ -342,7 +352,7 @@ def reload_and_wait(hudsucker, expect):
     hudsucker.write_config()
     hudsucker.signal(signal.SIGHUP)
     wanted = (before[0] + (expect == "ok"), before[1] + (expect == "failed"))
-    wait_until(lambda: sum(reloads(hudsucker)) > sum(before), 10, "the reload being counted")
+    wait_until(lambda: sum(reloads(hudsucker)) > sum(before), "the reload being counted")
     assert reloads(hudsucker) == wanted, f"{reloads(hudsucker)} instead of {wanted}: {hudsucker.status()['reloads']}"
 
 
@@ -374,12 +384,19 @@ def make_key(stage, node_name, pools=("web",), addresses=("127.0.0.0/8",), optio
     return path, lines[0] + "\n"
 
 
-def tls_client(address, mode, *, clients=20, rounds=4, wait_ms=0, threads=4, sni="www.example.com", extra=()):
-    """Runs the tool and returns what it counted."""
-    done = subprocess.run([TOOLS / "tls_client", "--address", address, "--mode", mode, "--clients", str(clients), "--rounds",
-                           str(rounds), "--wait-ms", str(wait_ms), "--threads", str(threads), "--sni", sni, *map(str, extra)],
-                          capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+def tls_client(address, mode, *, clients=20, rounds=4, wait_ms=0, threads=4, sni="www.example.com", extra=(), between=None):
+    """Runs the tool and returns what it counted. The clients come back after `between(N)`, which is told how often each has come."""
+    command = [str(TOOLS / "tls_client"), "--address", address, "--mode", mode, "--clients", str(clients), "--rounds", str(rounds),
+               "--wait-ms", str(wait_ms), "--threads", str(threads), "--sni", sni, *map(str, extra)]
+    if between is None:
+        return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    with subprocess.Popen([*command, "--step"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        for times in range(1, rounds + 1):
+            assert child.stdout.readline() == "held\n"
+            between(times)
+            child.stdin.write("\n")
+            child.stdin.flush()
+        return json.loads(child.communicate()[0])
 
 
 def memory_kib(pid, field="VmRSS"):
@@ -392,6 +409,41 @@ def memory_kib(pid, field="VmRSS"):
 def cpu_seconds(pid):
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def waited_for_a_core(pid):
+    """Seconds in which threads of this process could have run, and others did. Nothing where the kernel does not say."""
+    waited = 0
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # it has just ended, or there is no such file here
+            waited += int((task / "schedstat").read_text().split()[1])
+    return waited / 1e9
+
+
+class Stopwatch:
+    """Times what is promised within a bound. `of_ours` leaves out what other programs took of it: time in which threads of this
+    process or of `pids` waited for a core."""
+
+    def __init__(self, *pids):
+        self._pids = [os.getpid(), *pids]
+        self._waited, self._started = self._wait(), time.monotonic()
+
+    def _wait(self):
+        return sum(map(waited_for_a_core, self._pids))
+
+    def wall(self):
+        return time.monotonic() - self._started
+
+    def of_ours(self):
+        return self.wall() - max(0, self._wait() - self._waited)
+
+
+def listens(address):
+    """Is anybody listening there (IPv4)? Asked of the kernel: a connect would be a connection."""
+    host, port = split_address(address)
+    local = f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{port:04X}"
+    rows = [line.split()[1:4] for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(row[0] == local and row[2] == "0A" for row in rows)
 
 
 def descriptors(pid):

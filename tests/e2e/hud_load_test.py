@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 
-from harness import TOOLS, Hudsucker, Process, connect, descriptors, wait_until
+from harness import PATIENCE, TOOLS, Hudsucker, Process, connect, descriptors, wait_until
 from runner import Skip, case, main
 from servers.scripted import ScriptedNode, echo, read_exactly
 
@@ -19,7 +19,7 @@ class Server(Process):
     def __init__(self, stage, *options, name="load-server"):
         self.address = stage.address()
         super().__init__(stage, name, [PROGRAM, "server", "--listen", self.address, *options], fatal=True)
-        wait_until(lambda: self.log() == f"ready on {self.address}\n", 5, "the server's `ready`")
+        wait_until(lambda: self.log() == f"ready on {self.address}\n", "the server's `ready`")
 
 
 def proxy(stage, server):
@@ -54,6 +54,11 @@ def is_plausible(report):
     assert busy < 3 * max(1, report["connections"]) * report["seconds"], report
 
 
+def keeps_its_rate(report, rate):
+    """What a busy machine held up is made up for, unless it was at an end of the window: so let the window be long."""
+    assert abs(report["operations"] - rate * report["seconds"]) < 0.1 * report["operations"] + 5, report
+
+
 @case
 def each_load_goes_through_the_proxy_without_a_failure(stage):
     server = Server(stage)
@@ -65,7 +70,7 @@ def each_load_goes_through_the_proxy_without_a_failure(stage):
             ("connect", ["--response", 100_000, "--hello-bytes", 9000], 4), ("mixed", [], 4), ("stalled", [], 4), ("stalled", [], 0)]:
         report = figures(client(hudsucker.address, load, "--connections", connections, *options, pids=[hudsucker.pid, server.pid]))
         assert report["load"] == load and report["connections"] == connections, report
-        assert 0.29 < report["seconds"] < 3, report
+        assert 0.29 < report["seconds"] < 30, report
         assert report["bytes"] > 0, report
         assert set(report["cpu_ns"]) == {str(hudsucker.pid), str(server.pid)} and all(report["cpu_ns"].values()), report
         assert report["own_cpu_ns"] > 0, report
@@ -85,24 +90,22 @@ def a_mixed_load_has_threads_of_its_own_for_the_exchange_and_leaves_nothing_behi
     server = Server(stage, "--threads", 2)
     before = descriptors(server.pid)
     for threads in (1, 3):
-        report = figures(client(server.address, "mixed", "--connections", 8, "--threads", threads, "--rate", 500))
-        assert abs(report["operations"] - 500 * report["seconds"]) < 0.1 * report["operations"] + 5, report
-    wait_until(lambda: descriptors(server.pid) == before, 5, "the server closing all, the probe's too")
+        keeps_its_rate(figures(client(server.address, "mixed", "--connections", 8, "--threads", threads, "--rate", 500, seconds=2)), 500)
+    wait_until(lambda: descriptors(server.pid) == before, "the server closing all, the probe's too")
 
 
 @case
 def of_a_stalled_load_the_node_sends_a_file_and_finishes_and_the_client_reads_nothing(stage):
     server = Server(stage)
     listener = stage.own(socket.create_server(("127.0.0.1", 0)))
-    listener.settimeout(10)
+    listener.settimeout(PATIENCE)
     load = subprocess.Popen([PROGRAM, "client", "--connect", "127.0.0.1:%d" % listener.getsockname()[1], "--load", "stalled",
                              "--connections", "1", "--seconds", "0.5"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         for _ in range(2):  # which of them is which is seen by what the server does with it
             front = stage.own(listener.accept()[0])
             back = stage.own(connect(server.address))
-            front.settimeout(10)
-            back.settimeout(10)
+            front.settimeout(PATIENCE)
             back.sendall(front.recv(10_000))
             got = bytearray(back.recv(65536))
             front.sendall(got[:1])
@@ -147,8 +150,7 @@ def two_threads_on_either_side_share_the_connections(stage):
 def a_paced_load_keeps_its_rate(stage):
     server = Server(stage)
     for connections, threads in (16, 1), (16, 2):
-        report = figures(client(server.address, "exchange", "--connections", connections, "--rate", 500, "--threads", threads))
-        assert abs(report["operations"] - 500 * report["seconds"]) < 0.1 * report["operations"] + 5, report
+        keeps_its_rate(figures(client(server.address, "exchange", "--connections", connections, "--rate", 500, "--threads", threads, seconds=2)), 500)
 
 
 @case
@@ -163,20 +165,22 @@ def a_paced_load_without_a_warm_up_begins_when_all_are_up(stage):
 @case
 def a_stall_shows_in_the_latencies_of_a_paced_load_as_long_as_it_was(stage):
     server = Server(stage)
+    before = descriptors(server.pid)
     done = subprocess.Popen([PROGRAM, "client", "--connect", server.address, "--load", "exchange", "--connections", "4", "--rate",
-                             "1000", "--seconds", "1"], stdout=subprocess.PIPE, text=True)
+                             "1000", "--seconds", "3"], stdout=subprocess.PIPE, text=True)
     try:
-        time.sleep(0.7)  # warm-up, and some of the window
+        wait_until(lambda: descriptors(server.pid) >= before + 4, "the connections")
+        time.sleep(1.2)  # warm-up, and some of the window
         server.signal(signal.SIGSTOP)
-        time.sleep(0.3)
+        time.sleep(0.9)
         server.signal(signal.SIGCONT)
-        report = json.loads(done.communicate(timeout=20)[0])
+        report = json.loads(done.communicate(timeout=60)[0])
     finally:
         done.kill()
         done.wait()
-    assert report["latency_us"]["max"] > 250_000, report
-    # Of a second's 1000 operations those of 0.3 s were late: a closed loop would have had 4 of them.
-    assert report["latency_us"]["p90"] > 50_000, report
+    assert report["latency_us"]["max"] > 800_000, report
+    # Of 3 seconds' 3000 operations those of 0.9 s were late: a closed loop would have had 4 of them.
+    assert report["latency_us"]["p90"] > 150_000, report
 
 
 @case
@@ -190,12 +194,12 @@ def idle_connections_are_held_until_the_input_ends(stage):
         assert descriptors(server.pid) == before + 300
         time.sleep(0.2)
         assert held.poll() is None, "it did not hold them"
-        report = json.loads(held.communicate("", timeout=10)[0])
+        report = json.loads(held.communicate("", timeout=PATIENCE)[0])
     finally:
         held.kill()
         held.wait()
     assert held.returncode == 0 and report["load"] == "idle" and report["failures"] == 0 and report["seconds"] > 0.2, report
-    wait_until(lambda: descriptors(server.pid) == before, 5, "the server closing them")
+    wait_until(lambda: descriptors(server.pid) == before, "the server closing them")
 
 
 @case
@@ -218,7 +222,7 @@ def what_cannot_be_measured_ends_with_2_and_says_why(stage):
             ("999999999", ["--connect", server.address, "--load", "exchange", "--pids", 999_999_999]),
             ("localhost", ["--connect", "localhost:1", "--load", "exchange"]),
             ("--load", ["--connect", server.address, "--load", "everything"])]:
-        done = subprocess.run([PROGRAM, "client", *map(str, arguments)], capture_output=True, text=True, timeout=20)
+        done = subprocess.run([PROGRAM, "client", *map(str, arguments)], capture_output=True, text=True, timeout=60)
         assert done.returncode == 2 and not done.stdout, f"{arguments}: {done.returncode} {done.stdout}"
         assert words in done.stderr.lower(), f"{words!r} is not in: {done.stderr}"
 
@@ -233,7 +237,7 @@ def a_server_that_cannot_listen_ends_with_2_and_says_why(stage):
             (f"listen on {shared.address}: address already in use", ["--listen", shared.address]),
             (f"listen on {shared.address}: address already in use", ["--listen", shared.address, "--threads", 2]),
             ("serves one thread", ["--listen", f"unix:{stage.path('two.sock')}", "--threads", 2])]:
-        done = subprocess.run([PROGRAM, "server", *map(str, arguments)], capture_output=True, text=True, timeout=20)
+        done = subprocess.run([PROGRAM, "server", *map(str, arguments)], capture_output=True, text=True, timeout=60)
         assert done.returncode == 2 and not done.stdout, f"{arguments}: {done.returncode} {done.stdout}"
         assert words in done.stderr.lower(), f"{words!r} is not in: {done.stderr}"
 
@@ -242,7 +246,7 @@ def a_server_that_cannot_listen_ends_with_2_and_says_why(stage):
 def a_server_says_which_port_it_got(stage):
     for threads in (1, 2):
         server = Process(stage, f"any-port-{threads}", [PROGRAM, "server", "--listen", "127.0.0.1:0", "--threads", threads], fatal=True)
-        wait_until(lambda: server.log().endswith("\n"), 5, "the server's `ready`")
+        wait_until(lambda: server.log().endswith("\n"), "the server's `ready`")
         address = server.log().removeprefix("ready on ").strip()
         assert address.startswith("127.0.0.1:") and not address.endswith(":0"), server.log()
         figures(client(address, "exchange", "--connections", 4))
@@ -251,7 +255,7 @@ def a_server_says_which_port_it_got(stage):
 @case
 def a_word_that_it_does_not_know_is_named(_stage):
     for words, arguments in [("foo", ["foo"]), ("server or client", []), ("--bar", ["server", "--listen", "127.0.0.1:0", "--bar"]), ("--listen", ["server"])]:
-        done = subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=20)
+        done = subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=60)
         assert done.returncode == 2 and not done.stdout, f"{arguments}: {done.returncode} {done.stdout}"
         assert done.stderr.startswith("hud-load: ") and words in done.stderr, done.stderr
 
@@ -267,9 +271,9 @@ class Measuring:
     def __enter__(self):
         return self
 
-    def end(self, seconds=20):
+    def end(self):
         """Exit code, report, and what it said on standard error."""
-        out, error = self.popen.communicate(timeout=seconds)
+        out, error = self.popen.communicate(timeout=PATIENCE)
         return self.popen.returncode, json.loads(out.splitlines()[-1]), error
 
     def __exit__(self, *_):
@@ -280,8 +284,10 @@ class Measuring:
 @case
 def a_server_that_goes_away_while_measuring_gives_exit_3_a_sentence_and_the_figures_all_the_same(stage):
     server = Server(stage)
-    with Measuring(server.address, "connect", "--connections", 16, "--seconds", 1) as measuring:
-        time.sleep(0.6)
+    before = descriptors(server.pid)
+    with Measuring(server.address, "connect", "--connections", 16, "--seconds", 3) as measuring:
+        wait_until(lambda: descriptors(server.pid) > before, "the connections")
+        time.sleep(1.5)  # warm-up, and some of the window
         server.kill()
         code, report, error = measuring.end()
     assert code == 3, f"{code}: {error}"
@@ -299,7 +305,7 @@ def a_client_that_loopback_connected_to_itself_was_refused(_stage):
     if subprocess.run([*own_network, "true"], capture_output=True, check=False).returncode != 0:
         raise Skip("needs a network of its own: root")
     done = subprocess.run([*own_network, PROGRAM, "client", "--connect", "127.0.0.1:40000", "--load", "exchange"],
-                          capture_output=True, text=True, timeout=20)
+                          capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "Connection refused" in done.stderr, f"{done.returncode}: {done.stderr}"
 
 
@@ -309,18 +315,18 @@ def a_server_that_says_nothing_ends_the_run_before_the_window(stage):
     server.signal(signal.SIGSTOP)
     try:
         with Measuring(server.address, "exchange", "--connections", 3, "--seconds", 60) as measuring:
-            code, report, error = measuring.end(12)
+            code, report, error = measuring.end()
     finally:
         server.signal(signal.SIGCONT)
     assert code == 3 and report["operations"] == 0, f"{code}: {report}"
     assert f"hud-load: only 0 of 3 connections to {server.address} were answered" in error and "for 5 seconds" in error, error
 
     with Measuring(server.address, "exchange", "--connections", 3, "--warmup", 60) as measuring:
-        wait_until(lambda: descriptors(server.pid) > 10, 5, "the connections")
+        wait_until(lambda: descriptors(server.pid) > 10, "the connections")
         time.sleep(0.3)
         server.signal(signal.SIGSTOP)
         try:
-            code, report, error = measuring.end(12)
+            code, report, error = measuring.end()
         finally:
             server.signal(signal.SIGCONT)
     assert code == 3 and report["failures"] == 3, f"{code}: {report}"
@@ -338,19 +344,22 @@ def a_slow_pace_is_no_silence(stage):
 def a_signal_ends_a_run_with_what_was_measured_until_then(stage):
     server = Server(stage)
     for number, load in ((signal.SIGINT, "exchange"), (signal.SIGTERM, "download"), (signal.SIGTERM, "idle")):
+        before = descriptors(server.pid)
         with Measuring(server.address, load, "--connections", 4, "--seconds", 60) as measuring:
+            wait_until(lambda: descriptors(server.pid) >= before + 4, "the connections")
             time.sleep(0.8)
             measuring.popen.send_signal(number)
-            code, report, error = measuring.end(5)
+            code, report, error = measuring.end()
+        wait_until(lambda: descriptors(server.pid) == before, "their end")
         assert code == 130 and error.startswith(f"hud-load: ended by {number.name} "), f"{code}: {error}"
-        assert 0.1 < report["seconds"] < 5 and report["failures"] == 0, report
+        assert 0.1 < report["seconds"] < PATIENCE and report["failures"] == 0, report
         assert load == "idle" or report["bytes"] > 0, report
     server.signal(signal.SIGSTOP)
     try:
         with Measuring(server.address, "exchange") as measuring:  # which waits for all being up
             time.sleep(0.3)
             measuring.popen.send_signal(signal.SIGINT)
-            code, report, error = measuring.end(3)
+            code, report, error = measuring.end()
     finally:
         server.signal(signal.SIGCONT)
     assert code == 130 and report["operations"] == 0, f"{code}: {report}"

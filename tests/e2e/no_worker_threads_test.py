@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 
-from harness import TOOLS, Hudsucker, connect, reduced, tls_client
+from harness import TOOLS, Hudsucker, connect, listens, reduced, tls_client, wait_until
 from runner import case, main
 from servers.nginx import Nginx
 from servers.scripted import ScriptedNode, echo, read_exactly, reset
@@ -43,7 +43,7 @@ class Watch:
         self._thread.join()
 
 
-@case(seconds=120)
+@case
 def no_io_worker_thread_is_ever_seen_in_any_relay_mode(stage):
     node = ScriptedNode(stage, echo, name="echo")
     https = Nginx(stage, "n1")
@@ -64,9 +64,9 @@ def no_io_worker_thread_is_ever_seen_in_any_relay_mode(stage):
             assert read_exactly(client, 1) == b"x"
         size = str(reduced(256 << 20, 32 << 20))
         peer = subprocess.Popen([TOOLS / "stream_peer", "listen", bulk_address, "--send", size, "--expect", size], stdout=subprocess.PIPE)
-        time.sleep(0.3)
+        wait_until(lambda: listens(bulk_address), "the node listening")
         said = subprocess.run([TOOLS / "stream_peer", "connect", bulk_front, "--send", size, "--expect", size, "--send-seed", "2",
-                               "--expect-seed", "1"], capture_output=True, text=True, timeout=60)
+                               "--expect-seed", "1"], capture_output=True, text=True, timeout=150)
         peer.kill()
         peer.communicate()
         assert json.loads(said.stdout)["whole"], said.stdout
@@ -76,7 +76,7 @@ def no_io_worker_thread_is_ever_seen_in_any_relay_mode(stage):
             reset(client) if i % 2 else client.close()
         time.sleep(0.3)
         hudsucker.popen.terminate()
-        hudsucker.popen.wait(15)
+        hudsucker.popen.wait(30)
         hudsucker.expected = True
         watch.stop()
         workers = [name for name in watch.seen if name.startswith("iou-wrk")]

@@ -4,7 +4,7 @@ import contextlib
 import socket
 import time
 
-from harness import Hudsucker, connect, require_program, wait_until
+from harness import PATIENCE, Hudsucker, connect, require_program, wait_until
 from hello_bytes import client_hello, in_records
 from runner import case, main
 from servers.nginx import Nginx
@@ -41,11 +41,11 @@ class Bench:
                                         "eject": {"time": "1s", **eject}}])
         self.open = []
 
-    def ask(self):
+    def ask(self, patience=PATIENCE):
         """One client; True if it got an answer. One that gets nothing stays, as a client does that waits."""
         client = connect(self.proxy.address)
         client.sendall(HELLO)
-        client.settimeout(0.2)
+        client.settimeout(patience)
         try:
             got = client.recv(100)
         except TimeoutError:
@@ -59,12 +59,12 @@ class Bench:
     def state(self):
         return self.proxy.node("n3")["state"]
 
-    def ask_until(self, state, seconds):
+    def ask_until(self, state):
         def asked():
             for _ in range(3):
-                self.ask()
+                self.ask(0.2)
             return self.state() == state
-        wait_until(asked, seconds, f"n3 being {state}")
+        wait_until(asked, f"n3 being {state}")
 
     def close(self):
         for client in self.open:
@@ -72,12 +72,12 @@ class Bench:
 
 
 def ejection_is_seen_and_ends(bench, how):
-    bench.ask_until("ejected", 15)
+    bench.ask_until("ejected")
     status = bench.proxy.node("n3")
     assert status["ejected"] and status["unanswered"][how] >= 3, status
     assert 'hudsucker_node_state{node="n3",state="ejected"} 1' in bench.proxy.metrics()
     assert f'hudsucker_node_unanswered_total{{node="n3",how="{how}"}} ' in bench.proxy.metrics()
-    wait_until(lambda: any("node=n3" in line and "state=ejected" in line for line in bench.proxy.log().splitlines()), 5, "the log saying it")
+    wait_until(lambda: any("node=n3" in line and "state=ejected" in line for line in bench.proxy.log().splitlines()), "the log saying it")
     before = bench.proxy.node("n3")["total"]
     end = time.monotonic() + 2.5  # twice its time: checks try it out then, not clients
     while time.monotonic() < end:
@@ -85,7 +85,7 @@ def ejection_is_seen_and_ends(bench, how):
         time.sleep(0.02)
     assert bench.state() == "ejected" and bench.proxy.node("n3")["total"] == before, bench.proxy.node("n3")
     bench.nodes[2].script = answers
-    wait_until(lambda: bench.state() == "up", 15, "it being back")
+    wait_until(lambda: bench.state() == "up", "it being back")
     assert all([bench.ask() for _ in range(9)])
     assert bench.proxy.node("n3")["total"] > before, "it came back, and is not used"
     assert bench.proxy.node("n1")["unanswered"] == {"reset": 0, "closed": 0, "mute": 0}
@@ -100,7 +100,7 @@ def a_node_that_accepts_and_resets_is_used_last_and_comes_back(stage):
 
 @case
 def a_node_that_accepts_and_says_nothing_is_used_last_and_comes_back(stage):
-    bench = Bench(stage, is_mute, after=3, mute="300ms")
+    bench = Bench(stage, is_mute, after=3, mute="1s")  # on a busy machine the others take a while, too
     ejection_is_seen_and_ends(bench, "mute")
 
 
@@ -111,7 +111,6 @@ def what_bad_clients_bring_about_ejects_nobody(stage):
     for data in (b"GET / HTTP/1.1\r\n\r\n", in_records(client_hello(extra=b"\x0a\x0a\0\0" * 2)), bytes(100)) * 6:
         with connect(bench.proxy.address) as client, contextlib.suppress(OSError):
             client.sendall(data)
-            client.settimeout(5)
             client.recv(100)
     for _ in range(12):
         with connect(bench.proxy.address) as client, contextlib.suppress(OSError):
@@ -150,14 +149,17 @@ def a_check_by_tls_leaves_no_line_in_the_log_of_a_tls_server(stage):
     plain = Nginx(stage, "plain")
     behind_proxy = Nginx(stage, "behind", listen_options="proxy_protocol")
     openssl = OpensslServer(stage, "s_server", "tls13-ticket")
-    time.sleep(0.2)
+    # What they say of their start, and of who has looked whether they listen, is said.
+    for server, words in ((plain, "start worker process "), (behind_proxy, "start worker process "), (behind_proxy, "broken header"),
+                          (openssl, "unexpected eof")):
+        wait_until(lambda s=server, w=words: w in s.log(), f"'{words}' in the log of {server.name}")
     logs = {server: server.log() for server in (plain, behind_proxy, openssl)}
     fast = {"health_interval": "100ms", "check": "tls"}
     proxy = Hudsucker(stage, [{"name": "web", "nodes": [{"name": "n1", "address": plain.address}, {"name": "n3", "address": openssl.address}], **fast},
                               {"name": "proxied", "proxy_protocol": "v2", "nodes": [{"name": "n2", "address": behind_proxy.address}], **fast}])
     proxy.wait_states({"n1": "up", "n2": "up", "n3": "up"})
     time.sleep(1.5)
-    proxy.wait_states({"n1": "up", "n2": "up", "n3": "up"}, 0.5)
+    proxy.wait_states({"n1": "up", "n2": "up", "n3": "up"})
     for server, before in logs.items():
         assert server.log() == before, f"{server.name} has this to say: {server.log()[len(before):]}"
 
@@ -168,7 +170,7 @@ def a_check_by_tls_takes_an_alert_for_an_answer_and_silence_for_none(stage):
     proxy = Hudsucker(stage, [{"name": "web", "health_interval": "100ms", "check": "tls",
                                "nodes": [mute.as_node(), refuses.as_node(), ScriptedNode(stage, resets, name="resets").as_node()]}])
     proxy.wait_states({"refuses": "up", "resets": "down"})
-    assert proxy.node("mute")["state"] == "unknown", "its check has not ended"
+    assert proxy.node("mute")["state"] in ("unknown", "down"), "unknown as long as its first check has time"
 
 
 @case
@@ -183,11 +185,11 @@ def a_removed_node_is_listed_while_it_has_connections(stage):
         proxy.config["pools"][0]["nodes"] = [nodes[0].as_node()]
         proxy.write_config()
         proxy.signal(1)
-        leaving = wait_until(lambda: proxy.status()["leaving"], 5, "a node that leaves")
+        leaving = wait_until(lambda: proxy.status()["leaving"], "a node that leaves")
         assert [(n["name"], n["state"], n["active"]) for n in leaving] == [("n2", "leaving", 1)], leaving
         assert 'hudsucker_node_leaving_connections{node="n2"} 1' in proxy.metrics()
-        wait_until(lambda: "state=leaving" in proxy.log(), 5, "the log saying so")
-    wait_until(lambda: proxy.status()["leaving"] == [], 5, "the end of its last connection")
+        wait_until(lambda: "state=leaving" in proxy.log(), "the log saying so")
+    wait_until(lambda: proxy.status()["leaving"] == [], "the end of its last connection")
 
 
 if __name__ == "__main__":

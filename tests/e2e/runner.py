@@ -21,8 +21,8 @@ class Skip(Exception):
     """This machine lacks what the case needs; the reason is its text."""
 
 
-def case(function=None, *, seconds=60, needs_root=False, reduced=True):
-    """Marks a case. `seconds` bounds it; `reduced=False` leaves it out of the runs under sanitizers."""
+def case(function=None, *, seconds=180, needs_root=False, reduced=True):
+    """Marks a case. `seconds` end one that hangs; `reduced=False` leaves it out of the runs under sanitizers."""
     def mark(f):
         _cases.append((f, seconds, needs_root, reduced))
         return f

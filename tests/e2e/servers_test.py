@@ -62,7 +62,7 @@ def row(stage, server, mode):
         node = server(stage, n, mode, feed)
         more = {"feeds": {"syslog": feed}} if feed else {}
         Agent(stage, n, node.address, [hudsucker.beacon_address], keys[n][0], **more)
-    hudsucker.wait_states({n: "up" for n in names}, 20)
+    hudsucker.wait_states({n: "up" for n in names})
     wait_ms = 400 if feed_kind else 0
     # Once around for the server's own warming up (Java compiles while it serves), then what counts.
     tls_client(hudsucker.address, mode, clients=6, rounds=1, wait_ms=wait_ms, threads=2)

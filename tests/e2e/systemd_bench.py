@@ -177,7 +177,7 @@ class Bench:
         self._prove_root()
         self._let_go = True
         os.write(self._go_on, b"go on\n")
-        wait_until(lambda: self.run("systemctl", "is-system-running").stdout == "running\n", 20, "systemd, running,")
+        wait_until(lambda: self.run("systemctl", "is-system-running").stdout == "running\n", "systemd, running,")
 
     def _wait_for(self, words):
         def said():
@@ -187,7 +187,7 @@ class Bench:
             if self._unshare.poll() is not None:
                 raise Skip(f"no root of its own: {' '.join(text.split())}")
             return False
-        wait_until(said, 20, f"'{words}'")
+        wait_until(said, f"'{words}'")
 
     def _prove_namespaces(self):
         for kind in NAMESPACES:

@@ -55,7 +55,7 @@ class Installed(Bench):
 
     def wait_restarted(self, unit, pid):
         """Until the unit has another main process than `pid`, which has said that it is ready."""
-        wait_until(lambda: self.main_pid(unit) not in (0, pid) and self.show(unit, "ActiveState") == "active", 20, f"a new {unit}")
+        wait_until(lambda: self.main_pid(unit) not in (0, pid) and self.show(unit, "ActiveState") == "active", f"a new {unit}")
 
 
 def nginx(stage, name="n1"):
@@ -79,7 +79,7 @@ def wait_heard():
     """Until the proxy that runs now has heard from the agent that its server answers."""
     def heard():
         return any(node.get("agent", {}).get("ready") for pool in status()["pools"] for node in pool["nodes"])
-    wait_until(heard, 20, "the agent being heard")
+    wait_until(heard, "the agent being heard")
 
 
 @case(needs_root=True)
@@ -99,7 +99,7 @@ def both_start_with_the_examples_as_their_user_in_folders_of_their_own(stage):
         assert int(re.search(r"^CapPrm:(.*)$", process, re.M).group(1), 16) == 0, process
         assert "running without" not in bench.journal(unit), "the unit keeps the program from limiting itself"
     assert bench.show("hudsucker", "StatusText") == "serving"
-    wait_until(lambda: bench.show("hud-agentd", "StatusText").startswith("1 of 1 nodes ready"), 5, "the agent's status")
+    wait_until(lambda: bench.show("hud-agentd", "StatusText").startswith("1 of 1 nodes ready"), "the agent's status")
     for path, mode in (("/run/hudsucker", "755"), ("/var/lib/hudsucker", "750"), ("/var/log/hudsucker", "750"),
                        ("/run/hud-agentd", "755"), ("/var/lib/hud-agentd", "700")):
         assert bench.checked("stat", "--format=%U %a", path) == f"hudsucker {mode}\n", path
@@ -126,7 +126,7 @@ def reload_waits_for_the_result_and_fails_with_the_reason(stage):
         done = bench.run("systemctl", "reload", "hudsucker")
         assert done.returncode != 0, done
         line = bench.example.count("\n")  # one less than there were, and one more
-        wait_until(lambda: re.search(rf"hudsucker\.yaml:{line}\b.*{words}", bench.journal("hudsucker")), 5, f"{words} being said")
+        wait_until(lambda: re.search(rf"hudsucker\.yaml:{line}\b.*{words}", bench.journal("hudsucker")), f"{words} being said")
         assert serving() == "n2" and bench.show("hudsucker", "ActiveState") == "active"
     bench.configure(with_node("n1"))
     bench.systemctl("reload", "hudsucker")
@@ -173,9 +173,9 @@ def the_examples_own_log_file_is_written_and_reopened(stage):
     assert bench.checked("stat", "--format=%U %a", file) == "hudsucker 640\n"
     log.rename(old)
     bench.systemctl("kill", "--signal=SIGUSR1", "hudsucker")
-    wait_until(lambda: log.exists() and 'msg="log reopened"' in log.read_text(encoding="utf-8"), 5, "the new file")
+    wait_until(lambda: log.exists() and 'msg="log reopened"' in log.read_text(encoding="utf-8"), "the new file")
     assert serving() == "n1"
-    wait_until(lambda: "msg=connection" in log.read_text(encoding="utf-8"), 5, "a line in the new file")
+    wait_until(lambda: "msg=connection" in log.read_text(encoding="utf-8"), "a line in the new file")
     assert "msg=connection" not in old.read_text(encoding="utf-8")
 
 
@@ -217,7 +217,7 @@ def what_is_killed_comes_back_however_often(stage):
     bench.wait_restarted("hudsucker", pid)
     assert serving() == "n1"
     bench.systemctl("kill", "--signal=SIGUSR2", "hud-agentd")  # takes its node out of service: that is to last
-    wait_until(lambda: bench.show("hud-agentd", "ActiveState") == "inactive", 10, "the agent's end")
+    wait_until(lambda: bench.show("hud-agentd", "ActiveState") == "inactive", "the agent's end")
     time.sleep(0.5)
     assert (bench.show("hud-agentd", "ActiveState"), bench.show("hud-agentd", "Result")) == ("inactive", "success")
 
@@ -230,7 +230,7 @@ def a_start_that_fails_says_why_and_succeeds_by_itself_once_it_can(stage):
         bench.checked("mv", f"/etc/hudsucker/{name}", f"/etc/hudsucker/{name}.away")
     for unit, name in zip(UNITS, ("beacon.keys", "n1.key")):
         assert bench.run("systemctl", "start", unit).returncode != 0, unit
-        wait_until(lambda: int(bench.show(unit, "NRestarts")) > 5, 20, f"more tries of {unit} than systemd would put up with")
+        wait_until(lambda: int(bench.show(unit, "NRestarts")) > 5, f"more tries of {unit} than systemd would put up with")
         assert f"/etc/hudsucker/{name}" in bench.journal(unit), bench.journal(unit)
         bench.checked("mv", f"/etc/hudsucker/{name}.away", f"/etc/hudsucker/{name}")
         bench.wait_restarted(unit, 0)
@@ -247,13 +247,13 @@ def stop_waits_for_the_drain_and_other_signals_end_nothing(stage):
     pids = [bench.main_pid(unit) for unit in UNITS]
     for name in ("SIGUSR2", "SIGQUIT"):
         bench.systemctl("kill", f"--signal={name}", "hudsucker")
-        wait_until(lambda: re.search(f"ignored.*{name}|{name}.*ignored", bench.journal("hudsucker")), 5, f"a word about {name}")
+        wait_until(lambda: re.search(f"ignored.*{name}|{name}.*ignored", bench.journal("hudsucker")), f"a word about {name}")
     bench.systemctl("kill", "--signal=SIGQUIT", "hud-agentd")
-    wait_until(lambda: re.search("ignored a signal.*SIGQUIT", bench.journal("hud-agentd")), 5, "the agent's word about SIGQUIT")
+    wait_until(lambda: re.search("ignored a signal.*SIGQUIT", bench.journal("hud-agentd")), "the agent's word about SIGQUIT")
     assert serving() == "n1" and [bench.main_pid(unit) for unit in UNITS] == pids
     with connect(PROXY) as held:
         held.sendall(b"\x16")
-        wait_until(lambda: status()["listeners"][0]["active"] == 1, 5, "the connection")
+        wait_until(lambda: status()["listeners"][0]["active"] == 1, "the connection")
         began = time.monotonic()
         bench.systemctl("stop", *UNITS)
         assert time.monotonic() - began > 2, "the drain was cut short"

@@ -3,10 +3,10 @@
 // was given. What it offered and what was accepted is counted here, by the client, and printed as one line of JSON.
 //
 //   tls_client --address 127.0.0.1:443 --mode tls13-ticket [--sni NAME] [--clients N] [--rounds N] [--wait-ms N]
-//              [--threads N] [--certificate FILE --key FILE] [--alpn LIST] [--groups LIST] [--hold] [--verbose]
+//              [--threads N] [--certificate FILE --key FILE] [--alpn LIST] [--groups LIST] [--hold | --step] [--verbose]
 //
 // --hold: after the first, full connections it prints "held" and comes back only when a line arrives on its input, so that
-// whoever measures can tell the two apart.
+// whoever measures can tell the two apart. --step: the same before each round.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -47,6 +47,7 @@ struct Options {
   int threads = 4;
   std::string certificate, key, alpn, groups;
   bool hold = false;  // after the first round, until a line comes
+  bool step = false;  // after each round but the last
   bool verbose = false;
 };
 
@@ -307,8 +308,8 @@ bool ReadOptions(int argc, char** argv, Options* options) {
       options->verbose = true;
       continue;
     }
-    if (name == "--hold") {
-      options->hold = true;
+    if (name == "--hold" || name == "--step") {
+      (name == "--hold" ? options->hold : options->step) = true;
       continue;
     }
     if (++i >= argc) return false;
@@ -334,7 +335,7 @@ int main(int argc, char** argv) {
   Totals totals;
   for (int round = 0; round <= options.rounds; ++round) {
     if (round > 0) std::this_thread::sleep_for(std::chrono::milliseconds(options.wait_ms));
-    if (round == 1 && options.hold) Hold();
+    if (options.step ? round > 0 : options.hold && round == 1) Hold();
     Round(options, context.get(), &sessions, &totals);
   }
   Print(totals);

@@ -39,7 +39,7 @@ class HaproxyBalancer(Process):
             text += f"backend {listen}\n  balance roundrobin\n{rules}{servers}"
         path = stage.write(f"{name}.cfg", text)
         super().__init__(stage, name, [require_program("haproxy"), "-db", "-f", path])
-        wait_until(self._accepts, 10, "HAProxy listening")
+        wait_until(self._accepts, "HAProxy listening")
 
     def _accepts(self):
         assert self.alive(), f"HAProxy ended: {self.log()[-1000:]}"

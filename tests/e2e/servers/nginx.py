@@ -60,9 +60,9 @@ class Nginx(Process):
                          preexec=preexec)
         self.node_name = name
         if self.address.startswith("unix:"):
-            wait_until(lambda: os.path.exists(self.address[5:]), 10, f"{name}'s socket")
+            wait_until(lambda: os.path.exists(self.address[5:]), f"{name}'s socket")
         else:
-            wait_until(self._accepts, 10, f"{name} listening")
+            wait_until(self._accepts, f"{name} listening")
 
     def _accepts(self):
         assert self.alive(), f"{self.name} ended: {self.log()[-1000:]}"

@@ -26,7 +26,7 @@ class TlsServer(Process):
     def launch(self, stage, name, arguments, **options):
         self.node_name = name
         super().__init__(stage, name, arguments, **options)
-        wait_until(self._accepts, 20, f"{name} listening")
+        wait_until(self._accepts, f"{name} listening")
 
     def _accepts(self):
         assert self.alive(), f"{self.name} ended: {self.log()[-1000:]}"
@@ -151,9 +151,7 @@ class GnutlsServer(TlsServer):
 
     def __init__(self, stage, name, mode, feed=None):
         certificate, key = stage.certificate()
-        with socket.socket(socket.AF_INET6) as probe:  # it always binds all addresses
-            probe.bind(("::", 0))
-            port = probe.getsockname()[1]
+        port = stage.wildcard_port()  # it always binds all addresses
         self.address = f"{stage.host()}:{port}"
         version = "VERS-TLS1.2" if mode.startswith("tls12") else "VERS-TLS1.3"
         self.launch(stage, name, [require_program("gnutls-serv"), "--http", "--quiet", "--disable-client-cert", "--x509certfile", certificate,
