@@ -190,8 +190,12 @@ void ClientThread::Finish(Connection& connection) {
 
 void ClientThread::Fail(Connection& connection, int error) {
   constexpr Duration kPause = std::chrono::milliseconds(10);
-  // It may be its own hello that it has read.
-  if (connection.stage == Stage::kGreeting && IsConnectedToItself(connection.fd.get())) error = ECONNREFUSED;
+  // It may be its own hello that it has read. It ends by a reset: a port that waits out its time would be what the next try meets.
+  if (connection.stage == Stage::kGreeting && IsConnectedToItself(connection.fd.get())) {
+    constexpr linger kReset = {1, 0};
+    ::setsockopt(connection.fd.get(), SOL_SOCKET, SO_LINGER, &kReset, sizeof(kReset));
+    error = ECONNREFUSED;
+  }
   counters_.failures.Add(1);
   last_error_.store(error, std::memory_order_relaxed);
   Close(connection);
