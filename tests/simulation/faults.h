@@ -22,6 +22,8 @@ enum class Fault : uint8_t {
   kUnixBacklogFull,
   kResetBeforeSend,     // a reset comes just before a send, which is told of it
   kResetWithinTransfer, // a reset comes while a transfer is under way, which stops short and keeps the error to itself
+  kNetworkError,        // ETIMEDOUT, EHOSTUNREACH and the like: what the kernel makes of ICMP messages and of silence
+  kErrorBehindFin,      // and the peer's FIN had been sent before
   kTimeWithinTurn,      // time passes within a turn of the worker
   kCancelLoses,         // what is cancelled completes as it would have
   kLateCompletion,      // what could complete does so a turn later
@@ -55,20 +57,22 @@ inline constexpr std::array<FaultKind, kFaultCount> kFaultKinds{{
     {"connect late", 0.5, 0.3},
     {"connect never", 0.3, 0.3},
     {"connect cannot begin", 0.3, 0.3},
-    {"unix backlog full", 0.3, 0.3},
+    {"unix backlog full", 0.4, 0.4},
     {"reset before a send", 0.05, 0.5},
     {"reset within a transfer", 0.5, 0.5},
+    {"network error", 0.9, 0.5},
+    {"error behind a FIN", 1, 1},
     {"time within a turn", 0.2, 0.5},
     {"cancel loses", 0.5, 0.5},
     {"late completion", 0.5, 0.5},
     {"partial submission", 0.2, 0.3},
     {"zero copy copied", 0.3, 0.3},
-    {"zero copy refused", 0.1, 0.2},
+    {"zero copy refused", 0.15, 0.3},
     {"zero copy no memory", 0.1, 0.2},
     {"zero copy late", 0.3, 0.3},
     {"receive: no memory", 0.02, 0.1},
     {"send: no memory", 0.02, 0.1},
-    {"poll: no memory", 0.02, 0.1},
+    {"poll: no memory", 0.03, 0.15},
     {"splice: no memory", 0.05, 0.15},
     {"time jump", 0.02, 0.25},
     {"completion lost", 0.01, 0.06},

@@ -177,10 +177,22 @@ void Peer::EndIfDue() {
       endpoint_->Vanish();
       gone_ = true;
       return;
+    case Ending::kIsCutOff:
+      if (!ItsMoment()) break;
+      return BeCutOff();
     case Ending::kStays: break;
   }
   const bool ways_are_shut = ended_ || send_failed_ || end_ == End::kReset;
   if (other_ended && ways_are_shut) Go();
+}
+
+void Peer::BeCutOff() {
+  patient_ = false;
+  gone_ = true;
+  if (world_.faults.Happens(Fault::kErrorBehindFin)) endpoint_->EndStream();
+  constexpr int kErrors[] = {ETIMEDOUT, EHOSTUNREACH, ENETUNREACH, ECONNREFUSED, ENOPROTOOPT};
+  const int error = kErrors[world_.random.Below(std::size(kErrors))];
+  world_.events.After(world_.random.Time(1us, 20ms), [end = endpoint_, error] { end->CutOff(error); });
 }
 
 void Peer::Go() {

@@ -31,6 +31,7 @@ enum class Ending : uint8_t {
   kCloses,          // at some moment
   kResets,          // at some moment
   kVanishes,        // at some moment
+  kIsCutOff,        // at some moment, as the proxy's kernel is told by an error
   kStays,           // neither sends an end nor waits for one
 };
 
@@ -80,6 +81,7 @@ class Peer {
   void ReadSome();
   void EndIfDue();
   bool ItsMoment() const { return endpoint_->sent + read_ >= plan_.moment; }
+  void BeCutOff();
   void Go();
 
   const std::string name_;

@@ -1,6 +1,8 @@
 // What the worker builds on of a ring and of the calls beside it, held against both kernels: the real one, and the simulated one,
 // which is worth only as much as the two agree. What cannot be simulated says so.
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -46,6 +48,8 @@ class KernelUnderTest {
   virtual SocketAddress NobodyListens() = 0;
   virtual SocketAddress NeverAnswers() = 0;
   virtual Fd SignalledEvent() = 0;
+  // Nothing from it is acknowledged any more, and its kernel gives up soon. False: not here.
+  [[nodiscard]] virtual bool LoseThePeerOf(Pair& sockets) = 0;
 };
 
 class RealKernel final : public KernelUnderTest {
@@ -86,6 +90,13 @@ class RealKernel final : public KernelUnderTest {
   }
   SocketAddress NeverAnswers() override { return silent_.address(); }
   Fd SignalledEvent() override { return Fd(::eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK)); }
+  bool LoseThePeerOf(Pair& sockets) override {
+    sock_filter drop = BPF_STMT(BPF_RET | BPF_K, 0);
+    const sock_fprog deaf{1, &drop};
+    const unsigned soon = 200;  // ms
+    return ::setsockopt(sockets.a.get(), SOL_SOCKET, SO_ATTACH_FILTER, &deaf, sizeof deaf) == 0 &&
+           ::setsockopt(sockets.b.get(), IPPROTO_TCP, TCP_USER_TIMEOUT, &soon, sizeof soon) == 0;
+  }
 
  private:
   const KernelFeatures features_ = ProbeFeatures().value();
@@ -123,6 +134,11 @@ class FakeKernel final : public KernelUnderTest {
     const auto event = std::make_shared<EventCounter>();
     event->Signal();
     return Fd(kernel_.Give(event));
+  }
+  bool LoseThePeerOf(Pair& sockets) override {
+    const auto b = kernel_.As<Endpoint>(sockets.b.get());
+    world_.events.After(10ms, [b] { b->peer->CutOff(ETIMEDOUT); });
+    return true;
   }
 
  private:
@@ -185,6 +201,7 @@ class RingContract : public ::testing::TestWithParam<Which> {
       Settle();
     }
   }
+  void LosePeerOf(Pair& sockets);
   void Close(Fd& fd) { calls_.Close(std::move(fd)); }
   void Reset(Fd& fd) {
     calls_.ResetOnClose(fd.get());
@@ -452,6 +469,42 @@ TEST_P(RingContract, WhetherAFinCameIsKnownWhateverErrorCameBehindIt) {
   std::array<uint8_t, 1> byte;
   EXPECT_EQ(calls_.Receive(sockets.b.get(), byte), 0);
   EXPECT_EQ(calls_.FinCame(sockets.b.get()), std::optional(true));
+}
+
+// `b` has an error of its own, which no reset from its peer caused.
+void RingContract::LosePeerOf(Pair& sockets) {
+  if (!kernel_->LoseThePeerOf(sockets)) GTEST_SKIP() << "no socket filters for this user";
+  ASSERT_EQ(calls_.Send(sockets.b.get(), AsBytes("never acknowledged")), 18);
+  pollfd look{sockets.b.get(), POLLRDHUP, 0};
+  for (int i = 0; i < 200 && (look.revents & POLLERR) == 0; ++i) {
+    Settle();
+    (void)calls_.Poll({&look, 1});
+  }
+  ASSERT_NE(look.revents & POLLERR, 0);
+}
+
+TEST_P(RingContract, APeerThatDoesNotAnswerIsAnErrorThatIsToldOnce) {
+  Pair sockets = kernel_->TcpPair();
+  LosePeerOf(sockets);
+  if (IsSkipped() || HasFatalFailure()) return;
+  std::array<uint8_t, 1> byte;
+  EXPECT_EQ(calls_.Receive(sockets.b.get(), byte), -ETIMEDOUT);
+  EXPECT_EQ(calls_.Receive(sockets.b.get(), byte), 0);
+  EXPECT_EQ(calls_.FinCame(sockets.b.get()), std::optional(false));
+}
+
+// Unlike a reset (EPIPE), this error does not say that a FIN had come.
+TEST_P(RingContract, AFinBeforeAnErrorOfTheNetworkIsKnown) {
+  Pair sockets = kernel_->TcpPair();
+  calls_.EndStream(sockets.a.get());
+  Settle();
+  LosePeerOf(sockets);
+  if (IsSkipped() || HasFatalFailure()) return;
+  std::array<uint8_t, 1> byte;
+  EXPECT_EQ(calls_.Receive(sockets.b.get(), byte), 0);
+  EXPECT_EQ(calls_.TakeError(sockets.b.get()), ETIMEDOUT);
+  EXPECT_EQ(calls_.FinCame(sockets.b.get()), std::optional(true));
+  EXPECT_EQ(calls_.Send(sockets.b.get(), AsBytes("x")), -EPIPE);
 }
 
 TEST_P(RingContract, ACloseWithUnreadBytesIsAReset) {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "core/net/proxy_protocol.h"
 #include "tests/unit/core/tls/hello_builder.h"
 
 namespace hud::simulation {
@@ -39,8 +40,11 @@ uint64_t IdIn(const uint8_t* bytes) {
 
 // ---- Clients and nodes
 
-ClientPeer::ClientPeer(Scene& scene, uint64_t id, std::shared_ptr<Endpoint> endpoint, Content content, const Plan& plan)
-    : Peer(scene.world_, absl::StrCat("client ", id), std::move(endpoint), std::move(content), plan), scene_(scene) {}
+ClientPeer::ClientPeer(Scene& scene, uint64_t id, std::shared_ptr<Endpoint> endpoint, Content content, const Introduction& introduction,
+                       const Plan& plan)
+    : Peer(scene.world_, absl::StrCat("client ", id), std::move(endpoint), std::move(content), plan),
+      scene_(scene),
+      introduction_(introduction) {}
 
 // A node's stream begins with its number.
 void ClientPeer::OnBytes(Bytes bytes) {
@@ -71,11 +75,12 @@ void ClientPeer::OnBytes(Bytes bytes) {
 NodePeer::NodePeer(Scene& scene, uint64_t id, int node, bool proxy_header, std::shared_ptr<Endpoint> endpoint, Content content, const Plan& plan)
     : Peer(scene.world_, absl::StrCat("node ", node, " in its connection ", id), std::move(endpoint), std::move(content), plan),
       scene_(scene),
+      node_(node),
       wants_proxy_header_(proxy_header) {}
 
 void NodePeer::OnBytes(Bytes bytes) {
   if (client_ != nullptr) {
-    if (!client_->content().IsAt(received_, bytes)) {
+    if (!client_->content().IsAt(client_->introduction().proxy_header.size() + received_, bytes)) {
       world_.Violation(absl::StrCat("StreamsComeOutAsTheyWentIn: ", name(), " reads a wrong byte in ", bytes.size(), " from ", received_, " on"));
     }
     received_ += bytes.size();
@@ -90,7 +95,9 @@ bool NodePeer::TakeProxyHeader() {
   if (first_.size() < 16) return false;
   const size_t size = 16 + static_cast<size_t>(first_[14] << 8 | first_[15]);
   if (first_.size() < size) return false;
-  if (std::memcmp(first_.data(), "\r\n\r\n\0\r\nQUIT\n", 12) != 0) world_.Violation(absl::StrCat("TheProxyHeaderComesFirst: ", name()));
+  ProxyHeader header;
+  if (ParseProxyHeader(first_, header) != ProxyHeaderVerdict::kComplete) world_.Violation(absl::StrCat("TheProxyHeaderComesFirst: ", name()));
+  said_client_ = header.source;
   first_.erase(first_.begin(), first_.begin() + static_cast<std::ptrdiff_t>(size));
   wants_proxy_header_ = false;
   not_of_the_stream_ = size;
@@ -103,7 +110,19 @@ void NodePeer::Identify() {
   client_ = scene_.clients_[id].get();
   client_->MetBy(this);
   if (client_->nodes().size() > 1) world_.Violation(absl::StrCat("OneNodeReadsAHello: ", client_->name(), " was sent to two"));
-  if (!client_->content().IsAt(0, first_)) world_.Violation(absl::StrCat("StreamsComeOutAsTheyWentIn: ", name(), " at its begin"));
+  const Introduction& introduction = client_->introduction();
+  if (!client_->content().IsAt(introduction.proxy_header.size(), first_)) {
+    world_.Violation(absl::StrCat("StreamsComeOutAsTheyWentIn: ", name(), " at its begin"));
+  }
+  if (!introduction.welcome) world_.Violation(absl::StrCat("NoHeaderNoService: ", client_->name(), " is served"));
+  if (!introduction.routed || static_cast<size_t>(node_) % scene_.pool_count_ != introduction.pool) {
+    world_.Violation(absl::StrCat("ANameGoesToItsPool: ", client_->name(), " to ", name()));
+  }
+  // Who has gone can no longer be asked for its address.
+  const bool unknown = said_client_.family() == AF_UNSPEC && client_->proxys_end().dead;
+  if (not_of_the_stream_ > 0 && !(said_client_ == introduction.client) && !unknown) {
+    world_.Violation(absl::StrCat("TheProxyHeaderNamesTheClient: ", said_client_.ToString(), " for ", introduction.client.ToString()));
+  }
   received_ = std::exchange(first_, {}).size();
 }
 
@@ -150,6 +169,9 @@ Scene::Scene(uint64_t seed, bool tracing) : world_(seed) {
   }
   unix_nodes_ = random.Chance(0.2);
   proxy_headers_ = random.Chance(0.2);
+  accept_proxy_ = random.Chance(0.15);
+  trust_some_ = random.Chance(0.5);
+  pool_count_ = random.Chance(0.3) ? random.Between(1, std::min<size_t>(node_count_, 3)) : 1;
   no_route_ = random.Chance(0.03);
   short_timeouts_ = random.Chance(0.2);
   short_patience_ = random.Chance(0.2);
@@ -178,23 +200,31 @@ Scene::~Scene() { worker_.reset(); }
 
 std::unique_ptr<RouteTable> Scene::NewTable() const {
   auto table = std::make_unique<RouteTable>();
-  PoolView pool;
-  pool.name = "pool";
-  pool.when_none = WhenNone::kAny;
-  pool.proxy_protocol = proxy_headers_ ? ProxyProtocol::kV2 : ProxyProtocol::kOff;
+  for (size_t p = 0; p < pool_count_; ++p) {
+    PoolView pool;
+    pool.name = absl::StrCat("pool ", p);
+    pool.when_none = WhenNone::kAny;
+    pool.proxy_protocol = proxy_headers_ ? ProxyProtocol::kV2 : ProxyProtocol::kOff;
+    table->pools.push_back(std::move(pool));
+  }
   for (size_t i = 0; i < node_count_; ++i) {
     NodeView node;
     node.name = absl::StrCat("n", i);
     node.address = AddressOf(unix_nodes_ && i % 2 == 0 ? absl::StrCat("unix:@n", i) : absl::StrCat("10.0.0.", i + 1, ":443"));
     table->nodes.push_back(node);
-    pool.members.push_back({NodeIndex(static_cast<uint16_t>(i)), 100});
+    table->pools[i % pool_count_].members.push_back({NodeIndex(static_cast<uint16_t>(i)), 100});
   }
-  table->pools.push_back(std::move(pool));
   ListenerView listener;
   listener.name = "test";
   listener.hello_deadline = 5s;
   listener.hello_max_bytes = limits::kMaxHelloBytes;
   listener.default_pool = no_route_ ? PoolIndex::kNone : PoolIndex(0);
+  listener.accept_proxy_protocol.enabled = accept_proxy_;
+  if (trust_some_) listener.accept_proxy_protocol.from = {AddressRange::Parse("10.1.0.0/16").value()};
+  for (size_t p = 1; p < pool_count_; ++p) {
+    const std::string pattern = p == 1 ? "www.p1.example" : absl::StrCat("*.p", p, ".example");
+    (void)listener.router.Add(pattern, {}, PoolIndex(static_cast<uint16_t>(p)), static_cast<uint16_t>(p - 1));
+  }
   table->listeners.push_back(std::move(listener));
   table->timeouts = timeouts_;
   table->fall = 1'000'000;  // health is control's
@@ -241,24 +271,57 @@ void Scene::PlanTheDay() {
   world_.events.After(2 * day + random.Time(1ms, 30s), [this] { BeCalm(); });
 }
 
-Content Scene::HelloOf(uint64_t id) {
+Introduction Scene::IntroductionOf(uint64_t id, const SocketAddress& address) {
+  Random& random = world_.random;
+  Introduction said;
+  said.client = address;
+  if (!accept_proxy_) return said;
+  said.welcome = !trust_some_ || address.ToString().starts_with("10.1.");
+  const SocketAddress client = AddressOf(absl::StrCat("172.16.0.", id + 1, ":7000"));
+  const auto say = [&](std::string_view text) { said.proxy_header = test::Text(text); };
+  switch (random.Below(8)) {
+    case 0: say("PROXY UNKNOWN\r\n"); break;
+    case 1: said.welcome = false; break;  // without a header
+    case 2:
+      say("PROXY TCP4 172.16.0.1 nonsense 1 2\r\n");
+      said.welcome = false;
+      break;
+    case 3:
+    case 4:
+      say(absl::StrCat("PROXY TCP4 172.16.0.", id + 1, " 10.9.9.9 7000 443\r\n"));
+      said.client = client;
+      break;
+    default: {
+      const ProxyV2Header header = WriteProxyV2(client, AddressOf("10.9.9.9:443"));
+      said.proxy_header.assign(header.bytes().begin(), header.bytes().end());
+      said.client = client;
+    }
+  }
+  return said;
+}
+
+std::vector<uint8_t> Scene::HelloOf(uint64_t id, Introduction& introduction) {
   Random& random = world_.random;
   const test::Buffer head = IdBytes(id);
+  introduction.routed = !no_route_;
   if (random.Chance(0.1)) {  // no TLS
-    return Content(test::Filled(kIdAt, static_cast<uint8_t>('A' + random.Below(26))) + head, random.Next());
+    return test::Filled(kIdAt, static_cast<uint8_t>('A' + random.Below(26))) + head;
   }
+  introduction.pool = random.Below(pool_count_);
+  introduction.routed |= introduction.pool > 0;
   test::HelloBody body;
   std::copy(head.begin(), head.end(), body.random.begin());
-  test::Buffer extensions = test::ServerName("a.example") + test::SupportedVersions({0x0304});
+  test::Buffer extensions = test::ServerName(absl::StrCat("www.p", introduction.pool, ".example")) + test::SupportedVersions({0x0304});
   if (random.Chance(0.3)) extensions = extensions + test::Extension(0xfafa, test::Filled(random.Magnitude(1, 8000), 1));
   if (random.Chance(0.3)) extensions = extensions + test::PreSharedKey({test::Counting(100, 9)});
   const test::Buffer message = test::Hello(body, extensions);
-  return Content(test::Records(message, random.Chance(0.3) ? random.Between(20, 2000) : 16384), random.Next());
+  return test::Records(message, random.Chance(0.3) ? random.Between(20, 2000) : 16384);
 }
 
 Plan Scene::NewPlan() {
   Random& random = world_.random;
   Plan plan = RandomPlan(random, most_bytes_, impolite_);
+  if (plan.ending == Ending::kResets && world_.faults.Happens(Fault::kNetworkError)) plan.ending = Ending::kIsCutOff;
   if (!torrent_) return plan;
   plan.pace = random.Time(20us, 1ms);
   plan.most_at_once = 65536;
@@ -275,13 +338,16 @@ void Scene::PublishTwice() {
 void Scene::ClientComes() {
   --still_to_come_;
   const uint64_t id = clients_.size();
-  const SocketAddress address = AddressOf(absl::StrCat("10.1.", id / 4, ".", id % 4 + 1, ":", 1000 + id));
-  Content hello = HelloOf(id);
+  const bool stranger = accept_proxy_ && world_.random.Chance(0.2);
+  const SocketAddress address = AddressOf(absl::StrCat("10.", stranger ? 2 : 1, ".", id / 4, ".", id % 4 + 1, ":", 1000 + id));
+  Introduction introduction = IntroductionOf(id, address);
+  const test::Buffer bytes = HelloOf(id, introduction);
+  Content hello(introduction.proxy_header + bytes, world_.random.Next());
   Plan plan = NewPlan();
   // Keep-alive finds a vanished client after hours, the idle timeout before.
   if (plan.ending == Ending::kVanishes) plan.ending = Ending::kResets;
   if (!world_.random.Chance(0.1)) plan.to_send += hello.head_size();
-  clients_.push_back(std::make_unique<ClientPeer>(*this, id, listener_->ConnectFrom(address), std::move(hello), plan));
+  clients_.push_back(std::make_unique<ClientPeer>(*this, id, listener_->ConnectFrom(address), std::move(hello), introduction, plan));
   by_address_[address.ToString()] = clients_.back().get();
   clients_.back()->Start();
   if (calm_) clients_.back()->BeCalm();
@@ -293,6 +359,7 @@ void Scene::NodeIsMet(int number, const std::shared_ptr<Endpoint>& end) {
   Plan plan = NewPlan();
   const bool can_vanish = !end->is_unix && options_.relay.quiet_after <= 5s;  // of another machine, and its silence is looked for
   if (plan.ending == Ending::kVanishes && !can_vanish) plan.ending = Ending::kResets;
+  if (plan.ending == Ending::kIsCutOff && end->is_unix) plan.ending = Ending::kResets;
   met_.push_back(std::make_unique<NodePeer>(*this, id, number, proxy_headers_, end, Content(IdBytes(id), world_.random.Next()), plan));
   met_.back()->Start();
   if (calm_) met_.back()->BeCalm();
@@ -371,19 +438,18 @@ void Scene::CheckNoSpin() {
 void Scene::TakeRecords() {
   ConnectionRecord record;
   while (records_.Pop(record)) {
-    const std::string client = record.client.ToSocketAddress().ToString();
+    const std::string client = (record.balancer ? record.balancer : record.client).ToSocketAddress().ToString();
     HUD_TRACE(world_, "the log: client ", client, " ", NameOf(record.close), " in=", record.bytes_in, " out=", record.bytes_out);
     // Who was gone before he could be asked has no address.
     if (record.client && !reasons_.emplace(client, record.close).second) world_.Violation("OneCloseReason: two for " + client);
-    CheckBlame(record);
+    if (const auto found = by_address_.find(client); found != by_address_.end()) CheckBlame(record, *found->second);
   }
 }
 
 // *NobodyIsBlamedForASleep*: the process was away, and is back; who had spoken before it came back is not ended by the clock.
-void Scene::CheckBlame(const ConnectionRecord& record) {
-  const auto found = by_address_.find(record.client.ToSocketAddress().ToString());
-  if (found == by_address_.end()) return;
-  const ClientPeer& client = *found->second;
+void Scene::CheckBlame(const ConnectionRecord& record, const ClientPeer& client) {
+  const SocketAddress& said = client.introduction().client;
+  if (record.balancer && !(record.client.ToSocketAddress() == said)) world_.Violation("TheLogNamesTheClient: not " + said.ToString());
   const auto blame = [&](const char* what) {
     world_.Violation(absl::StrCat("NobodyIsBlamedForASleep: ", NameOf(record.close), ", but ", what, "; ", client.Describe()));
   };
@@ -422,7 +488,7 @@ void Scene::JudgeEnd() {
   const bool lost = world_.faults.count(Fault::kCompletionLost) > 0;
   if (!lost) ExpectZero("buffers out", static_cast<int64_t>(features_.buffers) - counters_.buffers_free.Get());
   for (size_t i = 0; i < node_count_; ++i) ExpectZero("active of a node", nodes_.node(NodeIndex(static_cast<uint16_t>(i))).active.load());
-  ExpectZero("active of the pool", nodes_.pool(PoolIndex(0)).active.load());
+  for (size_t i = 0; i < pool_count_; ++i) ExpectZero("active of a pool", nodes_.pool(PoolIndex(static_cast<uint16_t>(i))).active.load());
   int64_t closes = 0;
   for (const Counter& counter : counters_.closes) closes += counter.Get();
   ExpectZero("accepted without a close", counters_.accepted.Get() - closes);
@@ -452,7 +518,7 @@ void Scene::Judge(const ClientPeer& client) {
   const auto found = reasons_.find(client.endpoint().local.ToString());
   if (client.nodes().empty() || found == reasons_.end()) return;  // it was never joined with a node
   const bool excused = Excused(found->second, client);
-  JudgeDirection(client, *client.nodes()[0], found->second, excused);
+  JudgeDirection(client, *client.nodes()[0], found->second, excused, client.introduction().proxy_header.size());
   JudgeDirection(*client.nodes()[0], client, found->second, excused);
   if (found->second == CloseReason::kDone && MetAShortage(client)) world_.Violation("AShortageIsNoEnd: done, of " + client.name());
 }
@@ -479,14 +545,14 @@ bool Scene::Excused(CloseReason reason, const ClientPeer& client) const {
 // *ACleanEndIsTheSourcesOwn*: a sink reads FIN only when the source had sent one, and behind all that it sent.
 // *WhatCameBeforeAResetIsDelivered*: to a sink that goes on reading, and then the reset.
 // *EndsAreNotInvented*: a reset has a cause.
-void Scene::JudgeDirection(const Peer& source, const Peer& sink, CloseReason reason, bool excused) {
+void Scene::JudgeDirection(const Peer& source, const Peer& sink, CloseReason reason, bool excused, size_t not_passed_on) {
   const Endpoint& from = source.proxys_end();
   const auto complain = [&](const char* property) {
     world_.Violation(absl::StrCat(property, ": close=", NameOf(reason), "; the proxy was sent ", from.arrived, " bytes",
                                   from.fin_came ? " and FIN" : "", from.reset_came ? " and RST" : "", "; source ", source.Describe(), "; sink ",
                                   sink.Describe()));
   };
-  const bool all = sink.received() == from.arrived;
+  const bool all = sink.received() == from.arrived - not_passed_on;
   if (sink.end() == Peer::End::kFin) {
     const bool cannot_be_reset = sink.endpoint().is_unix;
     if ((!from.fin_came || !all) && !cannot_be_reset) complain("ACleanEndIsTheSourcesOwn");

@@ -20,9 +20,19 @@ namespace hud::simulation {
 class Scene;
 class NodePeer;
 
+// How a client's stream begins, and what is to become of it.
+struct Introduction {
+  std::vector<uint8_t> proxy_header;  // in front of its hello
+  SocketAddress client;               // who it says that it is
+  bool welcome = true;                // false: no node may read a byte of it
+  size_t pool = 0;                    // by its name
+  bool routed = true;
+};
+
 class ClientPeer final : public Peer {
  public:
-  ClientPeer(Scene& scene, uint64_t id, std::shared_ptr<Endpoint> endpoint, Content content, const Plan& plan);
+  ClientPeer(Scene& scene, uint64_t id, std::shared_ptr<Endpoint> endpoint, Content content, const Introduction& introduction, const Plan& plan);
+  const Introduction& introduction() const { return introduction_; }
   const std::vector<NodePeer*>& nodes() const { return nodes_; }
   // All of its hello had come to the worker's socket. Meaningful until then.
   bool HelloIsThere() const { return proxys_end().arrived >= content().head_size(); }
@@ -31,6 +41,7 @@ class ClientPeer final : public Peer {
  private:
   void OnBytes(Bytes bytes) override;
   Scene& scene_;
+  const Introduction introduction_;
   std::vector<uint8_t> first_;      // too few to know whose they are
   std::vector<NodePeer*> nodes_;    // that read its hello
   const NodePeer* heard_ = nullptr; // the node whose stream it reads
@@ -48,7 +59,9 @@ class NodePeer final : public Peer {
   bool TakeProxyHeader();
   void Identify();
   Scene& scene_;
+  const int node_;
   bool wants_proxy_header_;
+  SocketAddress said_client_;  // by the PROXY header
   std::vector<uint8_t> first_;
   ClientPeer* client_ = nullptr;
 };
@@ -90,7 +103,8 @@ class Scene {
   void MakeWorker();
   void PlanTheDay();
   void ClientComes();
-  Content HelloOf(uint64_t id);
+  std::vector<uint8_t> HelloOf(uint64_t id, Introduction& introduction);
+  Introduction IntroductionOf(uint64_t id, const SocketAddress& address);
   Plan NewPlan();
   void PublishTwice();
   void NodeIsMet(int number, const std::shared_ptr<Endpoint>& end);
@@ -103,13 +117,13 @@ class Scene {
   void CheckTurn();
   void CheckNoSpin();
   void CheckStop();
-  void CheckBlame(const ConnectionRecord& record);
+  void CheckBlame(const ConnectionRecord& record, const ClientPeer& client);
   bool CameUnread(const Endpoint& source, const Endpoint& sink) const;
   bool MetAShortage(const ClientPeer& client) const;
   void TakeRecords();
   void JudgeStreams();
   void Judge(const ClientPeer& client);
-  void JudgeDirection(const Peer& source, const Peer& sink, CloseReason reason, bool excused);
+  void JudgeDirection(const Peer& source, const Peer& sink, CloseReason reason, bool excused, size_t not_passed_on = 0);
   void JudgeEnd();
   void ExpectZero(const char* what, int64_t value);
   bool Excused(CloseReason reason, const ClientPeer& client) const;
@@ -126,6 +140,8 @@ class Scene {
   uint64_t most_bytes_;
   double impolite_;
   bool unix_nodes_, proxy_headers_;
+  bool accept_proxy_, trust_some_;  // PROXY headers from clients: of anybody, or of some
+  size_t pool_count_;               // each has some of the nodes, and a server name
   bool no_route_;  // every client is told so
   bool short_timeouts_, short_patience_;
   bool hungry_;   // hardly any shared buffers

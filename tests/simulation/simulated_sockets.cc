@@ -343,10 +343,18 @@ void Endpoint::Reset() {
   LastClose();
 }
 
-void Endpoint::TimeOut() {
-  HUD_TRACE(world, name, ": its peer does not answer");
+void Endpoint::CutOff(int how) {
+  HUD_TRACE(world, name, " is cut off");
+  orphan_ = true;
+  LoseInFlight();
+  if (peer) peer->TimeOut(how);
+}
+
+void Endpoint::TimeOut(int how) {
+  if (dead) return;
+  HUD_TRACE(world, name, ": its peer does not answer, ", how);
   ++world.progress;
-  error = ETIMEDOUT;
+  error = how;
   reset_came = true;
   sending_.Clear();
   send_shut = receive_shut = dead = true;

@@ -3,6 +3,7 @@
 // kernel a rule is taken from. Nothing here knows of descriptors or of rings.
 #pragma once
 
+#include <cerrno>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -150,7 +151,8 @@ class Endpoint final : public File, public std::enable_shared_from_this<Endpoint
 
   // ---- For its peers and for the test.
   void Reset();   // as a close with linger 0
-  void TimeOut();  // keep-alive has had no answer
+  void TimeOut(int how = ETIMEDOUT);  // nothing answers it any more: tcp_write_err()
+  void CutOff(int error);  // its peer is told so; nothing leaves it or arrives there any more
   void Vanish();  // its machine loses its power: nothing leaves it or arrives there any more
 
   World& world;
