@@ -20,7 +20,7 @@ from servers.scripted import ScriptedNode, answer_name, read_to_end
 SCOPE = ("--pools", "web", "--addresses", "10.0.0.11")
 
 
-def run(program, *arguments, cwd=None, seconds=15):
+def run(program, *arguments, cwd=None, seconds=60):
     return subprocess.run([PROGRAMS / program, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=seconds)
 
 
@@ -269,7 +269,7 @@ def keygen_writes_a_private_key_once_and_prints_the_line_for_the_proxy(stage):
     assert path.read_text() == text, "the key was overwritten"
     with open("/dev/full", "w") as full:
         lost = subprocess.run([PROGRAMS / "hud-agentd", "keygen", "web-2", *SCOPE], cwd=stage.folder, stdout=full,
-                              stderr=subprocess.PIPE, text=True, timeout=15)
+                              stderr=subprocess.PIPE, text=True, timeout=60)
     assert lost.returncode == 1 and "could not be written" in lost.stderr, lost
 
 

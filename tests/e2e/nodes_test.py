@@ -136,10 +136,10 @@ def clients_alone_eject_no_healthy_node(stage):
             client.sendall(HELLO)
             assert client.recv(100) == b""
         time.sleep(0.03)
+    names = ("n1", "n2", "n3")
+    wait_until(lambda: all(bench.proxy.node(name)["unanswered"]["closed"] >= 15 for name in names), "the count of what was not answered")
     time.sleep(0.7)
-    for name in ("n1", "n2", "n3"):
-        node = bench.proxy.node(name)
-        assert node["state"] == "up" and node["unanswered"]["closed"] >= 15, node
+    assert [bench.proxy.node(name)["state"] for name in names] == ["up"] * 3
     assert "state=ejected" not in bench.proxy.log()
 
 

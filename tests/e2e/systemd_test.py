@@ -47,6 +47,10 @@ class Installed(Bench):
     def journal(self, unit):
         return self.run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}").stdout
 
+    def wait_journal(self, unit, words):
+        """Who writes into the journal does not wait for it."""
+        wait_until(lambda: words in self.journal(unit), f"'{words}' in the journal of {unit}")
+
     def show(self, unit, name):
         return self.systemctl("show", "--value", f"--property={name}", unit).strip()
 
@@ -195,7 +199,7 @@ def what_stands_still_is_killed_and_started_again_and_what_turns_is_not(stage):
     bench.systemctl("kill", "--signal=SIGSTOP", *UNITS)
     for unit, pid in pids.items():
         bench.wait_restarted(unit, pid)
-        assert "Watchdog timeout" in bench.journal(unit), bench.journal(unit)
+        bench.wait_journal(unit, "Watchdog timeout")
     assert serving() == "n1"
     wait_heard()
 
@@ -231,7 +235,7 @@ def a_start_that_fails_says_why_and_succeeds_by_itself_once_it_can(stage):
     for unit, name in zip(UNITS, ("beacon.keys", "n1.key")):
         assert bench.run("systemctl", "start", unit).returncode != 0, unit
         wait_until(lambda: int(bench.show(unit, "NRestarts")) > 5, f"more tries of {unit} than systemd would put up with")
-        assert f"/etc/hudsucker/{name}" in bench.journal(unit), bench.journal(unit)
+        bench.wait_journal(unit, f"/etc/hudsucker/{name}")
         bench.checked("mv", f"/etc/hudsucker/{name}.away", f"/etc/hudsucker/{name}")
         bench.wait_restarted(unit, 0)
     assert serving() == "n1"
@@ -260,7 +264,7 @@ def stop_waits_for_the_drain_and_other_signals_end_nothing(stage):
     for unit in UNITS:
         assert (bench.show(unit, "ActiveState"), bench.show(unit, "Result")) == ("inactive", "success"), bench.journal(unit)
         assert (bench.show(unit, "ExecMainCode"), bench.show(unit, "ExecMainStatus")) == ("1", "0"), "exited, with 0"
-    assert "cut=1 of=1" in bench.journal("hudsucker")
+    bench.wait_journal("hudsucker", "cut=1 of=1")
     assert not bench.path("/run/hudsucker").exists()
 
 
