@@ -435,7 +435,7 @@ class Stopwatch:
         return time.monotonic() - self._started
 
     def of_ours(self):
-        return self.wall() - max(0, self._wait() - self._waited)
+        return max(0, self.wall() - max(0, self._wait() - self._waited))  # threads may have waited side by side
 
 
 def listens(address):

@@ -326,7 +326,7 @@ int Queued(int fd, unsigned long what) {
 // ---- The proxy's time ----------------------------------------------------------------------------------------------------
 
 // Lateness is counted in the time in which the proxy demonstrably worked: a few connections, spread over its workers, are
-// echoed through it all the time, and the clock moves by at most 10 ms each time all of them have come back. A stopped process
+// echoed through it all the time, and the clock moves by at most 5 ms each time all of them have come back. A stopped process
 // or a machine busy with other things moves it as little as it moves the proxy; a proxy that works and forgets an end does not
 // stop it. After an absence of more than 50 ms the proxy looks around for 100 ms before it judges anybody (its timers wait):
 // so the clock goes slower then.
@@ -336,7 +336,7 @@ class ProxyClock {
     const int64_t gap = now - last_;
     last_ = now;
     if (gap > 50 * kMillisecond) slow_until_ = now + 120 * kMillisecond;
-    time_ += std::min(gap, (now < slow_until_ ? 2 : 10) * kMillisecond);
+    time_ += std::min(gap, (now < slow_until_ ? 2 : 5) * kMillisecond);
   }
   int64_t time() const { return time_; }
 
