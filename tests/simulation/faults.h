@@ -36,6 +36,7 @@ enum class Fault : uint8_t {
   kSendNoMemory,
   kPollNoMemory,
   kSpliceNoMemory,
+  kNoMemory,            // std::bad_alloc in a turn of the worker
   kTimeJump,            // SIGSTOP
   kCompletionLost,      // -EBADR
   kCount
@@ -74,6 +75,7 @@ inline constexpr std::array<FaultKind, kFaultCount> kFaultKinds{{
     {"send: no memory", 0.02, 0.1},
     {"poll: no memory", 0.03, 0.15},
     {"splice: no memory", 0.05, 0.15},
+    {"no memory", 0.02, 0.15},
     {"time jump", 0.02, 0.25},
     {"completion lost", 0.01, 0.06},
 }};

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/net/proxy_protocol.h"
+#include "tests/simulation/scarce_memory.h"
 #include "tests/unit/core/tls/hello_builder.h"
 
 namespace hud::simulation {
@@ -396,7 +397,7 @@ bool Scene::AllIsOver() const {
 
 void Scene::Run() {
   while (world_.violations.empty()) {
-    if (!worker_->RunTurn()) break;
+    if (!Turn()) break;
     CheckTurn();
     if (world_.random.Chance(0.005)) PublishTwice();  // by a thread that does not wait for turns
     if (calm_ && world_.events.now() > calm_since_ + kCalmEndsWithin) {
@@ -405,6 +406,11 @@ void Scene::Run() {
   }
   if (!world_.violations.empty()) return;
   JudgeEnd();
+}
+
+bool Scene::Turn() {
+  const ScarceMemory scarce(world_.faults);
+  return worker_->RunTurn();
 }
 
 // ---- What holds in every turn
@@ -520,10 +526,12 @@ void Scene::Judge(const ClientPeer& client) {
   const bool excused = Excused(found->second, client);
   JudgeDirection(client, *client.nodes()[0], found->second, excused, client.introduction().proxy_header.size());
   JudgeDirection(*client.nodes()[0], client, found->second, excused);
-  if (found->second == CloseReason::kDone && MetAShortage(client)) world_.Violation("AShortageIsNoEnd: done, of " + client.name());
+  const bool told = client.proxys_end().met_a_shortage || client.nodes()[0]->proxys_end().met_a_shortage;
+  if (found->second == CloseReason::kDone && told) world_.Violation("AShortageIsNoEnd: done, of " + client.name());
 }
 
 bool Scene::MetAShortage(const ClientPeer& client) const {
+  if (world_.faults.count(Fault::kNoMemory) > 0) return true;  // it may have been this one's
   return client.proxys_end().met_a_shortage || client.nodes()[0]->proxys_end().met_a_shortage;
 }
 

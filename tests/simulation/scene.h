@@ -114,6 +114,7 @@ class Scene {
   void StopWhenAllIsOver();
   bool AllIsOver() const;
 
+  bool Turn();
   void CheckTurn();
   void CheckNoSpin();
   void CheckStop();

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "tests/simulation/scarce_memory.h"
 
 namespace hud::simulation {
 
@@ -37,6 +38,7 @@ std::shared_ptr<File> SimulatedKernel::FileOf(int fd) {
 }
 
 void SimulatedKernel::Close(Fd fd) {
+  const EnoughMemory enough;
   if (!fd) return;
   Enter();
   const auto found = files_.find(fd.Release());
@@ -76,12 +78,14 @@ int SimulatedKernel::AcceptFrom(Listener& listener) {
 }
 
 int SimulatedKernel::Accept(int listener) {
+  const EnoughMemory enough;
   Enter();
   const auto file = As<Listener>(listener);
   return file ? AcceptFrom(*file) : -EBADF;
 }
 
 int SimulatedKernel::Open(const SocketAddress& address) {
+  const EnoughMemory enough;
   Enter();
   if (world_.faults.Happens(Fault::kNoDescriptor)) return -EMFILE;
   return Give(std::make_shared<Endpoint>(world_, absl::StrCat("proxy's socket ", sockets_++, " for ", address.ToString()), address.IsUnix()));
@@ -96,6 +100,7 @@ Destination* SimulatedKernel::DestinationAt(const SocketAddress& address) {
 
 // Of a unix socket: at once or not at all.
 int SimulatedKernel::Connect(int fd, const SocketAddress& address) {
+  const EnoughMemory enough;
   Enter();
   const auto ours = Socket(fd);
   if (!ours) return -EBADF;
@@ -118,6 +123,7 @@ bool SimulatedKernel::IsConnected(int fd) {
 }
 
 SocketAddress SimulatedKernel::PeerOf(int fd) {
+  const EnoughMemory enough;
   Enter();
   const auto socket = Socket(fd);
   return socket && socket->IsConnected() ? socket->remote : SocketAddress();
@@ -131,6 +137,7 @@ SocketAddress SimulatedKernel::LocalOf(int fd) {
 // ---- Bytes
 
 ssize_t SimulatedKernel::Receive(int fd, std::span<uint8_t> into) {
+  const EnoughMemory enough;
   Enter();
   const auto socket = Socket(fd);
   if (!socket) return -EBADF;
@@ -140,12 +147,14 @@ ssize_t SimulatedKernel::Receive(int fd, std::span<uint8_t> into) {
 }
 
 ssize_t SimulatedKernel::Send(int fd, Bytes data) {
+  const EnoughMemory enough;
   Enter();
   const auto socket = Socket(fd);
   return socket ? socket->Send(data) : -EBADF;
 }
 
 ssize_t SimulatedKernel::Splice(int from, int to, size_t bytes) {
+  const EnoughMemory enough;
   Enter();
   const auto source = FileOf(from), sink = FileOf(to);
   const auto out_of = std::dynamic_pointer_cast<PipeBuffer>(source);
@@ -207,6 +216,7 @@ ssize_t SimulatedKernel::SpliceOut(PipeBuffer& pipe, Endpoint& to, size_t bytes)
 }
 
 std::optional<Pipe> SimulatedKernel::MakePipe(size_t bytes) {
+  const EnoughMemory enough;
   Enter();
   if (world_.faults.Happens(Fault::kNoDescriptor)) return std::nullopt;
   const size_t capacity = world_.faults.Happens(Fault::kSmallPipe) ? 8192 : bytes;
@@ -219,6 +229,7 @@ std::optional<Pipe> SimulatedKernel::MakePipe(size_t bytes) {
 }
 
 ssize_t SimulatedKernel::ReadPipe(const Pipe& pipe, std::span<uint8_t> into) {
+  const EnoughMemory enough;
   Enter();
   const auto buffer = As<PipeBuffer>(pipe.read_end.get());
   if (!buffer) return -EBADF;
@@ -234,6 +245,7 @@ ssize_t SimulatedKernel::ReadPipe(const Pipe& pipe, std::span<uint8_t> into) {
 // ---- What is said and asked of a socket
 
 void SimulatedKernel::EndStream(int fd) {
+  const EnoughMemory enough;
   Enter();
   if (const auto socket = Socket(fd)) socket->EndStream();
 }
@@ -243,6 +255,7 @@ void SimulatedKernel::ResetOnClose(int fd) {
 }
 
 int SimulatedKernel::TakeError(int fd) {
+  const EnoughMemory enough;
   Enter();
   const auto socket = Socket(fd);
   return socket ? socket->TakeError() : EBADF;
@@ -250,6 +263,7 @@ int SimulatedKernel::TakeError(int fd) {
 
 // TCP_INQ beside a peek.
 std::optional<bool> SimulatedKernel::FinCame(int fd) {
+  const EnoughMemory enough;
   Enter();
   const auto socket = Socket(fd);
   if (!socket || socket->is_unix || !socket->received.empty()) return std::nullopt;
@@ -260,6 +274,7 @@ std::optional<bool> SimulatedKernel::FinCame(int fd) {
 }
 
 int SimulatedKernel::Poll(std::span<pollfd> sockets) {
+  const EnoughMemory enough;
   Enter();
   int ready = 0;
   for (pollfd& p : sockets) {
@@ -277,6 +292,7 @@ std::optional<SendMemory> SimulatedKernel::SendMemoryOf(int fd) {
 }
 
 uint32_t SimulatedKernel::Unacknowledged(int fd) {
+  const EnoughMemory enough;
   Enter();
   const auto socket = Socket(fd);
   return socket ? socket->Unacknowledged() : 0;
@@ -297,6 +313,7 @@ std::optional<PeerSilence> SimulatedKernel::SilenceOf(int fd) {
 }
 
 void SimulatedKernel::KeepAlive(int fd, const KeepAliveTimes& times) {
+  const EnoughMemory enough;
   const auto socket = Socket(fd);
   if (!socket || socket->is_unix) return;
   const Duration after = std::chrono::seconds(times.idle_seconds + times.interval_seconds * times.probes);

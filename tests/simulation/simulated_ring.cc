@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <new>
 #include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "core/net/local_error.h"
 #include "ring/io/operation.h"
+#include "tests/simulation/scarce_memory.h"
 
 namespace hud::simulation {
 namespace {
@@ -56,6 +58,9 @@ std::vector<std::string> SimulatedRing::RequestsLeft() const {
 // ---- Requests
 
 void SimulatedRing::Queue(Request request) {
+  const bool may_fail = request.kind == Kind::kSend || request.kind == Kind::kConnect;  // KernelRing keeps note of its silent sends
+  if (may_fail && world_.faults.Happens(Fault::kNoMemory)) throw std::bad_alloc();
+  const EnoughMemory enough;
   if (queue_.size() >= features_.submission_entries) SubmitQueue();
   request.hash = HashOf(request.data);
   queue_.push_back(std::make_shared<Request>(std::move(request)));
@@ -91,7 +96,10 @@ void SimulatedRing::PollChanges(int fd, uint32_t events, uint64_t user_data) {
 void SimulatedRing::Cancel(uint64_t target) { Queue({.kind = Kind::kCancel, .user_data = target}); }
 void SimulatedRing::Close(Fd fd) { Queue({.kind = Kind::kClose, .fd = fd.Release()}); }
 
-void SimulatedRing::Submit() { SubmitQueue(); }
+void SimulatedRing::Submit() {
+  const EnoughMemory enough;
+  SubmitQueue();
+}
 
 // What one submission does not take goes with the next.
 void SimulatedRing::SubmitQueue() {
@@ -322,6 +330,7 @@ void SimulatedRing::RunConnect(const RequestPtr& r) {
 // ---- Cancels
 
 void SimulatedRing::StartCancel(uint64_t target) {
+  cancels_ = true;
   const auto found = pending_.find(target);
   if (found == pending_.end()) return;
   const RequestPtr r = found->second;
@@ -420,12 +429,14 @@ void SimulatedRing::BeStopped(Instant due) {
   world_.events.RunUntil(from + jump);
   if (world_.random.Chance(0.5)) RunRunnable(false);
   const bool noticed = world_.events.now() > due && world_.events.now() - due > kAbsenceNoticed;
+  // Who was given up before has nothing to do with it (cancels_).
   const bool once = from - world_.away_until > kCaughtUpWithin;  // one absence right behind another is taken for a busy machine
   if (noticed) world_.away_until = world_.events.now();
-  world_.away_from = noticed && once ? from : world_.away_until;
+  world_.away_from = noticed && once && !cancels_ ? from : world_.away_until;
 }
 
 size_t SimulatedRing::Wait(std::span<Completion> completions, Duration timeout, Batch batch) {
+  const EnoughMemory enough;
   const Instant due = timeout == Duration::max() ? Instant::max() : world_.events.now() + timeout;
   for (; !deferred_.empty(); deferred_.pop_front()) runnable_.push_back(deferred_.front());
   SubmitQueue();
@@ -439,6 +450,7 @@ size_t SimulatedRing::Wait(std::span<Completion> completions, Duration timeout, 
   const size_t n = Harvest(completions);
   left_over_ = !silent_.empty() || !queue_.empty();
   losses_told_ = losses_;
+  cancels_ = false;
   return n;
 }
 
@@ -473,6 +485,7 @@ uint64_t SimulatedRing::HashOf(Bytes data) {
 Bytes SimulatedRing::BufferBytes(uint16_t buffer) const { return {memory_.data() + buffer * features_.buffer_bytes, features_.buffer_bytes}; }
 
 void SimulatedRing::ReturnBuffer(uint16_t buffer) {
+  const EnoughMemory enough;
   if (buffer >= features_.buffers || !is_with_caller_[buffer]) return world_.Violation("a buffer was returned that nobody had");
   is_with_caller_[buffer] = false;
   --with_caller_;

@@ -125,6 +125,7 @@ class SimulatedRing final : public Ring {
   std::deque<Posted> silent_, completions_;
   size_t notifications_owed_ = 0;
   bool left_over_ = false, overflowed_ = false;
+  bool cancels_ = false;  // in this turn
   uint64_t overflows_ = 0, losses_ = 0;
   std::unordered_set<uint64_t> sent_hello_;  // connections whose hello a connected socket was given
   uint64_t losses_told_ = 0;  // by -EBADR, with which a wait ends at once
