@@ -61,9 +61,7 @@ def _run(function, seconds):
         print(f"    all of it is in {stage.keep()}", flush=True)
     else:
         stage.remove()
-    # What no busy machine can cause: tests/run.py gives such a failure no second try.
-    hard = any("wrote '" in fault or "ended by itself" in fault for fault in faults)
-    return {"name": name, "verdict": verdict, "seconds": round(took, 2), "notes": stage.notes, "hard": hard}
+    return {"name": name, "verdict": verdict, "seconds": round(took, 2), "notes": stage.notes}
 
 
 def main():
@@ -84,7 +82,7 @@ def main():
             continue
         if needs_root and os.geteuid() != 0:
             print(f"skip {name}: needs root", flush=True)
-            results.append({"name": name, "verdict": "skip", "seconds": 0, "notes": [], "hard": False})
+            results.append({"name": name, "verdict": "skip", "seconds": 0, "notes": []})
             continue
         results.append(_run(function, seconds))
         if options.report:
