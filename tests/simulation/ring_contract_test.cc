@@ -529,6 +529,22 @@ TEST_P(RingContract, AUnixSocketTellsOfUnreadBytesBehindWhatItSent) {
   EXPECT_EQ(calls_.Send(sockets.b.get(), AsBytes("x")), -EPIPE);
 }
 
+// What wakes a waiting request (accepts, orders, most receives) must get its turn although requests that complete at once
+// leave completions behind in every turn.
+TEST_P(RingContract, RequestsThatCompleteAtOnceDoNotStarveThoseThatWait) {
+  const Pair awaited = kernel_->UnixPair(), busy = kernel_->UnixPair();
+  ring_->Poll(awaited.b.get(), POLLIN, kRecvTag);
+  ASSERT_EQ(ring_->Wait(few_, Duration::zero()), 0u);
+  ASSERT_EQ(calls_.Send(awaited.a.get(), AsBytes("x")), 1);
+  bool seen = false;
+  for (int turn = 0; turn < 50 && !seen; ++turn) {
+    ring_->Send(busy.a.get(), AsBytes("x"), kSendTag);
+    const size_t n = ring_->Wait(few_, Duration::zero());
+    for (size_t i = 0; i < n; ++i) seen |= few_[i].user_data == kRecvTag;
+  }
+  EXPECT_TRUE(seen);
+}
+
 // ---- Pipes
 
 TEST_P(RingContract, ASpliceMovesWhatIsThereAndSaysWhyItCannot) {

@@ -407,7 +407,7 @@ void SimulatedRing::Sleep(Duration timeout, Batch batch) {
     RunRunnable(false);
     if (completions_.size() >= wanted || losses_ > losses_told_) return;  // -EBADR ends the wait
     const bool patient = completions_.empty() || world_.events.now() < patience_until;
-    if (!patient) return;
+    if (!patient || (world_.interrupts && world_.interrupts())) return;
     if (!deferred_.empty()) {
       runnable_.swap(deferred_);
       RunRunnable(true);

@@ -63,6 +63,7 @@ struct World {
   bool at_once = false;                 // the trace, for what ends the process
   std::deque<std::string> trace;        // the last of what happened
   std::vector<std::weak_ptr<Endpoint>> joined;  // who hold each other
+  std::function<bool()> interrupts;     // asked while the worker waits: the wait ends, as a signal ends it
   // The last absence of the process, of which it can know, because its wait should have ended sooner.
   Instant away_from{}, away_until{};
   uint64_t nodes_faults = 0;            // connects that failed by the node's fault, or that may have

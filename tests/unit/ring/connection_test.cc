@@ -31,17 +31,6 @@ TEST(Hello, AClientThatStallsIsClosedAtTheDeadline) {
   EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kHelloTimeout) == 1; }));
 }
 
-TEST(Hello, DrippingDoesNotMoveTheDeadline) {
-  TestBed bed({.adjust = [](RouteTable& table) { table.listeners[0].hello_deadline = 300ms; }});
-  Peer client = bed.Client();
-  client.Send(kHelloBegun);
-  for (int i = 0; i < 100 && bed.Closes(CloseReason::kHelloTimeout) == 0; ++i) {
-    client.Send("h");
-    std::this_thread::sleep_for(10ms);
-  }
-  EXPECT_EQ(bed.Closes(CloseReason::kHelloTimeout), 1);
-}
-
 TEST(Hello, AHelloBeyondTheCapIsClosed) {
   TestBed bed({.adjust = [](RouteTable& table) { table.listeners[0].hello_max_bytes = 1024; }});
   Peer client = bed.Client();
@@ -93,11 +82,11 @@ TEST(Hello, AClientThatLeavesIsForgotten) {
   for (bool reset : {false, true}) {
     Peer client = bed.Client();
     client.Send(kHelloBegun);
-    std::this_thread::sleep_for(5ms);
+    ASSERT_TRUE(bed.Eventually([&] { return bed.counters().hello_bytes_held.Get() > 0; }));
     if (reset) client.Reset();
     else client.Close();
+    EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kClientGoneInHello) == (reset ? 2 : 1); }));
   }
-  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kClientGoneInHello) == 2; }));
 }
 
 TEST(Dial, ARefusedConnectGoesToAnotherNode) {
@@ -154,7 +143,7 @@ TEST(Dial, AClientThatResetsDuringASlowConnectIsNoticed) {
   }});
   Peer client = bed.Client();
   client.Send(kNotTls);
-  std::this_thread::sleep_for(50ms);
+  ASSERT_TRUE(bed.Eventually([&] { return bed.counters().dialing.Get() == 1; }));
   client.Reset();
   EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kClientGoneInDial) == 1; }, 3s));
 }
@@ -173,7 +162,7 @@ TEST(Dial, ABurstLargerThanTheBacklogOfAUnixSocketIsServedAsByTcp) {
     clients.push_back(bed.Client());
     clients.back().Send(kNotTls);
   }
-  std::this_thread::sleep_for(50ms);
+  ASSERT_TRUE(bed.Eventually([&] { return bed.counters().dialing.Get() + bed.counters().relaying.Get() == kClients; }));
   std::vector<Peer> nodes;
   for (int i = 0; i < kClients; ++i) {
     nodes.push_back(Peer::Accept(listener));
@@ -261,81 +250,6 @@ TEST(Limit, AnUnfinishedHelloGoesBeforeARelay) {
   EXPECT_EQ(relay.first.Receive(5), "alive");
 }
 
-TEST(Limit, WhereNobodyHoldsMoreThanTheNewcomersSourceOnlyTheQuietMakeRoom) {
-  TestBed bed({.max_connections = 3});
-  std::vector<std::pair<Peer, Peer>> relays;
-  for (int i = 0; i < 4; ++i) relays.push_back(Relay(bed, "127.0.0.1"));  // one more: there are two listening sockets
-  Peer refused = bed.Client("127.0.0.1");
-  refused.Send(kNotTls);
-  EXPECT_NE(refused.HowItEnds(), "bytes");
-  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kOverLimit) == 1; }));
-  EXPECT_EQ(bed.counters().over_limit.Get(), 1);
-  EXPECT_EQ(bed.counters().limit_reached.Get(), 1);
-  const int64_t loops = bed.counters().loops.Get();
-  std::this_thread::sleep_for(1100ms);
-  EXPECT_LE(bed.counters().loops.Get() - loops, 5) << "a full worker spins";
-  auto newcomer = Relay(bed, "127.0.0.1");
-  EXPECT_EQ(relays[0].first.HowItEnds(), "reset");
-  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kMadeRoom) == 1; }));
-}
-
-// Every source holds one. The oldest clients are at work: they stay, and so does every newcomer.
-class LimitAmongEquals : public ::testing::Test {
- protected:
-  static constexpr int kBusy = 12, kPlaces = 40, kNewcomers = 15;
-
-  void FillWithBusy() {
-    for (int i = 0; i < kBusy; ++i) busy_.push_back(Relay(bed_, absl::StrCat("127.0.1.", i + 1).c_str()));
-  }
-  void Work() {
-    for (auto& [client, node] : busy_) {
-      client.Send("x");
-      EXPECT_EQ(node.Receive(1), "x");
-    }
-  }
-  void NewcomersAreServed() {
-    std::vector<std::pair<Peer, Peer>> newcomers;
-    for (int i = 0; i < kNewcomers; ++i) {
-      Work();
-      newcomers.push_back(Relay(bed_, absl::StrCat("127.0.3.", i + 1).c_str()));
-    }
-    Work();
-    for (auto& [client, node] : newcomers) {
-      node.Send("alive");
-      EXPECT_EQ(client.Receive(5), "alive");
-    }
-    EXPECT_EQ(bed_.counters().over_limit.Get(), 0);
-    EXPECT_TRUE(bed_.Eventually([&] { return bed_.Closes(CloseReason::kMadeRoom) >= kNewcomers - 1; }));
-  }
-
-  TestBed bed_{TestBedOptions{.max_connections = kPlaces}};
-  std::vector<std::pair<Peer, Peer>> busy_;
-};
-
-TEST_F(LimitAmongEquals, UnfinishedHellosMakeRoom) {
-  FillWithBusy();
-  std::vector<Peer> hellos;
-  for (int i = 0; i < kPlaces - kBusy; ++i) {
-    hellos.push_back(bed_.Client(absl::StrCat("127.0.2.", i + 1).c_str()));
-    hellos.back().Send(kHelloBegun);
-  }
-  std::this_thread::sleep_for(150ms);
-  NewcomersAreServed();
-  EXPECT_EQ(bed_.counters().in_hello.Get(), kPlaces - kBusy - bed_.Closes(CloseReason::kMadeRoom)) << "nobody else went";
-}
-
-TEST_F(LimitAmongEquals, IdleRelaysMakeRoom) {
-  FillWithBusy();
-  std::vector<std::pair<Peer, Peer>> idle;
-  for (int i = 0; i < kPlaces - kBusy; ++i) idle.push_back(Relay(bed_, absl::StrCat("127.0.2.", i + 1).c_str()));
-  for (int i = 0; i < 12; ++i) {
-    std::this_thread::sleep_for(100ms);
-    Work();
-  }
-  NewcomersAreServed();
-  EXPECT_EQ(idle[0].first.HowItEnds(), "reset");
-}
-
 TEST(Limit, ASourceAtItsOwnLimitIsRefusedAndOthersAreServed) {
   TestBed bed({.max_connections_per_source = 2});
   std::vector<std::pair<Peer, Peer>> relays;
@@ -362,8 +276,9 @@ TEST(Limit, MemoryForHellosIsMadeByTheSourceThatHoldsMostOfIt) {
   EXPECT_LE(bed.counters().hello_bytes_held.Get(), 64 << 10);
   Peer honest = bed.Client("127.0.0.9");
   honest.Send(half);
+  ASSERT_TRUE(bed.Eventually([&] { return bed.counters().accepted.Get() == 13; }));
+  ASSERT_TRUE(bed.ComesToRest());
   const std::string rest(0x3fff + 5 - half.size(), 'h');
-  std::this_thread::sleep_for(20ms);
   honest.Send(rest);
   Peer node = bed.Node();
   EXPECT_EQ(node.Receive(half.size() + rest.size()), half + rest);
@@ -398,7 +313,7 @@ TEST(Drain, ConnectionsGoOnAndTheWorkerEndsAfterTheLast) {
   node.Receive(kNotTls.size());
   bed.orders().Drain(std::chrono::time_point_cast<Duration>(std::chrono::steady_clock::now() + 10s));
   bed.Wake();
-  std::this_thread::sleep_for(50ms);
+  ASSERT_TRUE(bed.Eventually([&] { return IsRefused(bed.port()); }));
   node.Send("still here");
   EXPECT_EQ(client.Receive(10), "still here");
   client.Close();
@@ -426,8 +341,10 @@ TEST(Terminate, ThousandsOfConnectsAndAbortsLeaveNothing) {
     Peer client = bed.Client();
     if (i % 3 == 1) client.Send(kHelloBegun);
     if (i % 3 == 2) client.Send(kNotTls);
+    EXPECT_TRUE(i % 300 != 2 || bed.Eventually([&] { return bed.counters().relaying.Get() > 0; })) << "some get as far as that";
     client.Reset();
-    if (i % 3 == 2 && i % 100 == 2) std::this_thread::sleep_for(1ms);
+    while (bed.TryNode()) {
+    }
   }
   EXPECT_TRUE(bed.Eventually([&] { return bed.counters().active.Get() == 0; }));
 }

@@ -66,8 +66,7 @@ class RunningDataPlane : public ::testing::Test {
     }
   }
   bool IsSoonRefused(uint16_t listener) {
-    for (int i = 0; i < 5000 && !IsRefused(ports_[listener]); ++i) std::this_thread::sleep_for(1ms);
-    return IsRefused(ports_[listener]);
+    return WaitUntil([&] { return IsRefused(ports_[listener]); });
   }
 
   uint16_t ports_[2] = {};

@@ -2,30 +2,9 @@
 #include <gtest/gtest.h>
 
 #include "ring/pass_through/invariants.h"
-#include "tests/unit/ring/forwarding_ring.h"
 #include "tests/unit/ring/test_bed.h"
 
-namespace hud {
-
-struct AdmissionAccess {
-  static size_t& HelloBytes(Admission& a) { return a.held_hello_bytes_; }
-};
-struct RelayAccess {
-  static int64_t& BytesInPipes(Relay& r) { return r.splice_.bytes_in_pipes_; }
-};
-
-}  // namespace hud
-
 namespace hud::testing {
-
-struct PassThroughAccess {
-  static Admission& AdmissionOf(PassThrough& p) { return p.admission_; }
-  static Relay& RelayOf(PassThrough& p) { return p.relay_; }
-};
-struct WorkerAccess {
-  static PassThrough& PassThroughOf(Worker& w) { return w.pass_through_; }
-};
-
 namespace {
 
 constexpr Side kClient = Side::kClient, kNode = Side::kNode;
@@ -206,60 +185,6 @@ TEST(Invariants, ADescriptionSaysWhatIsOwedAndHeld) {
                            "open small rest 10 behind 0", "timer in 5000 ms"}) {
     EXPECT_NE(text.find(part), std::string::npos) << part << " in " << text;
   }
-}
-
-// A ring that has lost a buffer, or given one twice.
-class MiscountingRing final : public ForwardingRing {
- public:
-  using ForwardingRing::ForwardingRing;
-  size_t Wait(std::span<Completion> out, Duration timeout, Batch batch) override {
-    waited_ = true;
-    return inner_->Wait(out, timeout, batch);
-  }
-  size_t buffers_free() const override { return inner_->buffers_free() - (waited_ ? 1 : 0); }
-
- private:
-  bool waited_ = false;
-};
-
-// A worker with one relay, of which something is changed while it waits; five seconds to find it.
-void RunWith(const std::function<void(TestBed&)>& change, TestBedOptions options = {}) {
-  TestBed bed(std::move(options));
-  Peer client = bed.Client();
-  client.Send("GET / HTTP/1.1\r\n\r\n");
-  Peer node = bed.Node();
-  node.Receive(18);
-  if (!bed.Eventually([&] { return bed.counters().relaying.Get() == 1; })) return;
-  std::this_thread::sleep_for(20ms);
-  change(bed);
-  bed.Wake();
-  std::this_thread::sleep_for(5s);
-}
-
-// The process that breaks one is another one, begun anew: this one may have had threads.
-class BrokenSums : public ::testing::Test {
- protected:
-  void SetUp() override { GTEST_FLAG_SET(death_test_style, "threadsafe"); }
-};
-
-TEST_F(BrokenSums, EndTheProcess) {
-  EXPECT_DEATH(RunWith([](TestBed& bed) { bed.counters().private_bytes.Add(1); }),
-               "broken invariant: SumsAreRight: private bytes; kept 1, counted 0");
-  EXPECT_DEATH(RunWith([](TestBed& bed) { bed.counters().relaying.Add(-1); }), "SumsAreRight: relaying; kept 0, counted 1");
-  EXPECT_DEATH(RunWith([](TestBed& bed) { bed.node().active++; }), "SumsAreRight: active of a node; kept 2, counted 1");
-  EXPECT_DEATH(RunWith([](TestBed& bed) { bed.counters().closes[0].Add(); }), "OneCloseReason: .*all: 1 accepted, 1 open, 1 closed");
-  EXPECT_DEATH(RunWith([](TestBed& bed) { bed.counters().listeners[0].accepted.Add(); }),
-               "OneCloseReason: .*test: 2 accepted, 1 open, 0 closed");
-}
-
-TEST_F(BrokenSums, EndTheProcessInTheFirstTurn) {
-  const auto nothing = [](TestBed&) {};
-  EXPECT_DEATH(RunWith(nothing, {.with_worker = [](Worker& w) { AdmissionAccess::HelloBytes(PassThroughAccess::AdmissionOf(WorkerAccess::PassThroughOf(w))) = 1; }}),
-               "SumsAreRight: bytes of hellos; kept 1");
-  EXPECT_DEATH(RunWith(nothing, {.with_worker = [](Worker& w) { RelayAccess::BytesInPipes(PassThroughAccess::RelayOf(WorkerAccess::PassThroughOf(w))) = 1; }}),
-               "SumsAreRight: bytes in pipes; kept 1");
-  const auto wrap = [](std::unique_ptr<Ring> ring) { return std::make_unique<MiscountingRing>(std::move(ring)); };
-  EXPECT_DEATH(RunWith(nothing, {.wrap_ring = wrap}), "SumsAreRight: shared buffers with the worker; kept 1, counted 0");
 }
 
 }  // namespace

@@ -1,12 +1,11 @@
 // The kernel may answer anything, and memory may be short anywhere: a connection then ends visibly, or goes on as if nothing
-// had been; never the process, nor the others. Faults are put in by rings around the kernel's, and by the allocator.
+// had been; never the process, nor the others. Faults are put in by a ring around the kernel's, and by the allocator.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
 #include <deque>
 #include <new>
 
-#include "tests/unit/ring/forwarding_ring.h"
 #include "tests/unit/ring/test_bed.h"
 
 namespace {
@@ -55,101 +54,6 @@ namespace hud::testing {
 namespace {
 
 constexpr std::string_view kFirst = "GET / HTTP/1.1\r\n\r\n";
-
-// Answers some requests itself: one completion a turn, so that what belongs together may find its connection gone.
-class AnsweringRing : public ForwardingRing {
- public:
-  using ForwardingRing::ForwardingRing;
-  size_t Wait(std::span<Completion> out, Duration timeout, Batch batch) override {
-    if (answers_.empty()) return inner_->Wait(out, timeout, batch);
-    const size_t n = inner_->Wait(out.subspan(1), Duration::zero(), batch);
-    out[0] = answers_.front();
-    answers_.pop_front();
-    return n + 1;
-  }
-
- protected:
-  void Answer(uint64_t user_data, int result) { answers_.push_back({.user_data = user_data, .result = result}); }
-
- private:
-  std::deque<Completion> answers_;
-};
-
-// What the kernel does when it has no memory to begin a connect and the send behind it: both complete, in either order, with
-// errors, and nothing was connected.
-class NoMemoryRing final : public AnsweringRing {
- public:
-  NoMemoryRing(std::unique_ptr<Ring> inner, int failures, bool send_first)
-      : AnsweringRing(std::move(inner)), left_(failures), send_first_(send_first) {}
-
-  void ConnectAndSend(int fd, const sockaddr* a, socklen_t n, uint64_t connect_tag, Bytes data, uint64_t send_tag) override {
-    if (left_-- <= 0) return inner_->ConnectAndSend(fd, a, n, connect_tag, data, send_tag);
-    if (send_first_) Answer(send_tag, -ENOMEM);
-    Answer(connect_tag, -ECANCELED);
-    if (!send_first_) Answer(send_tag, -ENOMEM);
-  }
-
- private:
-  int left_;
-  const bool send_first_;
-};
-
-TEST(Shortage, AConnectAndASendThatBothFailForWantOfMemoryAreTriedAgain) {
-  for (bool send_first : {true, false}) {
-    TestBed bed({.wrap_ring = [&](std::unique_ptr<Ring> ring) {
-      return std::make_unique<NoMemoryRing>(std::move(ring), 3, send_first);
-    }});
-    Peer client = bed.Client();
-    client.Send(kFirst);
-    Peer node = bed.Node();
-    EXPECT_EQ(node.Receive(kFirst.size()), kFirst);
-    node.Send("answer");
-    EXPECT_EQ(client.Receive(6), "answer");
-  }
-}
-
-TEST(Shortage, WithoutMemoryForAsLongAsAConnectMayTakeTheConnectionEndsAndNotTheProcess) {
-  for (bool send_first : {true, false}) {
-    TestBed bed({.wrap_ring = [&](std::unique_ptr<Ring> ring) {
-                   return std::make_unique<NoMemoryRing>(std::move(ring), 1000, send_first);
-                 },
-                 .adjust = [](RouteTable& table) { table.timeouts.connect = 200ms; }});
-    Peer client = bed.Client();
-    client.Send(kFirst);
-    client.SetTimeout(3s);
-    EXPECT_NE(client.HowItEnds(), "nothing");
-    EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kLocalError) == 1; }));
-    EXPECT_EQ(bed.node().failed_connects.load(), 0u) << "not the node's fault";
-  }
-}
-
-// A lost completion may have been that of a send which did not take all: every connection visibly ends, and the worker goes on.
-class LosingRing final : public ForwardingRing {
- public:
-  LosingRing(std::unique_ptr<Ring> inner, std::atomic<int>& losses) : ForwardingRing(std::move(inner)), losses_(losses) {}
-  uint64_t losses() const override { return static_cast<uint64_t>(losses_.load()); }
-
- private:
-  std::atomic<int>& losses_;
-};
-
-TEST(Shortage, AfterALossOfCompletionsEveryConnectionEndsAndNewOnesAreServed) {
-  std::atomic<int> losses{0};
-  TestBed bed({.wrap_ring = [&](std::unique_ptr<Ring> ring) { return std::make_unique<LosingRing>(std::move(ring), losses); }});
-  Peer client = bed.Client();
-  client.Send(kFirst);
-  Peer node = bed.Node();
-  node.Receive(kFirst.size());
-  losses = 1;
-  bed.Wake();
-  EXPECT_EQ(client.HowItEnds(), "reset");
-  EXPECT_EQ(node.HowItEnds(), "reset");
-  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kLocalError) == 1; }));
-  Peer next = bed.Client();
-  next.Send(kFirst);
-  Peer next_node = bed.Node();
-  EXPECT_EQ(next_node.Receive(kFirst.size()), kFirst);
-}
 
 // One client's connection, driven from both ends without waiting for either: a request, then bytes each way, and an end.
 class Exchange {
@@ -242,6 +146,32 @@ bool Settles(TestBed& bed) {
   return left;
 }
 
+// Which allocation of the worker's finds no memory, from the next turn on; the ring's own find some.
+struct ShortMemory {
+  std::atomic<int64_t> until{0};
+  std::atomic<bool> failed{false};
+};
+
+void Add(Script& script, ShortMemory& memory) {
+  script.longest_wait = 5ms;
+  script.interrupts = [&memory] {
+    if (const int64_t left = std::exchange(allocations_until_failure, 0); left > 0) memory.until = left;
+    if (std::exchange(an_allocation_failed, false)) memory.failed = true;
+    return false;
+  };
+  script.after_wait = [&memory] { allocations_until_failure = memory.until.exchange(0); };
+}
+
+// A worker in the middle of a turn puts back what is left of the count: after two turns that begin without one there is none.
+bool MemoryIsBack(TestBed& bed, ShortMemory& memory) {
+  const int64_t turns = bed.counters().loops.Get();
+  return bed.Eventually([&] {
+    memory.until = 0;
+    bed.Wake();
+    return bed.counters().loops.Get() >= turns + 3;
+  });
+}
+
 bool IsVisible(Exchange::Outcome outcome) {
   return outcome == Exchange::kWhole || outcome == Exchange::kReset || outcome == Exchange::kClosedBeforeAnything;
 }
@@ -254,40 +184,25 @@ struct Fault {
   std::atomic<int> met{0};
 };
 
-class FaultyRing final : public AnsweringRing {
- public:
-  FaultyRing(std::unique_ptr<Ring> inner, Fault& fault) : AnsweringRing(std::move(inner)), fault_(fault) {}
-
-  void AcceptMultishot(int fd, uint64_t u) override { Fails(u) || (inner_->AcceptMultishot(fd, u), true); }
-  void AcceptOne(int fd, uint64_t u) override { Fails(u) || (inner_->AcceptOne(fd, u), true); }
-  void Recv(int fd, Expected e, uint64_t u) override { Fails(u) || (inner_->Recv(fd, e, u), true); }
-  void RecvMultishot(int fd, Expected e, uint32_t limit, uint64_t u) override { Fails(u) || (inner_->RecvMultishot(fd, e, limit, u), true); }
-  void Send(int fd, Bytes data, uint64_t u) override { Fails(u) || (inner_->Send(fd, data, u), true); }
-  void SendZeroCopy(int fd, Bytes data, uint64_t u) override { Fails(u) || (inner_->SendZeroCopy(fd, data, u), true); }
-  void Poll(int fd, uint32_t events, uint64_t u) override { Fails(u) || (inner_->Poll(fd, events, u), true); }
-  void PollChanges(int fd, uint32_t events, uint64_t u) override { Fails(u) || (inner_->PollChanges(fd, events, u), true); }
-  void ConnectAndSend(int fd, const sockaddr* a, socklen_t n, uint64_t connect_tag, Bytes data, uint64_t send_tag) override {
-    if (!Fails(connect_tag) && !Fails(send_tag)) inner_->ConnectAndSend(fd, a, n, connect_tag, data, send_tag);
-  }
-
- private:
-  bool Fails(uint64_t user_data) {
-    if (static_cast<int>(Tag::Unpack(user_data).op) != fault_.op || --fault_.number != 0) return false;
-    Answer(user_data, -fault_.error);
-    ++fault_.met;
+// What two threads share of a script: the test sets it, and the worker looks.
+void Add(Script& script, Fault& fault) {
+  script.takes_request = [&script, &fault](uint64_t user_data) {
+    if (static_cast<int>(Tag::Unpack(user_data).op) != fault.op || --fault.number != 0) return false;
+    script.Answer(user_data, -fault.error);
+    ++fault.met;
     return true;
-  }
-
-  Fault& fault_;
-};
+  };
+}
 
 class AnyMode : public ::testing::TestWithParam<ModeName> {};
 INSTANTIATE_TEST_SUITE_P(Shortage, AnyMode, ::testing::ValuesIn(kModes), [](const auto& p) { return p.param.name; });
 
 TEST_P(AnyMode, WhateverARequestIsAnsweredTheConnectionEndsVisiblyOrGoesOn) {
   Fault fault;
+  Script script;
+  Add(script, fault);
   TestBed bed({.mode = GetParam().mode,
-               .wrap_ring = [&](std::unique_ptr<Ring> ring) { return std::make_unique<FaultyRing>(std::move(ring), fault); },
+               .script = &script,
                .adjust = [](RouteTable& table) { table.timeouts.connect = 500ms; },
                .plain_features = GetParam().plain_features});
   constexpr Op kOps[] = {Op::kAccept, Op::kWake, Op::kRecv, Op::kSend, Op::kZeroCopy, Op::kConnect, Op::kPollIn, Op::kPollOut, Op::kPollError};
@@ -315,55 +230,32 @@ TEST_P(AnyMode, WhateverARequestIsAnsweredTheConnectionEndsVisiblyOrGoesOn) {
   EXPECT_GT(met, 50);
 }
 
-// Every allocation that the worker makes for a connection, one after the other, finds no memory. A zero-copy send finds none
-// to pin, too, so that its bytes look for another place.
-class ForgetfulRing final : public ForwardingRing {
- public:
-  ForgetfulRing(std::unique_ptr<Ring> inner, std::atomic<int64_t>& until, std::atomic<bool>& failed)
-      : ForwardingRing(std::move(inner)), until_(until), failed_(failed) {}
-  size_t Wait(std::span<Completion> out, Duration timeout, Batch batch) override {
-    if (const int64_t left = std::exchange(allocations_until_failure, 0); left > 0) until_ = left;
-    if (std::exchange(an_allocation_failed, false)) failed_ = true;
-    const size_t n = inner_->Wait(out, std::min<Duration>(timeout, 5ms), batch);
-    allocations_until_failure = until_.exchange(0);
-    return n;
-  }
-
- private:
-  std::atomic<int64_t>& until_;
-  std::atomic<bool>& failed_;
-};
-
+// Every allocation that the worker makes for a connection, one after the other. A zero-copy send finds none to pin, too, so that its
+// bytes look for another place.
 TEST_P(AnyMode, WhicheverAllocationFindsNoMemoryTheConnectionEndsVisiblyOrGoesOn) {
   for (bool sources_are_watched : {false, true}) {
-    std::atomic<int64_t> until{0};
-    std::atomic<bool> failed{false};
+    ShortMemory memory;
     Fault fault;
-    const auto wrap = [&](std::unique_ptr<Ring> ring) -> std::unique_ptr<Ring> {
-      return std::make_unique<ForgetfulRing>(std::make_unique<FaultyRing>(std::move(ring), fault), until, failed);
-    };
+    Script script;
+    Add(script, fault);
+    Add(script, memory);
     TestBed bed({.mode = GetParam().mode,
                  .max_connections_per_source = sources_are_watched ? size_t{100} : 0,
-                 .wrap_ring = wrap,
+                 .script = &script,
                  .plain_features = GetParam().plain_features});
     int number = 0, vain = 0;
     while (vain < 3 && number < 500) {
       ++number;
-      failed = false;
+      memory.failed = false;
       fault.error = ENOBUFS;
       fault.number = 1;
       fault.op = static_cast<int>(Op::kZeroCopy);
-      until = number;
+      memory.until = number;
       const Exchange::Outcome outcome = Exchange::Run(bed, 200'000);
-      bed.Wake();
       ASSERT_TRUE(Settles(bed)) << "outcome " << outcome << ", allocation " << number;
-      for (int i = 0; i < 5; ++i) {  // a worker in the middle of a turn puts back what is left
-        until = 0;
-        bed.Wake();
-        std::this_thread::sleep_for(1ms);
-      }
+      ASSERT_TRUE(MemoryIsBack(bed, memory));
       ASSERT_TRUE(IsVisible(outcome)) << "outcome " << outcome << ", allocation " << number;
-      vain = failed ? 0 : vain + 1;
+      vain = memory.failed ? 0 : vain + 1;
     }
     EXPECT_GT(number, 8);
     fault.op = -1;
@@ -371,160 +263,25 @@ TEST_P(AnyMode, WhicheverAllocationFindsNoMemoryTheConnectionEndsVisiblyOrGoesOn
   }
 }
 
-// A completion is gone for good, and what waits for it is given up after a while.
-class SwallowingRing final : public ForwardingRing {
- public:
-  SwallowingRing(std::unique_ptr<Ring> inner, std::atomic<bool>& swallow, std::atomic<int>& losses)
-      : ForwardingRing(std::move(inner)), swallow_(swallow), losses_(losses) {}
-  uint64_t losses() const override { return static_cast<uint64_t>(losses_.load()); }
-  size_t Wait(std::span<Completion> out, Duration timeout, Batch batch) override {
-    const size_t n = inner_->Wait(out, timeout, batch);
-    size_t kept = 0;
-    for (size_t i = 0; i < n; ++i) {
-      const bool goes = Tag::Unpack(out[i].user_data).op == Op::kSend && swallow_.exchange(false);
-      goes ? void(++losses_) : void(out[kept++] = out[i]);
-    }
-    return kept;
-  }
-
- private:
-  std::atomic<bool>& swallow_;
-  std::atomic<int>& losses_;
-};
-
-TEST(Shortage, WhoWaitsForACompletionThatWasLostIsGivenUp) {
-  std::atomic<bool> swallow{false};
-  std::atomic<int> losses{0};
-  TestBed bed({.wrap_ring = [&](std::unique_ptr<Ring> ring) { return std::make_unique<SwallowingRing>(std::move(ring), swallow, losses); },
-               .lost_after = 300ms});
-  Peer client = bed.Client();
-  client.Send(kFirst);
-  Peer node = bed.Node();
-  node.Receive(kFirst.size());
-  swallow = true;
-  node.Send("answer");  // is sent, but nobody hears of it
-  ASSERT_TRUE(bed.Eventually([&] { return losses == 1; }));
-  EXPECT_TRUE(bed.Eventually([&] { return bed.counters().active.Get() == 0; }, 5s));
-  EXPECT_EQ(bed.Closes(CloseReason::kLocalError), 1);
-  EXPECT_EQ(Exchange::Run(bed, 1000), Exchange::kWhole);
-}
-
-// A socket that says that it has room and takes nothing, as when the kernel is short of memory for sockets.
-class FullRing final : public AnsweringRing {
- public:
-  FullRing(std::unique_ptr<Ring> inner, std::atomic<bool>& full) : AnsweringRing(std::move(inner)), full_(full) {}
-  void Send(int fd, Bytes data, uint64_t u) override {
-    if (!full_ || Tag::Unpack(u).side != Side::kClient) return inner_->Send(fd, data, u);
-    Answer(u, -EAGAIN);
-  }
-
- private:
-  std::atomic<bool>& full_;
-};
-
-TEST(Shortage, ASocketThatSaysItHasRoomAndTakesNothingIsAskedByTheClock) {
-  std::atomic<bool> full{false};
-  TestBed bed({.mode = RelayMode::kCopy,
-               .wrap_ring = [&](std::unique_ptr<Ring> ring) { return std::make_unique<FullRing>(std::move(ring), full); }});
-  Peer client = bed.Client();
-  client.Send(kFirst);
-  Peer node = bed.Node();
-  node.Receive(kFirst.size());
-  full = true;
-  node.Send("answer");
-  std::this_thread::sleep_for(100ms);
-  const int64_t before = bed.counters().loops.Get();
-  std::this_thread::sleep_for(500ms);
-  EXPECT_LE(bed.counters().loops.Get() - before, 250);  // two turns each 10 ms, and not one after the other
-  full = false;
-  EXPECT_EQ(client.Receive(6), "answer");
-}
-
-// The client takes nothing, and what is received from the node ends just then, as it does to look for a hidden end.
-class PausingRing final : public AnsweringRing {
- public:
-  using AnsweringRing::AnsweringRing;
-  void Send(int fd, Bytes data, uint64_t u) override {
-    if (Tag::Unpack(u).side != Side::kClient) return inner_->Send(fd, data, u);
-    Answer(u, -EAGAIN);
-  }
-  void Poll(int fd, uint32_t events, uint64_t u) override {
-    Tag tag = Tag::Unpack(u);
-    if (tag.op != Op::kPollOut) return inner_->Poll(fd, events, u);
-    tag.op = Op::kRecv;
-    tag.side = Side::kNode;
-    inner_->Cancel(tag.Pack());
-  }
-  void Cancel(uint64_t target) override {
-    Tag::Unpack(target).op == Op::kPollOut ? Answer(target, -ECANCELED) : inner_->Cancel(target);
-  }
-};
-
-TEST(Shortage, AResetBehindBytesThatNobodyTakesIsSeen) {
-  TestBed bed({.mode = RelayMode::kCopy,
-               .wrap_ring = [](std::unique_ptr<Ring> ring) { return std::make_unique<PausingRing>(std::move(ring)); },
-               .reset_patience = 300ms});
-  Peer client = bed.Client();
-  client.Send(kFirst);
-  Peer node = bed.Node();
-  node.Receive(kFirst.size());
-  node.Send("answer");
-  std::this_thread::sleep_for(50ms);
-  node.Send("more");  // ends the poll for it, and is not read
-  std::this_thread::sleep_for(50ms);
-  node.Reset();
-  EXPECT_TRUE(bed.Eventually([&] { return bed.Closes(CloseReason::kNodeReset) == 1; }, 3s));
-}
-
-// A poll that says there is room, while the client's socket is full.
-class RoomyRing final : public AnsweringRing {
- public:
-  using AnsweringRing::AnsweringRing;
-  void Poll(int fd, uint32_t events, uint64_t u) override {
-    const Tag tag = Tag::Unpack(u);
-    const bool lies = tag.op == Op::kPollOut && tag.side == Side::kClient;
-    lies ? Answer(u, POLLOUT) : inner_->Poll(fd, events, u);
-  }
-};
-
-// With bytes in a pipe the second try is made by the relay's timer itself, which then set itself for 15 seconds later.
-TEST(Shortage, APipeForASocketThatGoesOnTakingNothingIsTriedAgainAndAgainAndLetGo) {
-  TestBed bed({.mode = RelayMode::kSplice, .wrap_ring = [](std::unique_ptr<Ring> ring) {
-    return std::make_unique<RoomyRing>(std::move(ring));
-  }});
-  Peer client = bed.Client();
-  client.Send(kFirst);
-  Peer node = bed.Node();
-  node.Receive(kFirst.size());
-  const std::string answer = RandomBytes(16'000'000, 3);
-  std::thread sender([&] { node.Send(answer); });
-  ASSERT_TRUE(bed.Eventually([&] { return bed.counters().pipes_held.Get() == 1; }));
-  EXPECT_TRUE(bed.Eventually([&] { return bed.counters().private_bytes.Get() > 0 && bed.counters().pipes_held.Get() == 0; }, 2s));
-  client.SetTimeout(3s);
-  EXPECT_TRUE(client.Receive(answer.size()) == answer);
-  sender.join();
-}
-
 // The memory for what is left of a hello is found before anything is counted anew.
 TEST(Shortage, WithoutMemoryForTheRestOfAHelloNothingIsCountedWrong) {
-  std::atomic<int64_t> until{0};
-  std::atomic<bool> failed{false};
+  ShortMemory memory;
   Fault fault;
-  TestBed bed({.wrap_ring = [&](std::unique_ptr<Ring> ring) {
-    return std::make_unique<ForgetfulRing>(std::make_unique<FaultyRing>(std::move(ring), fault), until, failed);
-  }});
+  Script script;
+  Add(script, fault);
+  Add(script, memory);
+  TestBed bed({.script = &script});
   ASSERT_EQ(Exchange::Run(bed, 1000), Exchange::kWhole);  // what is asked for once a worker is there now
   for (int number = 1; number < 12; ++number) {
     fault.error = EAGAIN;  // the node took nothing of it
     fault.number = 1;
     fault.op = static_cast<int>(Op::kSend);
-    until = number;
+    memory.until = number;
     EXPECT_TRUE(IsVisible(Exchange::Run(bed, 1000)));
-    bed.Wake();
     EXPECT_TRUE(Settles(bed));
   }
   fault.op = -1;
-  until = 0;
+  ASSERT_TRUE(MemoryIsBack(bed, memory));
   EXPECT_EQ(Exchange::Run(bed, 1000), Exchange::kWhole);
 }
 

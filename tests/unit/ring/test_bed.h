@@ -26,6 +26,7 @@
 #include "ring/io/kernel_ring.h"
 #include "ring/io/kernel_sockets.h"
 #include "ring/worker.h"
+#include "tests/unit/ring/scripted_ring.h"
 
 namespace hud::testing {
 
@@ -194,7 +195,7 @@ struct TestBedOptions {
   size_t max_connections_per_source = 0;
   size_t hello_budget = 64 << 20;
   unsigned pipes = 16;
-  std::function<std::unique_ptr<Ring>(std::unique_ptr<Ring>)> wrap_ring;  // a ring of the test's around the kernel's
+  Script* script = nullptr;  // what the ring does otherwise than the kernel's
   std::function<void(RouteTable&)> adjust;
   std::function<void(Worker&)> with_worker;  // before it runs, in its thread
   int nodes = 1;
@@ -205,31 +206,68 @@ struct TestBedOptions {
   bool plain_features = false;  // as on the oldest kernel that is served
 };
 
-// One worker, one listener "test" with default pool "pool", whose nodes are listening sockets of the test.
+// One listener "test" with default pool "pool", whose nodes are there.
+inline std::unique_ptr<RouteTable> TableFor(const TestBedOptions& options, const std::vector<SocketAddress>& nodes) {
+  auto table = std::make_unique<RouteTable>();
+  PoolView pool;
+  pool.name = "pool";
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    NodeView node;
+    node.name = "n" + std::to_string(i);
+    node.address = nodes[i];
+    table->nodes.push_back(node);
+    pool.members.push_back({NodeIndex(static_cast<uint16_t>(i)), 100});
+  }
+  table->pools.push_back(pool);
+  ListenerView listener;
+  listener.name = "test";
+  listener.hello_deadline = 5s;
+  listener.hello_max_bytes = limits::kMaxHelloBytes;
+  listener.default_pool = PoolIndex(0);
+  table->listeners.push_back(std::move(listener));
+  if (options.adjust) options.adjust(*table);
+  return table;
+}
+
+inline PassThrough::Options WorkerOptions(const TestBedOptions& options, bool zero_copy_send) {
+  return {.relay = {.mode = options.mode,
+                    .pipes = options.pipes,
+                    .zero_copy_send = zero_copy_send,
+                    .quiet_after = options.quiet_after,
+                    .node_silence = options.node_silence,
+                    .reset_patience = options.reset_patience},
+          .lost_after = options.lost_after,
+          .check_invariants = true};
+}
+
+inline PlaceLimits LimitsOf(const TestBedOptions& options) {
+  return {.connections = options.max_connections,
+          .per_source = options.max_connections_per_source,
+          .hello_bytes = options.hello_budget,
+          .accepts = 2};
+}
+
+// The one place where a test waits for what another thread, or the kernel, does in its own time.
+inline bool WaitUntil(const std::function<bool()>& condition, Duration limit = 20s) {
+  const auto until = std::chrono::steady_clock::now() + limit;
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > until) return false;
+    std::this_thread::sleep_for(1ms);
+  }
+  return true;
+}
+
+// One worker, its nodes are listening sockets of the test.
 class TestBed {
  public:
   explicit TestBed(TestBedOptions options = {}) {
-    auto table = std::make_unique<RouteTable>();
-    PoolView pool;
-    pool.name = "pool";
+    std::vector<SocketAddress> nodes;
     for (int i = 0; i < options.nodes; ++i) {
       uint16_t port;
       node_listeners_.push_back(ListenOnLoopback(port));
-      NodeView node;
-      node.name = "n" + std::to_string(i);
-      node.address = SocketAddress::Parse("127.0.0.1:" + std::to_string(port)).value();
-      table->nodes.push_back(node);
-      pool.members.push_back({NodeIndex(static_cast<uint16_t>(i)), 100});
+      nodes.push_back(SocketAddress::Parse("127.0.0.1:" + std::to_string(port)).value());
     }
-    table->pools.push_back(pool);
-    ListenerView listener;
-    listener.name = "test";
-    listener.hello_deadline = 5s;
-    listener.hello_max_bytes = limits::kMaxHelloBytes;
-    listener.default_pool = PoolIndex(0);
-    table->listeners.push_back(std::move(listener));
-    if (options.adjust) options.adjust(*table);
-    routes_ = std::make_unique<SnapshotChannel<RouteTable>>(1, std::move(table));
+    routes_ = std::make_unique<SnapshotChannel<RouteTable>>(1, TableFor(options, nodes));
 
     Fd accepting = ListenOnLoopback(port_);
     ::fcntl(accepting.get(), F_SETFL, O_NONBLOCK);  // as BindListeners makes them
@@ -244,31 +282,20 @@ class TestBed {
       KernelFeatures features = ProbeFeatures().value();
       if (options.plain_features) features = {.setup_flags = IORING_SETUP_COOP_TASKRUN};
       std::unique_ptr<Ring> ring = CreateKernelRing({.features = features}).value();
-      if (options.wrap_ring) ring = options.wrap_ring(std::move(ring));
+      if (options.script != nullptr) ring = std::make_unique<ScriptedRing>(std::move(ring), *options.script);
       std::vector<ListeningSocket> sockets;
       sockets.push_back({ListenerIndex(0), std::move(accepting)});
       sockets.push_back({ListenerIndex(0), std::move(second)});
-      Places places({.connections = options.max_connections,
-                     .per_source = options.max_connections_per_source,
-                     .hello_bytes = options.hello_budget,
-                     .accepts = 2},
-                    SipKey{1, 2});
+      Places places(LimitsOf(options), SipKey{1, 2});
       KernelSockets calls;
-      Worker worker({.relay = {.mode = options.mode,
-                               .pipes = options.pipes,
-                               .zero_copy_send = features.zero_copy_send,
-                               .quiet_after = options.quiet_after,
-                               .node_silence = options.node_silence,
-                               .reset_patience = options.reset_patience},
-                     .lost_after = options.lost_after,
-                     .check_invariants = true},
-                    {routes_.get(), &affinity_, &nodes_}, places, std::move(ring), calls, std::move(sockets), Fd(::dup(wake_.get())),
-                    orders_, counters_, records_);
+      Worker worker(WorkerOptions(options, features.zero_copy_send), {routes_.get(), &affinity_, &nodes_}, places, std::move(ring), calls,
+                    std::move(sockets), Fd(::dup(wake_.get())), orders_, counters_, records_);
       if (options.with_worker) options.with_worker(worker);
       ready = true;
+      ready.notify_one();
       worker.Run();
     });
-    while (!ready) std::this_thread::sleep_for(1ms);
+    ready.wait(false);
   }
 
   ~TestBed() { Stop(); }
@@ -306,27 +333,16 @@ class TestBed {
     (void)!::write(wake_.get(), &one, sizeof one);
   }
   void JoinThread() { thread_.join(); }
-  // As control does at a reload that changes nothing; callable from the worker's thread, too, while nobody else publishes.
-  void PublishCopy() {
-    auto table = std::make_unique<RouteTable>();
-    table->nodes = routes_->latest().nodes;
-    table->pools = routes_->latest().pools;
-    table->timeouts = routes_->latest().timeouts;
-    ListenerView listener;
-    listener.hello_deadline = routes_->latest().listeners[0].hello_deadline;
-    listener.hello_max_bytes = routes_->latest().listeners[0].hello_max_bytes;
-    listener.default_pool = PoolIndex(0);
-    table->listeners.push_back(std::move(listener));
-    routes_->Publish(std::move(table));
-  }
-
-  bool Eventually(const std::function<bool()>& condition, Duration limit = 20s) {
-    const auto until = std::chrono::steady_clock::now() + limit;
-    while (!condition()) {
-      if (std::chrono::steady_clock::now() > until) return false;
-      std::this_thread::sleep_for(1ms);
-    }
-    return true;
+  bool Eventually(const std::function<bool()>& condition, Duration limit = 20s) { return WaitUntil(condition, limit); }
+  // Nothing moves any more: there is a while in which the worker turns so seldom. One that spins never comes to it.
+  bool ComesToRest(Duration lasting = 50ms, int64_t most_turns = 0) {
+    int64_t turns = counters_.loops.Get();
+    auto since = std::chrono::steady_clock::now();
+    return WaitUntil([&] {
+      const auto now = std::chrono::steady_clock::now();
+      if (counters_.loops.Get() - turns > most_turns) turns = counters_.loops.Get(), since = now;
+      return now - since >= lasting;
+    });
   }
   int64_t Closes(CloseReason reason) { return counters_.closes[static_cast<size_t>(reason)].Get(); }
 
