@@ -112,6 +112,30 @@ TEST(Order, ADirectionThatFoundNoSharedBufferAndWentToBulkKeepsItsOrder) {
   EXPECT_GE(stage.counters().buffers_exhausted.Get(), 1);
 }
 
+// Both ends of its stream look like an error to the poll that watches it (POLLHUP). While it waits for a shared buffer to be read
+// into, nobody else would say that it was none.
+TEST(Order, ANodeWhoseClientIsGoneIsNotResetBecauseItEndsWhileItWaitsForABuffer) {
+  Stage stage({.mode = RelayMode::kCopy}, {.buffers = 1, .buffer_bytes = 4096});
+  Hand client = stage.Client();
+  client.Send(kFirst);
+  Hand node = stage.Node();
+  ASSERT_EQ(node.Receive(kFirst.size()), kFirst);
+  node.end().receive_capacity = 1000;
+  node.end().send_capacity = 1 << 20;
+  ASSERT_TRUE(client.Send(std::string(3000, 'x')));
+  client.FinishSending();
+  const std::vector<uint8_t> flood(1 << 20);
+  ASSERT_GT(node.end().Send(flood), 0);
+  stage.Pass(1s);  // the client reads nothing: the node's stream stalls, and is watched. Nor does the node: it has not all yet
+  client.Close();
+  stage.Pass(1s);
+  (void)node.end().Send(Bytes(flood).first(100'000));
+  node.FinishSending();
+  stage.PassWithoutWorker(1s);
+  stage.Pass(1s);
+  EXPECT_EQ(node.Receive(3001).size(), 3000u);
+}
+
 class InEveryMode : public ::testing::TestWithParam<testing::ModeName> {};
 INSTANTIATE_TEST_SUITE_P(Order, InEveryMode, ::testing::ValuesIn(testing::kModes), [](const auto& p) { return p.param.name; });
 
