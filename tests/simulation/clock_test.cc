@@ -70,6 +70,21 @@ TEST(ByTheClock, AQuietRelayWaitsWithPollsAndGoesOnWithTheNextMessage) {
   EXPECT_TRUE(stage.Eventually([&] { return stage.Closes(CloseReason::kDone) == 1; }));
 }
 
+// No more goes into a pipe than the sink has room for.
+TEST(ByTheClock, AStalledReaderStopsTheSenderAndLeavesLittleInTheWorker) {
+  for (RelayMode mode : {RelayMode::kAuto, RelayMode::kSplice, RelayMode::kCopy}) {
+    Stage stage({.mode = mode});
+    Hand client = stage.Client();
+    client.Send(kFirst);
+    Hand node = stage.Node();
+    node.SetTimeout(1s);
+    EXPECT_FALSE(node.Send(std::string(1 << 20, 'x')));
+    EXPECT_LE(stage.counters().private_bytes.Get() + stage.counters().pipe_bytes.Get(), 64 << 10);
+    EXPECT_EQ(stage.counters().pipes_held.Get(), 0);
+    EXPECT_EQ(stage.counters().buffers_free.Get(), 256);
+  }
+}
+
 // ---- Who makes room goes by how long he has been idle
 
 using Relayed = std::pair<Hand, Hand>;  // a client that has moved its first bytes, and its node
