@@ -21,25 +21,6 @@ TEST(ByTheClock, DrippingDoesNotMoveTheDeadlineOfAHello) {
   EXPECT_EQ(stage.Closes(CloseReason::kHelloTimeout), 1);
 }
 
-// SIGSTOP and SIGCONT as a worker sees them: the wait ends late and without a completion (-EINTR), though much has come.
-TEST(ByTheClock, AStoppedProcessDoesNotBlameItsClientsForTheTimeItSlept) {
-  testing::Script script;
-  Stage stage({.script = &script, .adjust = [](RouteTable& table) { table.listeners[0].hello_deadline = 800ms; }});
-  Hand client = stage.Client();
-  ASSERT_TRUE(stage.Eventually([&] { return stage.counters().in_hello.Get() == 1; }));
-  bool sleeps = true;
-  script.interrupts = [&] {
-    if (!std::exchange(sleeps, false)) return false;
-    EXPECT_GT(client.end().Send({reinterpret_cast<const uint8_t*>(kFirst.data()), kFirst.size()}), 0);
-    stage.PassWithoutWorker(1500ms);
-    return true;
-  };
-  stage.Wake();
-  EXPECT_TRUE(stage.Eventually([&] { return stage.counters().relaying.Get() == 1; }));
-  EXPECT_FALSE(sleeps);
-  EXPECT_EQ(stage.Closes(CloseReason::kHelloTimeout), 0);
-}
-
 TEST(ByTheClock, AQuietRelayWaitsWithPollsAndGoesOnWithTheNextMessage) {
   testing::Script script;
   int receives = 0, polls = 0;
