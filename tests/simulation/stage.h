@@ -44,6 +44,8 @@ class Hand {
 
 class Stage {
  public:
+  static constexpr int64_t kSocketBytes = 200'000;  // that a socket holds in each direction
+
   explicit Stage(const TestBedOptions& options = {}, RingFeatures features = {});
   // Stops the worker. All that it had must have come back, and no rule of the simulation have been broken.
   ~Stage();
@@ -75,8 +77,6 @@ class Stage {
 
   void Finish();
   void ExpectAllCameBack();
-
-  static constexpr size_t kSocketBytes = 200'000;  // that a socket holds in each direction
 
   TestBedOptions options_;
   World world_;
