@@ -142,6 +142,15 @@ void SimulatedNode::Connected(const std::shared_ptr<Endpoint>& their_end) { scen
 
 Scene::Scene(uint64_t seed, bool tracing) : world_(seed) {
   world_.tracing = tracing;
+  ChooseKernel();
+  ChooseTraffic();
+  ChooseRoutes();
+  ChooseLimits();
+  MakeWorker();
+  PlanTheDay();
+}
+
+void Scene::ChooseKernel() {
   Random& random = world_.random;
   constexpr RelayMode kModes[] = {RelayMode::kAuto, RelayMode::kAuto, RelayMode::kSplice, RelayMode::kCopy, RelayMode::kZeroCopy};
   mode_ = kModes[random.Below(std::size(kModes))];
@@ -152,6 +161,10 @@ Scene::Scene(uint64_t seed, bool tracing) : world_(seed) {
   features_.buffer_bytes = random.Chance(0.5) ? 16384 : 4096;
   features_.submission_entries = random.Magnitude(4, 256);
   features_.completion_entries = random.Chance(0.8) ? 4096 : random.Magnitude(4, 64);
+}
+
+void Scene::ChooseTraffic() {
+  Random& random = world_.random;
   node_count_ = random.Between(1, 4);
   most_bytes_ = random.Magnitude(1000, 1'000'000);
   impolite_ = random.Chance(0.3) ? 0 : random.Unit();
@@ -168,12 +181,20 @@ Scene::Scene(uint64_t seed, bool tracing) : world_(seed) {
     if (random.Chance(0.7)) mode_ = RelayMode::kAuto;
     world_.faults.Forbid(Fault::kShortReceive);  // of a full buffer it would make a small one
   }
+}
+
+void Scene::ChooseRoutes() {
+  Random& random = world_.random;
   unix_nodes_ = random.Chance(0.2);
   proxy_headers_ = random.Chance(0.2);
   accept_proxy_ = random.Chance(0.15);
   trust_some_ = random.Chance(0.5);
   pool_count_ = random.Chance(0.3) ? random.Between(1, std::min<size_t>(node_count_, 3)) : 1;
   no_route_ = random.Chance(0.03);
+}
+
+void Scene::ChooseLimits() {
+  Random& random = world_.random;
   short_timeouts_ = random.Chance(0.2);
   short_patience_ = random.Chance(0.2);
   max_connections_ = random.Chance(0.8) ? (random.Chance(0.5) ? 10'000 : 1000) : random.Between(1, 8);
@@ -193,8 +214,6 @@ Scene::Scene(uint64_t seed, bool tracing) : world_(seed) {
               .digest_key = {3, 4},
               .random_seed = random.Next(),
               .check_invariants = true};
-  MakeWorker();
-  PlanTheDay();
 }
 
 Scene::~Scene() { worker_.reset(); }

@@ -99,6 +99,10 @@ class Scene {
   friend class NodePeer;
   friend class SimulatedNode;
 
+  void ChooseKernel();
+  void ChooseTraffic();
+  void ChooseRoutes();
+  void ChooseLimits();
   std::unique_ptr<RouteTable> NewTable() const;
   void MakeWorker();
   void PlanTheDay();
