@@ -59,7 +59,8 @@ TEST(ByTheClock, AStalledReaderStopsTheSenderAndLeavesLittleInTheWorker) {
     client.Send(kFirst);
     Hand node = stage.Node();
     node.SetTimeout(1s);
-    EXPECT_FALSE(node.Send(std::string(1 << 20, 'x')));
+    node.end().send_capacity = node.workers_end().receive_capacity = 1 << 20;  // there is far more to be read
+    EXPECT_FALSE(node.Send(std::string(4 << 20, 'x')));
     EXPECT_LE(stage.counters().private_bytes.Get() + stage.counters().pipe_bytes.Get(), Stage::kSocketBytes);
     EXPECT_EQ(stage.counters().pipes_held.Get(), 0);
     EXPECT_EQ(stage.counters().buffers_free.Get(), 256);
