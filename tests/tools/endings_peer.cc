@@ -329,19 +329,19 @@ int Queued(int fd, unsigned long what) {
 // echoed through it all the time, and the clock moves by at most 5 ms each time all of them have come back. A stopped process
 // or a machine busy with other things moves it as little as it moves the proxy; a proxy that works and forgets an end does not
 // stop it. After an absence of more than 50 ms the proxy looks around for 100 ms before it judges anybody (its timers wait):
-// so the clock goes slower then.
+// so does the clock.
 class ProxyClock {
  public:
   void AllCameBack(int64_t now) {
     const int64_t gap = now - last_;
     last_ = now;
-    if (gap > 50 * kMillisecond) slow_until_ = now + 120 * kMillisecond;
-    time_ += std::min(gap, (now < slow_until_ ? 2 : 5) * kMillisecond);
+    if (gap > 50 * kMillisecond) waits_until_ = now + 120 * kMillisecond;
+    if (now >= waits_until_) time_ += std::min(gap, 5 * kMillisecond);
   }
   int64_t time() const { return time_; }
 
  private:
-  int64_t last_ = Now(), time_ = 0, slow_until_ = 0;
+  int64_t last_ = Now(), time_ = 0, waits_until_ = 0;
 };
 
 // ---- One connection ------------------------------------------------------------------------------------------------------
