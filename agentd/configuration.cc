@@ -34,11 +34,8 @@ class Reader {
     }
     if (state_dir) config_.state_dir_at = At(state_dir);
     const YamlValue log = root.Get("log");
-    log.Get("level").ReadEnum(&config_.log.level, {{"debug", LogLevel::kDebug},
-                                                   {"info", LogLevel::kInfo},
-                                                   {"warning", LogLevel::kWarning},
-                                                   {"error", LogLevel::kError}});
-    log.Get("format").ReadEnum(&config_.log.format, {{"logfmt", LogFormat::kLogfmt}, {"json", LogFormat::kJson}});
+    log.Get("level").ReadEnum(&config_.log.level, kLogLevelNames);
+    log.Get("format").ReadEnum(&config_.log.format, kLogFormatNames);
     const YamlValue user = root.Get("user");
     if (user.ReadString(&config_.user)) config_.user_at = At(user);
     root.Get("sandbox").ReadBool(&config_.sandbox);

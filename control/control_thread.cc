@@ -12,7 +12,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "control/config/own_addresses.h"
+#include "control/config/validate.h"
 #include "core/os/signals.h"
 
 namespace hud {
@@ -158,6 +160,7 @@ void ControlThread::JudgeSilence(Instant now, Duration paused) {
   judged_at_ = until;
   parts_.cluster->Tick(until, std::exchange(unjudged_pause_, Duration(0)), std::exchange(unjudged_doubt_, Duration(0)));
   for (const PoolIndex pool : parts_.cluster->TakeFreedPools()) parts_.data_plane->ForgetPool(pool);
+  FreeListeners(until);
 }
 
 void ControlThread::Withdraw() {
@@ -413,37 +416,73 @@ void ControlThread::AnswerReload(bool ok, std::string text) {
   }
 }
 
-void ControlThread::OnReloaded(ReloadResult result) {
+// Every change of what runs comes this way. All or nothing: on an error nothing has changed.
+absl::Status ControlThread::Apply(ConfigurationChange change, Instant now) {
+  if (!change.errors.empty()) return absl::FailedPreconditionError(absl::StrJoin(change.errors, "\n"));
+  if (phase_ != Phase::kServing) return absl::FailedPreconditionError("it is draining; nothing is loaded any more");
+  const Configuration& next = change.next->configuration;
+  size_t orders = change.removed_listeners.size();
+  for (const auto& [name, sockets] : change.new_listeners) orders += sockets.sockets.size();
+  if (!parts_.data_plane->HasRoomFor(orders)) return absl::UnavailableError("the workers have too many orders to follow already; reload again later");
+  if (absl::Status status = parts_.cluster->Apply(next.cluster, now); !status.ok()) return status;
+  for (const std::string& sentence : change.changes) parts_.log->Info("reload", {{"change", std::string_view(sentence)}});
+  parts_.receiver->SetKeys(change.next->keys);
+  parts_.receiver->SetOurAddresses(OwnAddresses(next));
+  for (const std::string& wide : WideBeaconKeys(change.next->keys)) parts_.log->Warning(wide);
+  for (const std::string& unguarded : UnguardedProxyHeaders(next)) parts_.log->Warning(unguarded);
+  parts_.receiver->SetDeadAfter(next.cluster.beacons.dead_after);
+  parts_.intake->SetTokenTtl(next.cluster.affinity.token_ttl);
+  checker_.SetTimeout(next.cluster.timeouts.connect);
+  loaded_ = std::move(change.next);
+  last_publish_ = Instant::min();  // at once: the listeners' workers need the table
+  PublishRoutes(now, true);
+  TellOfListeners(std::move(change.new_listeners), change.removed_listeners);
+  parts_.data_plane->Wake();  // timeouts may have become shorter
+  return absl::OkStatus();
+}
+
+// The workers have room for the orders, and the table that is published knows both kinds.
+void ControlThread::TellOfListeners(std::vector<std::pair<std::string, ListenerSockets>> added, const std::vector<std::string>& removed) {
+  for (const std::string& name : removed) {
+    const absl::Status told = parts_.data_plane->RemoveListener(*parts_.cluster->FindListener(name));
+    HUD_CHECK(told.ok());
+  }
+  for (auto& [name, sockets] : added) {
+    sockets.listener = *parts_.cluster->FindListener(name);
+    const absl::Status told = parts_.data_plane->AddListener(std::move(sockets));
+    HUD_CHECK(told.ok());
+  }
+}
+
+// A listener that a reload removed is gone when its last connection has ended.
+void ControlThread::FreeListeners(Instant now) {
+  for (const ListenerIndex listener : parts_.cluster->ListenersLeaving(now)) {
+    int64_t active = 0;
+    for (unsigned i = 0; i < parts_.data_plane->workers(); ++i) active += parts_.data_plane->counters(i).listeners[Raw(listener)].active();
+    if (active > 0) continue;
+    parts_.data_plane->ForgetListener(listener);
+    parts_.cluster->FreeListener(listener);
+  }
+}
+
+void ControlThread::OnReloaded(ConfigurationChange change) {
   const Instant now = Now();
   snapshot_due_ = true;
-  if (result.errors.empty()) {
-    const absl::Status applied = parts_.cluster->Apply(result.loaded->configuration.cluster, now);
-    if (!applied.ok()) result.errors.emplace_back(applied.message());
-  }
-  if (!result.errors.empty()) {
+  const size_t changes = change.changes.size();
+  const std::string sentences = absl::StrJoin(change.changes, "\n");
+  if (const absl::Status applied = Apply(std::move(change), now); !applied.ok()) {
     ++reloads_.failed;
-    reloads_.last_error = absl::StrJoin(result.errors, "\n");
-    for (const std::string& error : result.errors) parts_.log->Error("reload", {{"error", std::string_view(error)}});
-    parts_.log->Error("reload failed: nothing has changed", {{"errors", Count(result.errors.size())}});
+    reloads_.last_error = std::string(applied.message());
+    const std::vector<std::string> errors = absl::StrSplit(applied.message(), '\n');
+    for (const std::string& error : errors) parts_.log->Error("reload", {{"error", std::string_view(error)}});
+    parts_.log->Error("reload failed: nothing has changed", {{"errors", Count(errors.size())}});
     AnswerReload(false, absl::StrCat(reloads_.last_error, "\nthe reload failed: nothing has changed"));
   } else {
-    for (const std::string& change : result.changes) parts_.log->Info("reload", {{"change", std::string_view(change)}});
-    const ClusterConfig& config = result.loaded->configuration.cluster;
-    parts_.receiver->SetKeys(result.loaded->keys);
-    parts_.receiver->SetOurAddresses(OwnAddresses(result.loaded->configuration));
-    for (const std::string& wide : WideBeaconKeys(result.loaded->keys)) parts_.log->Warning(wide);
-    for (const std::string& unguarded : UnguardedProxyHeaders(result.loaded->configuration)) parts_.log->Warning(unguarded);
-    parts_.receiver->SetDeadAfter(config.beacons.dead_after);
-    parts_.intake->SetTokenTtl(config.affinity.token_ttl);
-    checker_.SetTimeout(config.timeouts.connect);
-    loaded_ = std::move(result.loaded);
-    PublishRoutes(now, true);
-    parts_.data_plane->Wake();  // timeouts may have become shorter
     ++reloads_.ok;
     reloads_.last_ok = now;
     reloads_.last_error.clear();
-    parts_.log->Info("reloaded", {{"changes", Count(result.changes.size())}});
-    AnswerReload(true, absl::StrCat("reloaded, ", result.changes.size(), " changes\n", absl::StrJoin(result.changes, "\n")));
+    parts_.log->Info("reloaded", {{"changes", Count(changes)}});
+    AnswerReload(true, absl::StrCat("reloaded, ", changes, " changes\n", sentences));
   }
   if (phase_ == Phase::kServing) TellServiceManager("READY=1");
 }

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "control/config/reload.h"
+#include "control/config/reloader.h"
 #include "control/nodes/beacon_intake.h"
 #include "control/nodes/health_checker.h"
 #include "control/process/event_loop.h"
@@ -66,7 +66,7 @@ class ControlThread {
 
   // For the reloader, in this thread.
   std::shared_ptr<const LoadedConfiguration> loaded() const { return loaded_; }
-  void OnReloaded(ReloadResult result);
+  void OnReloaded(ConfigurationChange change);
 
  private:
   enum class Phase : uint8_t { kServing, kDraining, kEnded };
@@ -92,6 +92,9 @@ class ControlThread {
   int64_t ActiveConnections() const;
   int64_t CutByDrain() const;
   void BeginReload();
+  absl::Status Apply(ConfigurationChange change, Instant now);
+  void TellOfListeners(std::vector<std::pair<std::string, ListenerSockets>> added, const std::vector<std::string>& removed);
+  void FreeListeners(Instant now);
   void AnswerReload(bool ok, std::string text);
   void BeginDrain(Instant now);
   void CloseListeners();

@@ -17,7 +17,7 @@
 #include "control/config/own_addresses.h"
 #include "control/config/preconditions.h"
 #include "control/config/quick_start.h"
-#include "control/config/reload.h"
+#include "control/config/reloader.h"
 #include "control/control_thread.h"
 #include "control/log/access_log.h"
 #include "control/nodes/beacon_intake.h"
@@ -230,9 +230,9 @@ int Serve(std::shared_ptr<const LoadedConfiguration> loaded, Sockets sockets, co
   std::unique_ptr<Reloader> reloader;
   if (const std::string path = loaded->configuration.source.path; !path.empty()) {
     absl::StatusOr<std::unique_ptr<Reloader>> created = Reloader::Create(
-        loop->get(), {.load = [path](const LoadedConfiguration& running) { return LoadConfigurationAndKeys(path, &running); },
+        loop->get(), {.load = [path, workers = options.workers](const LoadedConfiguration& running) { return LoadChange(path, running, workers); },
                       .running = [&control] { return control->loaded(); },
-                      .done = [&control](ReloadResult result) { control->OnReloaded(std::move(result)); }});
+                      .done = [&control](ConfigurationChange change) { control->OnReloaded(std::move(change)); }});
     if (!created.ok()) return Fail(created.status().message());
     reloader = *std::move(created);
   }
@@ -305,7 +305,7 @@ int Run(const Options& options) {
   if (!configuration->user.empty()) {
     if (absl::Status status = BecomeUser(configuration->user, StayingRight::kToLockMemory); !status.ok()) return Fail(status.message());
   }
-  // The right to ports below 1024 does not stay either: a reload binds nothing, for a new listener wants a restart.
+  // The right to ports below 1024 does not stay either: a new listener of a reload that wants one needs a restart.
   if (absl::Status status = GiveUpRights(StayingRight::kToLockMemory); !status.ok()) return Fail(status.message());
   AllowDumps(!configuration->sandbox);
   for (Finding& finding : Examine(Stage::kAsUser, *configuration)) findings.push_back(std::move(finding));

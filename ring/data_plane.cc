@@ -6,6 +6,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -168,6 +169,14 @@ SpscQueue<ConnectionRecord>& DataPlane::records(unsigned worker) { return impl_-
 
 void DataPlane::ForgetPool(PoolIndex pool) {
   for (auto& t : impl_->threads) t->counters.pools[Raw(pool)].Reset();
+}
+
+void DataPlane::ForgetListener(ListenerIndex listener) {
+  for (auto& t : impl_->threads) t->counters.listeners[Raw(listener)].Reset();
+}
+
+bool DataPlane::HasRoomFor(size_t orders) const {
+  return std::ranges::all_of(impl_->threads, [&](const auto& t) { return t->orders.room() >= orders; });
 }
 
 absl::Status DataPlane::Tell(const std::function<WorkerOrder(size_t worker)>& order) {

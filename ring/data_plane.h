@@ -60,10 +60,14 @@ class DataPlane {
   const WorkerCounters& counters(unsigned worker) const;
   SourceKey LastToMakeRoom() const;  // or whose newcomer was refused by max_connections_per_source; for the log
   SpscQueue<ConnectionRecord>& records(unsigned worker);
-  void ForgetPool(PoolIndex pool);  // its slot is free: what was counted there is not its next owner's
+  // Their slots are free: what was counted there is not their next owners'.
+  void ForgetPool(PoolIndex pool);
+  void ForgetListener(ListenerIndex listener);
 
   // Graceful stop: no more accepts; what is in the middle goes on until it ends or `deadline` from now is over.
   void Drain(Duration deadline);
+  // Can the workers be told of so many listeners' addresses, or listeners removed, that what follows cannot fail?
+  bool HasRoomFor(size_t orders) const;
   // What follows fails while the workers have too many orders to follow.
   // One that the published route table has already; its sockets listen and do not block. Of several addresses, those before one that
   // failed do listen; the others are closed.

@@ -31,7 +31,7 @@ using WorkerOrder = std::variant<std::monostate, AddListenerOrder, RemoveListene
 
 class WorkerOrders {
  public:
-  static constexpr size_t kMost = 64;  // that wait
+  static constexpr size_t kMost = 1024;  // that wait: every listener may have some addresses
 
   // By control. False: too many wait already; the order is gone, and with it the socket in it.
   bool Push(WorkerOrder order) { return queue_.Push(std::move(order)); }

@@ -2,6 +2,7 @@
 // Reading it changes nothing and asks nothing of the machine but its limit on descriptors.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -44,13 +45,17 @@ struct WatchdogConfig {
 };
 
 struct Configuration {
-  // Where keys were in the file, for the errors of CheckReload: "listeners[tls].bind" → line. Defaults have no line.
+  // Where each value was written, for whoever complains of it. Keys are those of the file, elements by number: "listeners[0].bind[1]".
   struct Source {
-    std::string path;  // empty: the command line (QuickStart)
-    std::vector<std::pair<std::string, int>> lines;
-    // "hudsucker.yaml:12", or the path alone if the key is not in the file, or "command line".
-    std::string At(std::string_view key) const;
+    std::string path;  // empty: the options of the command line (QuickStart)
+    std::map<std::string, std::string, std::less<>> places;  // the line ("12"), or the option ("--listen"); defaults have none
+    // Behind what another complaint mentions: " at line 12", or " (--listen)".
+    std::string Beside(std::string_view key) const;
+    // Of the key, or of the nearest one around it; null if there is none.
+    const std::string* PlaceOf(std::string_view key) const;
   };
+  // What a complaint begins with: "hudsucker.yaml:12: listeners.tls.bind", or "--listen".
+  std::string At(std::string_view key) const;
 
   ClusterConfig cluster;
   WatchdogConfig watchdog;
@@ -69,15 +74,8 @@ struct Configuration {
   Source source;
 };
 
-// All errors at once, a line each: "path:line:column: key: what, and what to do".
+// All errors at once, a line each: "path:line:column: key: what, and what to do"; also those of Validate (validate.h).
 absl::StatusOr<Configuration> LoadConfiguration(const std::string& path);
 absl::StatusOr<Configuration> ParseConfiguration(std::string_view text, std::string path);
-
-// A warning for each listener that takes anybody's PROXY header without a word that it should.
-std::vector<std::string> UnguardedProxyHeaders(const Configuration& configuration);
-
-// May the running process become `next` by a reload? An error lists every change that needs a restart, a line each,
-// with its place in the new file; the running configuration then stays (ReloadIsAllOrNothing).
-absl::Status CheckReload(const Configuration& running, const Configuration& next);
 
 }  // namespace hud

@@ -12,8 +12,10 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "control/config/beacon_keys_file.h"
 #include "control/config/own_addresses.h"
+#include "control/config/validate.h"
 #include "control/process/cpu_quota.h"
 #include "control/process/descriptor_budget.h"
 #include "core/net/address_overlap.h"
@@ -35,7 +37,7 @@ using Findings = std::vector<Finding>;
 
 template <typename... Parts>
 void Add(Findings* findings, Kind kind, const Configuration& configuration, const std::string& key, const Parts&... parts) {
-  findings->push_back({kind, absl::StrCat(configuration.source.At(key), ": ", key, ": ", parts...)});
+  findings->push_back({kind, absl::StrCat(configuration.At(key), ": ", parts...)});
 }
 
 // ---- Before rights are given up -------------------------------------------------------------------------------------
@@ -45,7 +47,7 @@ void ExamineUser(const Configuration& configuration, Findings* findings) {
   if (user.empty()) return;
   const absl::StatusOr<bool> is_us = IsCurrentUser(user);
   if (!is_us.ok()) {
-    findings->push_back({Kind::kError, absl::StrCat(configuration.source.At("user"), ": ", is_us.status().message())});
+    findings->push_back({Kind::kError, absl::StrCat(configuration.At("user"), ": ", absl::StripPrefix(is_us.status().message(), "user: "))});
   } else if (!*is_us && ::geteuid() != 0) {
     Add(findings, Kind::kPassing, configuration, "user", CurrentUserName(), " cannot become '", user,
         "', so that user's rights to the files and addresses below were not looked at; check as root or as '", user, "'");
@@ -115,9 +117,10 @@ void ExamineSocketPath(const Configuration& configuration, const std::string& ke
 }
 
 void ExamineListeners(const Configuration& configuration, Findings* findings) {
-  for (const ListenerConfig& listener : configuration.cluster.listeners) {
-    for (const SocketAddress& address : listener.bind) {
-      ExamineAddress(configuration, absl::StrCat("listeners.", listener.name, ".bind"), address, SOCK_STREAM, findings);
+  const std::vector<ListenerConfig>& listeners = configuration.cluster.listeners;
+  for (size_t i = 0; i < listeners.size(); ++i) {
+    for (const SocketAddress& address : listeners[i].bind) {
+      ExamineAddress(configuration, absl::StrCat("listeners[", i, "].bind"), address, SOCK_STREAM, findings);
     }
   }
 }
@@ -126,14 +129,16 @@ void ExamineListeners(const Configuration& configuration, Findings* findings) {
 // of them arrives at a listener on a wildcard.
 void ExamineLoops(const Configuration& configuration, Findings* findings) {
   const std::vector<SocketAddress> machine = MachineAddresses();
-  for (const PoolConfig& pool : configuration.cluster.pools) {
-    for (const NodeConfig& node : pool.nodes) {
-      if (std::find(machine.begin(), machine.end(), node.address.WithPort(0)) == machine.end()) continue;
+  const std::vector<PoolConfig>& pools = configuration.cluster.pools;
+  for (size_t i = 0; i < pools.size(); ++i) {
+    for (size_t j = 0; j < pools[i].nodes.size(); ++j) {
+      const SocketAddress& address = pools[i].nodes[j].address;
+      if (std::find(machine.begin(), machine.end(), address.WithPort(0)) == machine.end()) continue;
       for (const ListenerConfig& listener : configuration.cluster.listeners) {
         for (const SocketAddress& bound : listener.bind) {
-          if (!WildcardTakes(bound, node.address)) continue;
-          Add(findings, Kind::kError, configuration, absl::StrCat("pools.", pool.name, ".nodes.", node.name),
-              node.address.ToString(), " is this machine's own, and listener '", listener.name, "' listens on all addresses: hudsucker "
+          if (!WildcardTakes(bound, address)) continue;
+          Add(findings, Kind::kError, configuration, absl::StrCat("pools[", i, "].nodes[", j, "].address"), address.ToString(),
+              " is this machine's own, and listener '", listener.name, "' listens on all addresses: hudsucker "
               "would connect to itself; write the address of the TLS server, or another port");
         }
       }

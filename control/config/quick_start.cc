@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <map>
-#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
-#include "core/net/address_overlap.h"
+#include "control/config/validate.h"
 #include "core/yaml/yaml_reader.h"
 
 namespace hud {
@@ -20,15 +19,28 @@ const std::map<std::string_view, std::string_view> kHabits = {
     {"-c", "--config FILE"}, {"-f", "--config FILE"}, {"-t", "--check FILE"},  {"-v", "--version"}, {"-V", "--version"},
     {"-l", "--listen ADDR"}, {"-n", "--node ADDR"},   {"-s", "--status ADDR"}, {"-?", "--help"},    {"-b", "--listen ADDR"}};
 
+// From the options to the same value that a file becomes; what holds between its parts is for Validate.
 class QuickStartReader {
  public:
   absl::StatusOr<Configuration> Read(const std::vector<std::string>& listen, const std::vector<std::string>& nodes,
                                      const std::string& status) {
     if (listen.empty()) Complain("--listen is missing; write --listen '[::]:443', or --config FILE");
     if (nodes.empty()) Complain("--node is missing; write --node 10.0.0.11:8443, once for each node, or --config FILE");
-    ReadListeners(listen);
-    ReadNodes(nodes);
-    if (!status.empty()) ReadStatus(status);
+    ListenerConfig& listener = configuration_.cluster.listeners.emplace_back();
+    listener.name = "tls";
+    listener.default_pool = "default";
+    for (const std::string& text : listen) ReadAddress("--listen", text, "listeners[0].bind", &listener.bind);
+    PoolConfig& pool = configuration_.cluster.pools.emplace_back();
+    pool.name = "default";
+    std::vector<SocketAddress> addresses;
+    for (const std::string& text : nodes) ReadAddress("--node", text, "pools[0].nodes", &addresses);
+    for (const SocketAddress& address : addresses) {
+      pool.nodes.push_back({.name = absl::StrCat("n", pool.nodes.size() + 1), .address = address});
+    }
+    if (!status.empty()) ReadAddress("--status", status, "status.bind", &configuration_.status);
+    if (errors_.empty()) {
+      for (const ConfigurationFault& fault : Validate(configuration_)) Complain(configuration_.At(fault.key), ": ", fault.what);
+    }
     if (!errors_.empty()) return absl::InvalidArgumentError(errors_);
     return std::move(configuration_);
   }
@@ -39,65 +51,18 @@ class QuickStartReader {
     absl::StrAppend(&errors_, errors_.empty() ? "" : "\n", parts...);
   }
 
-  // An address with a port. Where the text holds several addresses the option is to be repeated.
-  std::optional<SocketAddress> ReadAddress(const std::string& option, const std::string& text, const char* which_port) {
+  // One more of the addresses of `key`. Where the text holds several addresses the option is to be repeated.
+  void ReadAddress(const std::string& option, const std::string& text, const std::string& key, std::vector<SocketAddress>* out) {
+    configuration_.source.places.emplace(key, option);
     absl::StatusOr<SocketAddress> address = SocketAddress::Parse(text);
-    if (!address.ok()) {
-      if (text.find(',') != std::string::npos && text.find('/') == std::string::npos) {
-        Complain(option, ": '", text, "' holds several addresses; write ", option, " once for each: ", option, " ",
-                 absl::StrReplaceAll(text, {{",", absl::StrCat(" ", option, " ")}, {" ", ""}}));
-      } else {
-        Complain(option, ": ", address.status().message());
-      }
-      return std::nullopt;
+    if (address.ok()) {
+      out->push_back(*address);
+    } else if (text.find(',') != std::string::npos && text.find('/') == std::string::npos) {
+      Complain(option, ": '", text, "' holds several addresses; write ", option, " once for each: ", option, " ",
+               absl::StrReplaceAll(text, {{",", absl::StrCat(" ", option, " ")}, {" ", ""}}));
+    } else {
+      Complain(option, ": ", address.status().message());
     }
-    if (!address->IsUnix() && address->port() == 0) Complain(option, ": '", text, "': port 0 is none; write ", which_port);
-    return *address;
-  }
-
-  void ReadListeners(const std::vector<std::string>& texts) {
-    ListenerConfig& listener = configuration_.cluster.listeners.emplace_back();
-    listener.name = "tls";
-    listener.default_pool = "default";
-    for (const std::string& text : texts) {
-      const std::optional<SocketAddress> address = ReadAddress("--listen", text, "the port that clients connect to");
-      if (!address) continue;
-      if (address->IsUnix()) Complain("--listen: '", text, "' is a unix socket; a listener needs an IP address and a port");
-      for (const SocketAddress& other : listener.bind) {
-        if (!Overlap(*address, other)) continue;
-        Complain("--listen: '", text, "' is taken by '", other.ToString(), "'; remove one ('[::]' serves IPv4, too)");
-      }
-      listener.bind.push_back(*address);
-    }
-  }
-
-  void ReadNodes(const std::vector<std::string>& texts) {
-    PoolConfig& pool = configuration_.cluster.pools.emplace_back();
-    pool.name = "default";
-    const std::vector<SocketAddress>& bound = configuration_.cluster.listeners.front().bind;
-    for (const std::string& text : texts) {
-      const std::optional<SocketAddress> address = ReadAddress("--node", text, "the port of the node's TLS server");
-      if (!address) continue;
-      const bool is_twice =
-          std::any_of(pool.nodes.begin(), pool.nodes.end(), [&](const NodeConfig& n) { return n.address == *address; });
-      if (is_twice) Complain("--node: '", text, "' is there twice; remove one");
-      const bool is_loop =
-          std::any_of(bound.begin(), bound.end(), [&](const SocketAddress& b) { return WouldReach(*address, b); });
-      if (is_loop) Complain("--node: '", text, "' is where hudsucker listens: it would connect to itself");
-      pool.nodes.push_back({.name = absl::StrCat("n", pool.nodes.size() + 1), .address = *address});
-    }
-    if (pool.nodes.size() > limits::kMaxNodes)
-      Complain("--node: ", pool.nodes.size(), " nodes; at most ", limits::kMaxNodes);
-  }
-
-  void ReadStatus(const std::string& text) {
-    const std::optional<SocketAddress> address = ReadAddress("--status", text, "the port to ask for /status at");
-    if (!address) return;
-    for (const SocketAddress& bound : configuration_.cluster.listeners.front().bind) {
-      if (Overlap(*address, bound))
-        Complain("--status: '", text, "' is taken by --listen '", bound.ToString(), "'; give it a port of its own");
-    }
-    configuration_.status = {*address};
   }
 
   std::string errors_;

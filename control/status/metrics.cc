@@ -173,6 +173,7 @@ void AddListeners(Exposition& out, const StatusSources& sources, const StatusSna
                                       "Time from accepting a connection of the listener to the end of its first message.");
   for (size_t i = 0; i < snapshot.listeners.size(); ++i) {
     const std::string& name = snapshot.listeners[i];
+    if (name.empty()) continue;  // a free slot
     const ListenerTotals totals = TotalsOf(sources, i);
     Sample(accepted, {{"listener", name}}, totals.accepted);
     Sample(active, {{"listener", name}}, totals.active);

@@ -139,6 +139,7 @@ Json WorkerJson(const WorkerCounters& w, const WorkerHealth& health, Instant now
 Json ListenersJson(const StatusSources& sources, const std::vector<std::string>& names) {
   Json list = Json::array();
   for (size_t i = 0; i < names.size(); ++i) {
+    if (names[i].empty()) continue;  // a free slot
     const ListenerTotals totals = TotalsOf(sources, i);
     Json closes = Json::object();
     for (size_t reason = 0; reason < kCloseReasonCount; ++reason) {

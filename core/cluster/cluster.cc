@@ -114,9 +114,11 @@ struct PoolSlot {
   bool maglev_is_stale = true;
 };
 
+// Free, in use, or removed and waiting for its last connection to end.
 struct ListenerSlot {
-  std::string name;
+  std::string name;  // empty: free
   bool present = false;
+  std::optional<Instant> excluded_at;  // when a table in which it is leaving was built
   ListenerView view;
 };
 
@@ -124,7 +126,7 @@ struct ListenerSlot {
 struct Plan {
   std::unordered_map<std::string, PoolIndex> pools;  // by name; of new ones, the free slots that they get
   std::unordered_map<std::string, SocketAddress> nodes;
-  std::vector<ListenerView> listeners;
+  std::vector<std::pair<ListenerIndex, ListenerView>> listeners;  // of new ones, the free slots that they get
 };
 
 }  // namespace
@@ -323,7 +325,7 @@ struct Cluster::Impl {
       const auto known = pool_by_name.find(pool.name);
       if (known == pool_by_name.end()) {
         while (free < pools.size() && !pools[free].name.empty()) ++free;
-        if (free == limits::kMaxPoolSlots) return NoPlaceForPool(pool.name);
+        if (free == limits::kMaxPoolSlots) return NoPlaceFor("pool", pool.name);
       }
       const PoolIndex index = known != pool_by_name.end() ? known->second : static_cast<PoolIndex>(free++);
       if (!plan->pools.emplace(pool.name, index).second) return Invalid("two pools are named '", pool.name, "'; rename one");
@@ -331,9 +333,9 @@ struct Cluster::Impl {
     return absl::OkStatus();
   }
 
-  static absl::Status NoPlaceForPool(const std::string& name) {
+  static absl::Status NoPlaceFor(const char* kind, const std::string& name) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("there is no place for pool '", name, "': too many pools that reloads have removed still have connections, or ",
+        absl::StrCat("there is no place for ", kind, " '", name, "': too many ", kind, "s that reloads have removed still have connections, or ",
                      "were removed less than ", kQuarantine / std::chrono::seconds(1), " seconds ago; reload again later"));
   }
 
@@ -363,21 +365,30 @@ struct Cluster::Impl {
 
   absl::Status PlanListeners(const ClusterConfig& next, Plan* plan) const {
     std::unordered_map<std::string, bool> seen;
-    size_t slots = listeners.size();
+    size_t free = 0;
     for (const ListenerConfig& listener : next.listeners) {
       if (listener.name.empty()) return Invalid("a listener without a name");
       if (!seen.emplace(listener.name, true).second) {
         return Invalid("two listeners are named '", listener.name, "'; rename one");
       }
-      const bool is_new = std::none_of(listeners.begin(), listeners.end(),
-                                       [&](const ListenerSlot& slot) { return slot.name == listener.name; });
-      slots += is_new;
-      if (slots > limits::kMaxListeners) return Invalid("more than ", limits::kMaxListeners, " listeners");
+      std::optional<ListenerIndex> index = FindListener(listener.name);
+      if (!index) {
+        while (free < listeners.size() && !listeners[free].name.empty()) ++free;
+        if (free == limits::kMaxListeners) return NoPlaceFor("listener", listener.name);
+        index = static_cast<ListenerIndex>(free++);
+      }
       absl::StatusOr<ListenerView> view = ViewOf(listener, plan->pools);
       if (!view.ok()) return view.status();
-      plan->listeners.push_back(*std::move(view));
+      plan->listeners.emplace_back(*index, *std::move(view));
     }
     return absl::OkStatus();
+  }
+
+  // In use, or removed and not free yet.
+  std::optional<ListenerIndex> FindListener(std::string_view name) const {
+    const auto slot = std::find_if(listeners.begin(), listeners.end(), [&](const ListenerSlot& s) { return s.name == name; });
+    if (slot == listeners.end()) return std::nullopt;
+    return static_cast<ListenerIndex>(slot - listeners.begin());
   }
 
   static absl::StatusOr<ListenerView> ViewOf(const ListenerConfig& listener,
@@ -444,15 +455,15 @@ struct Cluster::Impl {
     return slot;
   }
 
-  void CommitListeners(std::vector<ListenerView> views) {
-    for (ListenerSlot& slot : listeners) slot.present = false;
-    for (ListenerView& view : views) {
-      auto slot =
-          std::find_if(listeners.begin(), listeners.end(), [&](const ListenerSlot& s) { return s.name == view.name; });
-      if (slot == listeners.end()) slot = listeners.insert(listeners.end(), ListenerSlot());
-      slot->name = view.name;
-      slot->present = true;
-      slot->view = std::move(view);
+  // Of a new listener the slot is free, or behind the last one so far. One that was removed before has served who had connected by
+  // then: from now on it knows no pool, for their slots may go to others.
+  void CommitListeners(std::vector<std::pair<ListenerIndex, ListenerView>> views) {
+    for (ListenerSlot& slot : listeners) {
+      if (!std::exchange(slot.present, false)) slot.view = ListenerView{.name = slot.name};
+    }
+    for (auto& [index, view] : views) {
+      if (listeners.size() <= Raw(index)) listeners.resize(Raw(index) + 1);
+      listeners[Raw(index)] = ListenerSlot{.name = view.name, .present = true, .view = std::move(view)};
     }
   }
 
@@ -545,6 +556,25 @@ struct Cluster::Impl {
     if (dropped) Enroll();
     Eject(now);
     FreePools(now, paused);
+    for (ListenerSlot& slot : listeners) {
+      if (slot.excluded_at) *slot.excluded_at += paused;
+    }
+  }
+
+  // Whoever counts the connections of listeners asks, and frees those that have none.
+  std::vector<ListenerIndex> ListenersLeaving(Instant now) const {
+    std::vector<ListenerIndex> leaving;
+    for (size_t i = 0; i < listeners.size(); ++i) {
+      const std::optional<Instant>& excluded_at = listeners[i].excluded_at;
+      if (excluded_at && now - *excluded_at >= kQuarantine) leaving.push_back(static_cast<ListenerIndex>(i));
+    }
+    return leaving;
+  }
+
+  void FreeListener(ListenerIndex index) {
+    HUD_CHECK(listeners[Raw(index)].excluded_at.has_value());
+    listeners[Raw(index)] = ListenerSlot();
+    changed = true;  // it lost its name
   }
 
   // Of those that do not answer the worst first, as many as their pools allow.
@@ -735,8 +765,9 @@ struct Cluster::Impl {
       if (!pool.name.empty() && !pool.present && !pool.excluded_at) pool.excluded_at = now;
       table->pools.push_back(ViewOf(pool));
     }
-    for (const ListenerSlot& listener : listeners) {
-      table->listeners.push_back(listener.present ? listener.view : ListenerView());
+    for (ListenerSlot& listener : listeners) {
+      if (!listener.name.empty() && !listener.present && !listener.excluded_at) listener.excluded_at = now;
+      table->listeners.push_back(listener.view);
     }
     changed = false;
     return table;
@@ -823,6 +854,10 @@ struct Cluster::Impl {
     HUD_CHECK(std::count_if(pools.begin(), pools.end(), [](const PoolSlot& pool) { return !pool.name.empty(); }) ==
               static_cast<ptrdiff_t>(pool_by_name.size()));
     for (const auto& [name, index] : pool_by_name) HUD_CHECK(pools[Raw(index)].name == name);
+    for (const ListenerSlot& listener : listeners) {
+      HUD_CHECK(listener.view.name == listener.name);
+      HUD_CHECK(!listener.present || (!listener.name.empty() && !listener.excluded_at));
+    }
     for (const PoolSlot& pool : pools) {
       HUD_CHECK(pool.present || pool.members.empty());
       HUD_CHECK(!pool.present || (!pool.name.empty() && !pool.excluded_at));
@@ -898,6 +933,9 @@ Instant Cluster::NextDeadline() const {
   for (const PoolSlot& pool : impl_->pools) {
     if (pool.excluded_at) next = std::min(next, impl_->last_tick == Instant::min() ? Instant::min() : impl_->last_tick + kTickEvery);
   }
+  for (const ListenerSlot& listener : impl_->listeners) {
+    if (listener.excluded_at) next = std::min(next, impl_->last_tick == Instant::min() ? Instant::min() : impl_->last_tick + kTickEvery);
+  }
   for (const NodeSlot& slot : impl_->nodes) {
     if (slot.name.empty()) continue;
     if (impl_->last_tick == Instant::min()) return Instant::min();
@@ -909,6 +947,9 @@ Instant Cluster::NextDeadline() const {
 
 std::vector<std::string> Cluster::TakeAlarms() { return std::exchange(impl_->alarms, {}); }
 
+std::optional<ListenerIndex> Cluster::FindListener(std::string_view name) const { return impl_->FindListener(name); }
+std::vector<ListenerIndex> Cluster::ListenersLeaving(Instant now) const { return impl_->ListenersLeaving(now); }
+void Cluster::FreeListener(ListenerIndex listener) { impl_->FreeListener(listener); }
 std::vector<PoolIndex> Cluster::TakeFreedPools() { return std::exchange(impl_->freed_pools, {}); }
 
 std::vector<NodeRef> Cluster::TakeGone() { return std::exchange(impl_->gone, {}); }

@@ -67,6 +67,13 @@ class Cluster {
   // What is counted by slot elsewhere is to be set to zero before the next Apply(), which may give it to another pool.
   std::vector<PoolIndex> TakeFreedPools();
 
+  // The slot of a listener: for whoever binds its sockets. None if it is neither configured nor leaving.
+  std::optional<ListenerIndex> FindListener(std::string_view name) const;
+  // Listeners that the configuration has no longer and that no worker can take for another's. Whoever sees that one has no connection
+  // left sets to zero what is counted by its slot, and frees it.
+  std::vector<ListenerIndex> ListenersLeaving(Instant now) const;
+  void FreeListener(ListenerIndex listener);
+
   // What the operator should know of what agents claimed, since the last call; of a node once in ten minutes at most.
   std::vector<std::string> TakeAlarms();
 

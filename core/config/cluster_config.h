@@ -76,7 +76,7 @@ struct AcceptProxyProtocol {
 
 struct ListenerConfig {
   std::string name;
-  std::vector<SocketAddress> bind;  // needs a restart to change
+  std::vector<SocketAddress> bind;  // needs a restart to change, or another listener
   Duration hello_deadline = 5s;
   size_t hello_max_bytes = limits::kMaxHelloBytes;
   std::vector<RouteConfig> routes;

@@ -4,6 +4,7 @@
 #include <initializer_list>
 #include <memory>
 #include <string_view>
+#include <utility>
 #include <variant>
 
 #include "core/os/log_line.h"
@@ -12,6 +13,10 @@
 namespace hud {
 
 enum class LogLevel : uint8_t { kDebug, kInfo, kWarning, kError };
+inline constexpr std::pair<std::string_view, LogLevel> kLogLevelNames[] = {{"debug", LogLevel::kDebug},
+                                                                           {"info", LogLevel::kInfo},
+                                                                           {"warning", LogLevel::kWarning},
+                                                                           {"error", LogLevel::kError}};
 
 struct LogField {
   std::string_view key;

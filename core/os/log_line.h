@@ -5,12 +5,14 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "core/base/types.h"
 
 namespace hud {
 
 enum class LogFormat : uint8_t { kLogfmt, kJson };
+inline constexpr std::pair<std::string_view, LogFormat> kLogFormatNames[] = {{"logfmt", LogFormat::kLogfmt}, {"json", LogFormat::kJson}};
 
 class LogLine {
  public:

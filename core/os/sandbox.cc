@@ -27,7 +27,7 @@ constexpr const char* kAllowed[] = {
     // the rings
     "io_uring_enter", "io_uring_register",
     // sockets
-    "accept", "accept4", "bind", "connect", "getpeername", "getsockname", "getsockopt", "recvfrom", "recvmmsg", "recvmsg",
+    "accept", "accept4", "bind", "connect", "getpeername", "getsockname", "getsockopt", "listen", "recvfrom", "recvmmsg", "recvmsg",
     "sendmmsg", "sendmsg", "sendto", "setsockopt", "shutdown",
     // descriptors
     "close", "eventfd2", "fcntl", "fcntl64", "pipe2", "read", "readv", "splice", "write", "writev",

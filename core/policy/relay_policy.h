@@ -5,11 +5,17 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
+#include <utility>
 
 namespace hud {
 
 // Which engines may move bytes: all of them by the rule below, or one by order of the configuration.
 enum class RelayMode : uint8_t { kAuto, kSplice, kCopy, kZeroCopy };
+inline constexpr std::pair<std::string_view, RelayMode> kRelayModeNames[] = {{"auto", RelayMode::kAuto},
+                                                                             {"splice", RelayMode::kSplice},
+                                                                             {"copy", RelayMode::kCopy},
+                                                                             {"zerocopy", RelayMode::kZeroCopy}};
 
 class RelayPolicy {
  public:

@@ -20,6 +20,20 @@ struct ListenerCounters {
   Counter bytes_in, bytes_out;
   std::array<Counter, kCloseReasonCount> closes;
   DurationHistogram<6, 20> hello_time;  // accept → hello complete or judged; 64 µs to 34 s
+
+  // Those that are open. What has ended is read first, so that they are never fewer than none.
+  int64_t active() const {
+    int64_t ended = 0;
+    for (const Counter& reason : closes) ended += reason.Get();
+    return accepted.Get() - ended;
+  }
+  // By control, when the slot is free: no worker has a connection of it, or will count anything here before it is given to
+  // another listener.
+  void Reset() {
+    for (Counter* counter : {&accepted, &bytes_in, &bytes_out}) counter->Set(0);
+    for (Counter& reason : closes) reason.Set(0);
+    hello_time.Reset();
+  }
 };
 
 struct PoolTraffic {
@@ -27,8 +41,7 @@ struct PoolTraffic {
   DurationHistogram<6, 20> connect_time;      // first attempt → connected; 64 µs to 34 s
   DurationHistogram<10, 28> connection_time;  // accept → end, of those that were joined to a node; 1 ms to 38 h
 
-  // By control, when the slot is free: no worker has a connection of it, or will count anything here before it is given to
-  // another pool.
+  // As for a listener.
   void Reset() {
     bytes_in.Set(0);
     bytes_out.Set(0);

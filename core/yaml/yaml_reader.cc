@@ -65,10 +65,10 @@ void WrongKind(YamlTree* tree, size_t node, std::string_view wanted) {
   const std::string prefix = key.empty() ? std::string("this file") : absl::StrCat(key, ":");
   if (found.kind == Kind::kNone) {
     tree->AddFault(found.place,
-                   absl::StrCat(prefix, " has no value; write ", std::string(wanted), ", or remove the key"));
+                   absl::StrCat(prefix, " has no value; write ", std::string(wanted), ", or remove the key"), node);
   } else {
     tree->AddFault(found.place,
-                   absl::StrCat(prefix, " is ", std::string(KindName(found.kind)), "; write ", std::string(wanted)));
+                   absl::StrCat(prefix, " is ", std::string(KindName(found.kind)), "; write ", std::string(wanted)), node);
   }
   found.kind = Kind::kInvalid;  // once is enough
 }
@@ -258,7 +258,16 @@ std::vector<YamlValue> YamlValue::ItemsOrSelf() const {
 void YamlValue::Error(std::string_view what) const {
   if (!present_ || NodeOf(tree_, node_).kind == Kind::kInvalid) return;
   const std::string key = KeyPath();
-  tree_->AddFault(place(), absl::StrCat(key, key.empty() ? "" : ": ", std::string(what)));
+  tree_->AddFault(place(), absl::StrCat(key, key.empty() ? "" : ": ", std::string(what)), node_);
+}
+
+bool YamlValue::HasErrors() const {
+  if (!present_) return false;
+  const auto is_within = [this](size_t node) {
+    while (node != YamlTree::kNoParent && node != node_) node = NodeOf(tree_, node).parent;
+    return node == node_;
+  };
+  return std::ranges::any_of(tree_->faults, [&](const YamlTree::Fault& fault) { return is_within(fault.node); });
 }
 
 bool YamlValue::ReadScalar(std::string_view* out) const {
@@ -438,6 +447,34 @@ YamlValue YamlDocument::root() const { return YamlValue(tree_.get(), 0, true); }
 const std::string& YamlDocument::path() const { return tree_->path; }
 bool YamlDocument::HasErrors() const { return !tree_->faults.empty(); }
 
+YamlValue YamlDocument::FindNearest(std::string_view key_path) const {
+  size_t node = 0;
+  for (std::string_view rest = key_path; !rest.empty();) {
+    const std::vector<YamlTree::Child>& children = tree_->nodes[node].children;
+    const bool is_list = tree_->nodes[node].kind == Kind::kList;
+    const std::string_view step = rest.substr(0, std::min(rest.find_first_of(".[", 1), rest.size()));
+    rest.remove_prefix(step.size());
+    const auto child = std::ranges::find_if(children, [&](const YamlTree::Child& c) {
+      if (!is_list) return c.key == (step.front() == '.' ? step.substr(1) : step);
+      return step == "[" + std::to_string(tree_->nodes[c.node].number) + "]";
+    });
+    if (child == children.end()) break;
+    node = child->node;
+  }
+  return YamlValue(tree_.get(), node, true);
+}
+
+YamlValue YamlDocument::Find(std::string_view key_path) const {
+  const YamlValue nearest = FindNearest(key_path);
+  return nearest.KeyPath() == key_path ? nearest : YamlValue();
+}
+
+std::vector<std::pair<std::string, int>> YamlDocument::Lines() const {
+  std::vector<std::pair<std::string, int>> lines;
+  for (size_t i = 1; i < tree_->nodes.size(); ++i) lines.emplace_back(tree_->KeyPath(i), tree_->nodes[i].place.line);
+  return lines;
+}
+
 absl::Status YamlDocument::Finish() {
   for (size_t i = 0; i < tree_->nodes.size(); ++i) {
     YamlTree::Node& node = tree_->nodes[i];
@@ -471,11 +508,11 @@ absl::Status YamlDocument::Finish() {
 
 // ---- YamlTree -------------------------------------------------------------------------------------------------------
 
-void YamlTree::AddFault(YamlPlace place, std::string message) {
+void YamlTree::AddFault(YamlPlace place, std::string message, size_t node) {
   if (faults.size() >= kMaxYamlErrors) {
     ++faults_left_out;
   } else {
-    faults.push_back({place, std::move(message)});
+    faults.push_back({place, std::move(message), node});
   }
 }
 

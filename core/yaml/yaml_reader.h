@@ -70,6 +70,8 @@ class YamlValue {
   // Of a list, or this value itself: `bind: A` and `bind: [A, B]`.
   std::vector<YamlValue> ItemsOrSelf() const;
 
+  // Is something known to be wrong with it, or within it?
+  bool HasErrors() const;
   // Notes an error at this value's place; for the checks of the caller's own. `what` says what is wrong and what to do.
   void Error(std::string_view what) const;
 
@@ -136,6 +138,12 @@ class YamlDocument {
   YamlValue root() const;
   const std::string& path() const;
   bool HasErrors() const;
+  // The value at a path as KeyPath() writes it ("listeners[0].bind"), or the nearest around it; what is written without a list is its
+  // own element 0. Find: none if it is not there itself. Neither makes a key known.
+  YamlValue FindNearest(std::string_view key_path) const;
+  YamlValue Find(std::string_view key_path) const;
+  // The line of every value, by its path; without the root.
+  std::vector<std::pair<std::string, int>> Lines() const;
 
   // To be called last: every key of a visited map that nobody asked for is an error, too. All errors in the order of
   // the file, one a line; OK if there are none.

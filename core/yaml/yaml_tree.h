@@ -32,6 +32,7 @@ struct YamlTree {
   struct Fault {
     YamlPlace place;
     std::string message;
+    size_t node = kNoParent;  // that it is about; kNoParent: of the text as a whole
   };
 
   std::string path;
@@ -39,7 +40,7 @@ struct YamlTree {
   std::vector<Fault> faults;
   size_t faults_left_out = 0;
 
-  void AddFault(YamlPlace place, std::string message);
+  void AddFault(YamlPlace place, std::string message, size_t node = kNoParent);
   std::string KeyPath(size_t node) const;
 };
 

@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import os
+import socket
 import subprocess
 import threading
 
@@ -164,6 +165,74 @@ def routes_and_timeouts_are_those_of_the_new_file(stage):
         except ConnectionResetError:
             pass
         assert watch.of_ours() < 2, "the new deadline is not in force"
+
+
+@case
+def listeners_come_and_go_with_reloads(stage):
+    node = ScriptedNode(stage, echo, name="a")
+    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}])
+    first = copy.deepcopy(hudsucker.config["listeners"])
+    second = {"name": "second", "bind": [stage.address(), stage.address()], "default_pool": "web"}
+
+    def says(client, text):
+        client.sendall(text)
+        assert read_exactly(client, len(text)) == text
+
+    def refuses(address):
+        try:
+            with connect(address):
+                return False
+        except ConnectionRefusedError:
+            return True
+    with connect(hudsucker.address) as old:
+        says(old, b"before")
+        for times in range(2):
+            hudsucker.config["listeners"] = first + [second]
+            reload_and_wait(hudsucker, "ok")
+            assert "listener second added, at " in hudsucker.log()
+            clients = [connect(address) for address in second["bind"] * 4]  # all workers have it
+            for client in clients:
+                says(client, b"through the new one")
+            waiting = connect(second["bind"][0])
+            waiting.sendall(b"\x16")  # half a hello
+            wait_until(lambda: hudsucker.status()["workers"][0]["in_hello"] + hudsucker.status()["workers"][1]["in_hello"] == 1, 5, "its hello is held")
+            hudsucker.config["listeners"] = first
+            reload_and_wait(hudsucker, "ok")
+            wait_until(lambda: all(refuses(address) for address in second["bind"]), 5, "nobody listens there any more")
+            waiting.sendall(b"hello")
+            assert read_exactly(waiting, 6) == b"\x16hello"
+            for client in [*clients, waiting]:
+                says(client, b"goes on")
+            counts = {listener["name"]: listener for listener in hudsucker.status()["listeners"]}
+            assert counts["second"]["active"] >= len(clients) + 1, counts
+            for client in [*clients, waiting]:
+                client.close()
+            says(old, b"during")
+        wait_until(lambda: [listener["name"] for listener in hudsucker.status()["listeners"]] == ["tls"], 20, "its slot is free")
+        says(old, b"after")
+
+
+@case
+def a_new_listener_whose_address_is_taken_fails_the_reload_and_changes_nothing(stage):
+    node = ScriptedNode(stage, answer_name, name="a")
+    hudsucker = Hudsucker(stage, [{"name": "web", "health_check": False, "nodes": [node.as_node()]}])
+    good = copy.deepcopy(hudsucker.config["listeners"])
+    free, somebody = stage.address(), ScriptedNode(stage, echo, name="somebody")
+    for name, listeners, says in [
+        ("in use by somebody else", good + [{"name": "x", "bind": [free, somebody.address], "default_pool": "web"}], "another process"),
+        ("no address of this machine", good + [{"name": "x", "bind": [free, "192.0.2.1:4433"], "default_pool": "web"}], "no interface"),
+        ("the same under another name", [{**good[0], "name": "x"}], "restart"),
+    ]:
+        hudsucker.config["listeners"] = listeners
+        hudsucker.config["timeouts"] = {"idle": "77s"}
+        reload_and_wait(hudsucker, "failed")
+        assert says in hudsucker.status()["reloads"]["last_error"], f"{name}: {hudsucker.status()['reloads']['last_error']}"
+        assert [listener["name"] for listener in hudsucker.status()["listeners"]] == ["tls"], name
+        with socket.socket() as probe:
+            probe.bind((free.split(":")[0], int(free.split(":")[1])))  # nobody has kept it
+    with connect(hudsucker.address) as client:
+        client.sendall(b"who?")
+        assert read_to_end(client) == b"a"
 
 
 @case

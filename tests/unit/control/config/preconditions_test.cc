@@ -122,7 +122,7 @@ TEST_F(PreconditionsTest, ANodeThatIsThisMachineBehindAWildcard) {
   if (own.empty()) GTEST_SKIP() << "no interface but loopback";
   const std::string other = "pools: [{name: web, nodes: [{name: me, address: \"" + own + "\"}]}]\n";
   for (const char* bind : {"0.0.0.0:14143", "[::]:14143"}) {
-    Expect(Find(kAsStarted, "", bind, other), Kind::kError, "f:3: pools.web.nodes.me: " + own);
+    Expect(Find(kAsStarted, "", bind, other), Kind::kError, "f:3: pools.web.nodes.me.address: " + own);
   }
   EXPECT_THAT(Find(kAsStarted, "", "0.0.0.0:14144", other), IsEmpty());
   EXPECT_THAT(Find(kAsStarted, "", "127.77.0.1:14143", other), IsEmpty());

@@ -71,7 +71,7 @@ TEST_F(Sandbox, WhatOnlyAnAttackCallsEndsTheProcess) {
 TEST_F(Sandbox, WhatItDoesNotKnowIsLikeACallOfALaterKernel) {
   const auto refused = [](long result) { return result == -1 && errno == ENOSYS ? 0 : 1; };
   EXPECT_EQ(InSandbox([&] { return refused(::fork()); }), 0) << "a process of its own";
-  EXPECT_EQ(InSandbox([&] { return refused(::listen(0, 1)); }), 0);
+  EXPECT_EQ(InSandbox([&] { return refused(::symlink("a", "b")); }), 0) << "a name in the file system";
   EXPECT_EQ(InSandbox([&] { return refused(::socket(AF_PACKET, SOCK_RAW, 0)); }), 0);
   EXPECT_EQ(InSandbox([&] { return refused(::socket(AF_VSOCK, SOCK_STREAM, 0)); }), 0);
   EXPECT_EQ(InSandbox([&] { return refused(::syscall(SYS_io_uring_setup, 1, nullptr)); }), 0);

@@ -341,6 +341,63 @@ TEST(ClusterPools, WhatHasConnectionsKeepsItsSlotAndItsNameUntilTheyEnd) {
   EXPECT_EQ(counters.total, 0U) << "what was counted is not the new pool's";
 }
 
+TEST(ClusterListeners, OneThatIsRemovedServesWhoHasConnectedAndKeepsItsSlotUntilItIsFreed) {
+  const ClusterConfig both = [] {
+    ClusterConfig config = OnePool({Node("n1", "10.0.0.1:1")});
+    config.listeners.push_back({.name = "other", .default_pool = "web"});
+    return config;
+  }();
+  ClusterConfig one = both;
+  one.listeners.pop_back();
+  World world(both);
+  ASSERT_EQ(world.cluster.FindListener("other"), ListenerIndex{1});
+
+  ASSERT_TRUE(world.Apply(one).ok());
+  EXPECT_EQ(world.Publish().listeners[1].name, "other");
+  EXPECT_EQ(world.table->listeners[1].default_pool, PoolIndex{0}) << "their hellos still come";
+  world.Pass(9s);
+  EXPECT_THAT(world.cluster.ListenersLeaving(world.now), IsEmpty()) << "a worker may have an older table";
+  world.Pass(2s);
+  EXPECT_THAT(world.cluster.ListenersLeaving(world.now), ElementsAre(ListenerIndex{1}));
+
+  one.fall = 7;
+  ASSERT_TRUE(world.Apply(one).ok());
+  EXPECT_EQ(world.Publish().listeners[1].default_pool, PoolIndex::kNone) << "pools' slots may go to others from here on";
+  EXPECT_EQ(world.table->listeners[1].name, "other") << "for the lines of its connections";
+  world.cluster.FreeListener(ListenerIndex{1});
+  EXPECT_EQ(world.Publish().listeners[1].name, "");
+  EXPECT_FALSE(world.cluster.FindListener("other"));
+  world.cluster.check_invariants();
+}
+
+TEST(ClusterListeners, ASlotIsGivenAgainOnceItIsFreeAndNotBefore) {
+  const auto with = [](const std::string& name) {
+    ClusterConfig config = OnePool({Node("n1", "10.0.0.1:1")});
+    config.listeners.push_back({.name = name, .default_pool = "web"});
+    return config;
+  };
+  World world(with("l0"));
+  for (size_t i = 1; i < limits::kMaxListeners - 1; ++i) {
+    ASSERT_TRUE(world.Apply(with(absl::StrCat("l", i))).ok()) << i;
+    world.Publish();
+  }
+  const absl::Status full = world.Apply(with("one more"));
+  EXPECT_THAT(std::string(full.message()), HasSubstr("reload again later"));
+  world.Pass(11s);
+  for (const ListenerIndex listener : world.cluster.ListenersLeaving(world.now)) world.cluster.FreeListener(listener);
+  ASSERT_TRUE(world.Apply(with("one more")).ok());
+  EXPECT_EQ(world.cluster.FindListener("one more"), ListenerIndex{1});
+  // One that comes back before its slot is free has it again.
+  ASSERT_TRUE(world.Apply(with("two")).ok());
+  world.Publish();
+  ASSERT_TRUE(world.Apply(with("one more")).ok());
+  EXPECT_EQ(world.cluster.FindListener("one more"), ListenerIndex{1});
+  world.Publish();
+  world.Pass(60s);
+  EXPECT_THAT(world.cluster.ListenersLeaving(world.now), ElementsAre(ListenerIndex{2}, ListenerIndex{limits::kMaxListeners - 1}));
+  world.cluster.check_invariants();
+}
+
 TEST(ClusterPools, ASlotIsNotFreeWhileAWorkerMayHaveATableWithItsPool) {
   World world(OnlyPool("old"));
   ASSERT_TRUE(world.Apply(OnlyPool("new")).ok());

@@ -6,43 +6,26 @@
 #include <memory>
 #include <string>
 #include <thread>
-#include <vector>
 
 #include "absl/status/statusor.h"
-#include "control/config/configuration.h"
+#include "control/config/change.h"
 #include "control/process/event_loop.h"
-#include "core/beacon/beacon.h"
 #include "core/os/fd.h"
 
 namespace hud {
 
-// Immutable once loaded.
-struct LoadedConfiguration {
-  Configuration configuration;
-  std::vector<BeaconKey> keys;
-};
-
-struct ReloadResult {
-  std::vector<std::string> errors;   // all there are; then `loaded` is null
-  std::vector<std::string> changes;  // a sentence each
-  std::shared_ptr<const LoadedConfiguration> loaded;
-};
-
-// Reads and checks everything there is to check without changing anything. `running` null: the first start, nothing to
-// compare with.
-ReloadResult LoadConfigurationAndKeys(const std::string& path, const LoadedConfiguration* running);
-
-// What a reader of the log wants to know: "pool web: node n4 10.0.0.14:8443 added".
-std::vector<std::string> DescribeChanges(const LoadedConfiguration& from, const LoadedConfiguration& to);
+// The configuration at `path`, with its keys, as a change of what runs, its new listeners bound. Changes nothing else.
+// Of `workers` each gets a socket of every new listener.
+ConfigurationChange LoadChange(const std::string& path, const LoadedConfiguration& running, unsigned workers);
 
 class Reloader {
  public:
   struct Owner {
     // In a thread of its own: uses nothing but what it has copied.
-    std::function<ReloadResult(const LoadedConfiguration& running)> load;
+    std::function<ConfigurationChange(const LoadedConfiguration& running)> load;
     // In the loop's thread: what a load is compared with, and what becomes of its result.
     std::function<std::shared_ptr<const LoadedConfiguration>()> running;
-    std::function<void(ReloadResult)> done;
+    std::function<void(ConfigurationChange)> done;
   };
 
   // `loop` outlives the reloader.

@@ -1,4 +1,4 @@
-#include "control/config/reload.h"
+#include "control/config/reloader.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -49,6 +49,9 @@ class ReloadTest : public ::testing::Test {
     return "node=" + node + " key=" + hex + " pools=* addresses=*\n";
   }
 
+  // As a start loads it.
+  LoadedConfiguration First() const { return {*LoadConfiguration(config_path()), *LoadBeaconKeys(keys_path())}; }
+
   std::string directory_;
 };
 
@@ -57,8 +60,7 @@ constexpr const char* kOnePool = "  - {name: web, nodes: [{name: n1, address: \"
 TEST_F(ReloadTest, SaysWhatChanged) {
   WriteConfig(kOnePool);
   WriteKeys(Key("n1", kKeyOfN1));
-  const ReloadResult first = LoadConfigurationAndKeys(config_path(), nullptr);
-  ASSERT_THAT(first.errors, IsEmpty());
+  const LoadedConfiguration first = First();
 
   struct Row {
     const char* name;
@@ -90,18 +92,17 @@ TEST_F(ReloadTest, SaysWhatChanged) {
   for (const Row& row : rows) {
     WriteConfig(row.pools, "127.0.0.1:4443", row.more);
     WriteKeys(row.keys);
-    const ReloadResult next = LoadConfigurationAndKeys(config_path(), first.loaded.get());
+    const ConfigurationChange next = LoadChange(config_path(), first, 1);
     EXPECT_THAT(next.errors, IsEmpty()) << row.name;
     EXPECT_EQ(next.changes, row.changes) << row.name;
-    EXPECT_NE(next.loaded, nullptr) << row.name;
+    EXPECT_NE(next.next, nullptr) << row.name;
   }
 }
 
 TEST_F(ReloadTest, AnErrorAnywhereLoadsNothing) {
   WriteConfig(kOnePool);
   WriteKeys(Key("n1", kKeyOfN1));
-  const ReloadResult first = LoadConfigurationAndKeys(config_path(), nullptr);
-  ASSERT_THAT(first.errors, IsEmpty());
+  const LoadedConfiguration first = First();
 
   struct Row {
     const char* name;
@@ -119,20 +120,20 @@ TEST_F(ReloadTest, AnErrorAnywhereLoadsNothing) {
   };
   for (const Row& row : rows) {
     row.write();
-    const ReloadResult next = LoadConfigurationAndKeys(config_path(), first.loaded.get());
+    const ConfigurationChange next = LoadChange(config_path(), first, 1);
     ASSERT_EQ(next.errors.size(), 1u) << row.name;
     EXPECT_THAT(next.errors[0], HasSubstr(row.error)) << row.name;
-    EXPECT_EQ(next.loaded, nullptr) << row.name;
+    EXPECT_EQ(next.next, nullptr) << row.name;
   }
 }
 
 TEST_F(ReloadTest, ErrorsOfBothKindsAreSaidTogether) {
   WriteConfig(kOnePool);
   WriteKeys(Key("n1", kKeyOfN1));
-  const ReloadResult first = LoadConfigurationAndKeys(config_path(), nullptr);
+  const LoadedConfiguration first = First();
   WriteConfig(kOnePool, "127.0.0.1:4444");
   WriteKeys("what\n");
-  const ReloadResult next = LoadConfigurationAndKeys(config_path(), first.loaded.get());
+  const ConfigurationChange next = LoadChange(config_path(), first, 1);
   EXPECT_EQ(next.errors.size(), 2u);
 }
 
@@ -154,10 +155,10 @@ TEST_F(ReloaderTest, RequestsDuringALoadMakeOneMore) {
       loop_.get(), {.load = [loads, go_on](const LoadedConfiguration&) {
                       ++*loads;
                       while (!*go_on) ::usleep(1000);
-                      return ReloadResult{};
+                      return ConfigurationChange{};
                     },
                     .running = [&] { return running_; },
-                    .done = [&](ReloadResult) { ++done; }});
+                    .done = [&](ConfigurationChange) { ++done; }});
   ASSERT_TRUE(reloader.ok());
   for (int i = 0; i < 5; ++i) (*reloader)->Request();
   loop_->RunOnce(1ms);
@@ -176,10 +177,10 @@ TEST_F(ReloaderTest, ALoadThatHangsDoesNotKeepTheProcess) {
     auto reloader = Reloader::Create(loop_.get(), {.load = [go_on, ended](const LoadedConfiguration&) {
                                                      while (!*go_on) ::usleep(1000);
                                                      *ended = true;
-                                                     return ReloadResult{};
+                                                     return ConfigurationChange{};
                                                    },
                                                    .running = [&] { return running_; },
-                                                   .done = [](ReloadResult) { FAIL(); }});
+                                                   .done = [](ConfigurationChange) { FAIL(); }});
     ASSERT_TRUE(reloader.ok());
     (*reloader)->Request();
   }
