@@ -195,10 +195,10 @@ def listeners_come_and_go_with_reloads(stage):
                 says(client, b"through the new one")
             waiting = connect(second["bind"][0])
             waiting.sendall(b"\x16")  # half a hello
-            wait_until(lambda: hudsucker.status()["workers"][0]["in_hello"] + hudsucker.status()["workers"][1]["in_hello"] == 1, 5, "its hello is held")
+            wait_until(lambda: hudsucker.status()["workers"][0]["in_hello"] + hudsucker.status()["workers"][1]["in_hello"] == 1, "its hello is held")
             hudsucker.config["listeners"] = first
             reload_and_wait(hudsucker, "ok")
-            wait_until(lambda: all(refuses(address) for address in second["bind"]), 5, "nobody listens there any more")
+            wait_until(lambda: all(refuses(address) for address in second["bind"]), "nobody listens there any more")
             waiting.sendall(b"hello")
             assert read_exactly(waiting, 6) == b"\x16hello"
             for client in [*clients, waiting]:
@@ -208,7 +208,7 @@ def listeners_come_and_go_with_reloads(stage):
             for client in [*clients, waiting]:
                 client.close()
             says(old, b"during")
-        wait_until(lambda: [listener["name"] for listener in hudsucker.status()["listeners"]] == ["tls"], 20, "its slot is free")
+        wait_until(lambda: [listener["name"] for listener in hudsucker.status()["listeners"]] == ["tls"], "its slot is free")
         says(old, b"after")
 
 
