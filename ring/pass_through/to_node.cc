@@ -57,7 +57,8 @@ void PassThrough::OnClientWhileDialing(Connection& c, Tag tag, const Completion&
   const int events = completion.result;
   if (events < 0 && events != -ECANCELED) return relay_.Abort(c, CloseReason::kLocalError);
   Direction& client = c.from(Side::kClient);
-  if (events > 0 && (events & (POLLERR | POLLHUP)) != 0) return Terminate(c, CloseReason::kClientGoneInDial);
+  // By a reset. The connect may have succeeded all the same, and the hello may be with the node.
+  if (events > 0 && (events & (POLLERR | POLLHUP)) != 0) return relay_.Abort(c, CloseReason::kClientGoneInDial);
   if (events > 0 && (events & POLLRDHUP) != 0) client.polls_at_once = true;  // its FIN, which will be read in its place
   if (events > 0 || !client.polls_at_once) relay_.WatchErrors(c, Side::kClient);
 }

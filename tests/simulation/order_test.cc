@@ -96,6 +96,30 @@ TEST(Order, ANodeWhoseClientIsGoneIsNotResetBecauseItEndsWhileItWaitsForABuffer)
   EXPECT_EQ(node.Receive(3001).size(), 3000u);
 }
 
+// The connect may have succeeded, and the hello may be with the node, before the worker is told of either. The node's connection then
+// ends as the client's did.
+TEST(Order, AClientThatResetsWhileItsDialSucceedsIsAResetForItsNode) {
+  testing::Script script;
+  bool holds = true;
+  script.fate = [&](const Completion& c) {
+    const Tag tag = Tag::Unpack(c.user_data);
+    const bool is_dial = tag.side == Side::kNode && (tag.op == Op::kConnect || tag.op == Op::kSend);
+    return holds && is_dial ? testing::Script::Fate::kHeldBack : testing::Script::Fate::kHandedOut;
+  };
+  Stage stage({.script = &script});
+  Hand client = stage.Client();
+  client.Send(kFirst);
+  Hand node = stage.Node();
+  EXPECT_EQ(node.Receive(kFirst.size()), kFirst);
+  stage.Pass(500ms);  // a dial that lasts
+  client.Reset();
+  ASSERT_TRUE(stage.Eventually([&] { return stage.Closes(CloseReason::kClientGoneInDial) == 0 && stage.counters().dialing.Get() == 0; }));
+  holds = false;
+  stage.Wake();
+  EXPECT_EQ(node.HowItEnds(), "reset");
+  EXPECT_EQ(stage.Closes(CloseReason::kClientGoneInDial), 1);
+}
+
 class InEveryMode : public ::testing::TestWithParam<testing::ModeName> {};
 INSTANTIATE_TEST_SUITE_P(Order, InEveryMode, ::testing::ValuesIn(testing::kModes), [](const auto& p) { return p.param.name; });
 
