@@ -15,8 +15,6 @@ namespace {
 
 // A source whose sink is gone may send this much more before it is reset; a late close_notify is 24 bytes.
 constexpr uint64_t kDiscardAllowance = 256 * 1024;
-// A side that has ended its stream is no longer read. If it does not go altogether within this time, it is watched.
-constexpr Duration kHalfClosedWatch = std::chrono::milliseconds(30);
 
 }  // namespace
 
@@ -39,9 +37,9 @@ void Relay::OnSourceEnd(RelayState& r, Side source) {
   if (step == EndStep::kDeliver && r.watched && source == Side::kNode) owner_.OnWatchedEnd(r, d.source_reset);
   r.SetEnds(ends);
   if (step == EndStep::kDone) return Over(r, CloseReason::kDone);
+  SetTimerAtMost(r, loop_.now() + std::min(timeouts_->half_closed, kHalfClosedWatch));
   if (step == EndStep::kGoOn) return;
   d.polls_at_once = true;
-  SetTimerAtMost(r, loop_.now() + std::min(timeouts_->half_closed, kHalfClosedWatch));
   loop_.AwaitSend(r.end(sink));
   if (d.source_reset) StopDirection(r, sink);
   if (!d.HoldsBytes() && !r.Owes(sink, Op::kSend)) FinishDirection(r, source);
@@ -65,6 +63,7 @@ void Relay::FinishDirection(RelayState& r, Side source) {
   }
   loop_.calls().EndStream(r.fd(sink));
   if (step == EndStep::kDone) return Over(r, CloseReason::kDone);
+  SetTimerAtMost(r, loop_.now() + kHalfClosedWatch);
   if (r.from(sink).stream == Stream::kDiscard) SetTimerAtMost(r, loop_.now() + kDiscardCheck);
 }
 
@@ -104,7 +103,7 @@ void Relay::StopDirection(RelayState& r, Side source) {
   d.bulk_wanted = false;
   d.engine = Engine::kSmall;
   DropHeld(r, source);
-  if (d.stream != Stream::kDiscard) return;
+  if (d.stream != Stream::kDiscard) return SetTimerAtMost(r, loop_.now() + kHalfClosedWatch);
   loop_.Cancel(r.end(source), r.TagOf(Op::kPollIn, source));
   SetTimerAtMost(r, loop_.now() + kDiscardCheck);
   loop_.AwaitSend(r.end(sink));

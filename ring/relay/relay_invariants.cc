@@ -51,6 +51,8 @@ Instant DueBy(const RelayState& r, Side source, Instant now) {
   Instant due = Instant::max();
   if (d.stream == Stream::kFlushing) due = std::min(due, now + kLatestAcknowledgedCheck);
   if (d.stream == Stream::kDiscard && source == Side::kNode) due = std::min(due, now + kDiscardCheck);
+  const bool is_half_closed = d.stream == Stream::kFinished && r.from(Other(source)).stream == Stream::kOpen;
+  if (is_half_closed && !r.Owes(source, Op::kPollError)) due = std::min(due, now + kHalfClosedWatch);
   if (d.held && d.held->wait_by_timer) due = std::min(due, now + kVainPause);
   const bool stalled = r.Owes(Other(source), Op::kPollOut) || (d.held && d.held->wait_by_timer);
   if (d.pipe_bytes() > 0 && stalled) due = std::min(due, d.held->stalled_since + kPipeStall);

@@ -16,6 +16,9 @@ inline constexpr Duration kDiscardCheck = std::chrono::milliseconds(20);
 // nothing, the later, up to the second of these.
 inline constexpr Duration kAcknowledgedCheck = std::chrono::milliseconds(10);
 inline constexpr Duration kLatestAcknowledgedCheck = std::chrono::milliseconds(80);
+// A side that has ended its stream is no longer read. If it does not go altogether within this time from when its sink has all of it,
+// it is watched.
+inline constexpr Duration kHalfClosedWatch = std::chrono::milliseconds(30);
 // A socket can say that it has room and take nothing, while the machine is short of socket memory: it is asked again by the
 // clock then, for such a poll would complete at once, again and again.
 inline constexpr Duration kVainPause = std::chrono::milliseconds(10);
