@@ -116,6 +116,7 @@ Duration ControlThread::SleepTime(Instant now) const {
   if (snapshot_due_ || snapshot_of_beacons_ != parts_.receiver->stats().received) {
     next = std::min(next, last_snapshot_ + kSnapshotEvery);
   }
+  for (const auto& [listener, at] : closing_) next = std::min(next, at);
   if (phase_ == Phase::kDraining) next = std::min(next, now + kDrainPoll);
   return next <= now ? Duration(0) : Duration(next - now);  // not by subtraction alone: `next` may be Instant::min()
 }
@@ -133,6 +134,8 @@ void ControlThread::Turn(Instant now, Duration paused) {
   const BeaconIntake::Turn read = parts_.intake->Read(now);
   more_beacons_ = read.more;
   JudgeSilence(now, paused);
+  CloseRemovedListeners(now);
+  FreeListeners(now);
   Withdraw();
   Probe(now);
   PublishRoutes(now, read.bad_news || std::exchange(bad_news_, false));
@@ -160,7 +163,6 @@ void ControlThread::JudgeSilence(Instant now, Duration paused) {
   judged_at_ = until;
   parts_.cluster->Tick(until, std::exchange(unjudged_pause_, Duration(0)), std::exchange(unjudged_doubt_, Duration(0)));
   for (const PoolIndex pool : parts_.cluster->TakeFreedPools()) parts_.data_plane->ForgetPool(pool);
-  FreeListeners(until);
 }
 
 void ControlThread::Withdraw() {
@@ -397,7 +399,10 @@ int64_t ControlThread::CutByDrain() const {
 
 void ControlThread::BeginReload() {
   parts_.reports->Ask();
-  if (phase_ != Phase::kServing) return AnswerReload(false, "it is draining; nothing is loaded any more");
+  if (phase_ != Phase::kServing) {
+    parts_.log->Warning("SIGHUP: it is draining; nothing is loaded any more");
+    return AnswerReload(false, "it is draining; nothing is loaded any more");
+  }
   if (parts_.reloader == nullptr) {
     parts_.log->Warning("SIGHUP: there is no configuration file to load; start with --config to have one");
     return AnswerReload(false, "there is no configuration file to load; start with --config to have one");
@@ -421,7 +426,7 @@ absl::Status ControlThread::Apply(ConfigurationChange change, Instant now) {
   if (!change.errors.empty()) return absl::FailedPreconditionError(absl::StrJoin(change.errors, "\n"));
   if (phase_ != Phase::kServing) return absl::FailedPreconditionError("it is draining; nothing is loaded any more");
   const Configuration& next = change.next->configuration;
-  size_t orders = change.removed_listeners.size();
+  size_t orders = change.removed_listeners.size() + closing_.size();
   for (const auto& [name, sockets] : change.new_listeners) orders += sockets.sockets.size();
   if (!parts_.data_plane->HasRoomFor(orders)) return absl::UnavailableError("the workers have too many orders to follow already; reload again later");
   if (absl::Status status = parts_.cluster->Apply(next.cluster, now); !status.ok()) return status;
@@ -436,22 +441,29 @@ absl::Status ControlThread::Apply(ConfigurationChange change, Instant now) {
   loaded_ = std::move(change.next);
   last_publish_ = Instant::min();  // at once: the listeners' workers need the table
   PublishRoutes(now, true);
-  TellOfListeners(std::move(change.new_listeners), change.removed_listeners);
+  TellOfListeners(std::move(change.new_listeners), change.removed_listeners, now);
   parts_.data_plane->Wake();  // timeouts may have become shorter
   return absl::OkStatus();
 }
 
 // The workers have room for the orders, and the table that is published knows both kinds.
-void ControlThread::TellOfListeners(std::vector<std::pair<std::string, ListenerSockets>> added, const std::vector<std::string>& removed) {
+void ControlThread::TellOfListeners(std::vector<std::pair<std::string, ListenerSockets>> added, const std::vector<std::string>& removed,
+                                    Instant now) {
   for (const std::string& name : removed) {
-    const absl::Status told = parts_.data_plane->RemoveListener(*parts_.cluster->FindListener(name));
-    HUD_CHECK(told.ok());
+    const ListenerIndex listener = *parts_.cluster->FindListener(name);
+    parts_.data_plane->TurnNewcomersAway(listener);
+    closing_.emplace(listener, now + DataPlane::kSilentClientsCome);
   }
   for (auto& [name, sockets] : added) {
     sockets.listener = *parts_.cluster->FindListener(name);
+    if (closing_.erase(sockets.listener) > 0) HUD_CHECK(parts_.data_plane->RemoveListener(sockets.listener).ok());
     const absl::Status told = parts_.data_plane->AddListener(std::move(sockets));
     HUD_CHECK(told.ok());
   }
+}
+
+void ControlThread::CloseRemovedListeners(Instant now) {
+  std::erase_if(closing_, [&](const auto& entry) { return now >= entry.second && parts_.data_plane->RemoveListener(entry.first).ok(); });
 }
 
 // A listener that a reload removed is gone when its last connection has ended.
@@ -459,7 +471,7 @@ void ControlThread::FreeListeners(Instant now) {
   for (const ListenerIndex listener : parts_.cluster->ListenersLeaving(now)) {
     int64_t active = 0;
     for (unsigned i = 0; i < parts_.data_plane->workers(); ++i) active += parts_.data_plane->counters(i).listeners[Raw(listener)].active();
-    if (active > 0) continue;
+    if (active > 0 || closing_.contains(listener)) continue;
     parts_.data_plane->ForgetListener(listener);
     parts_.cluster->FreeListener(listener);
   }

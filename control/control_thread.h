@@ -93,7 +93,8 @@ class ControlThread {
   int64_t CutByDrain() const;
   void BeginReload();
   absl::Status Apply(ConfigurationChange change, Instant now);
-  void TellOfListeners(std::vector<std::pair<std::string, ListenerSockets>> added, const std::vector<std::string>& removed);
+  void TellOfListeners(std::vector<std::pair<std::string, ListenerSockets>> added, const std::vector<std::string>& removed, Instant now);
+  void CloseRemovedListeners(Instant now);
   void FreeListeners(Instant now);
   void AnswerReload(bool ok, std::string text);
   void BeginDrain(Instant now);
@@ -131,6 +132,7 @@ class ControlThread {
   Instant tell_drain_ = Instant::max();
   int64_t drain_had_ = 0;  // connections when the listeners closed
   ReloadStats reloads_;
+  std::map<ListenerIndex, Instant> closing_;  // removed by a reload: no newcomers, and when they close
 
   std::map<std::string, bool, std::less<>> pools_empty_;           // by name, as last logged
   std::map<std::string, std::string, std::less<>> node_states_;    // by name, as last logged

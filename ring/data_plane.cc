@@ -1,9 +1,11 @@
 #include "ring/data_plane.h"
 
+#include <linux/filter.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -44,9 +46,42 @@ void PinTo(int core) {
   (void)pthread_setaffinity_np(pthread_self(), sizeof set, &set);
 }
 
+absl::Status TooManyOrders() { return absl::UnavailableError("the workers have too many orders to follow already; try again"); }
+
+// A SYN without ACK, by the byte of flags (RFC 9293, section 3.1): the kernel shows the filter of a TCP socket what begins with the TCP
+// header. All else passes: also the last packet of a handshake, and the first bytes behind it.
+void DropFirstPackets(int fd) {
+  int listens = 0;
+  socklen_t size = sizeof listens;
+  if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) != 0 || listens == 0) return;  // a worker had no memory for it
+  constexpr uint32_t kFlags = 13, kSyn = 0x02, kAck = 0x10;
+  sock_filter code[] = {BPF_STMT(BPF_LD | BPF_B | BPF_ABS, kFlags), BPF_STMT(BPF_ALU | BPF_AND | BPF_K, kSyn | kAck),
+                        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, kSyn, 0, 1), BPF_STMT(BPF_RET | BPF_K, 0),
+                        BPF_STMT(BPF_RET | BPF_K, UINT32_MAX)};
+  const sock_fprog program{std::size(code), code};
+  // Without memory for it the sockets close under whoever comes in that moment, and the kernel resets him.
+  (void)setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
+}
+
 uint64_t RandomSeed() {
   std::random_device device;
   return (uint64_t{device()} << 32) | device();
+}
+
+void BecomeWorker(unsigned number, int core) {
+  sigset_t all;
+  sigfillset(&all);
+  pthread_sigmask(SIG_BLOCK, &all, nullptr);  // signals are control's; a splice to a dead peer raises SIGPIPE
+  if (core >= 0) PinTo(core);
+  pthread_setname_np(pthread_self(), absl::StrCat("worker-", number).c_str());
+}
+
+std::vector<ListeningSocket> SocketsOf(unsigned worker, std::vector<ListenerSockets>& listeners) {
+  std::vector<ListeningSocket> sockets;
+  for (ListenerSockets& listener : listeners) {
+    for (std::vector<Fd>& of_address : listener.sockets) sockets.push_back({listener.listener, std::move(of_address.at(worker))});
+  }
+  return sockets;
 }
 
 }  // namespace
@@ -67,9 +102,66 @@ struct DataPlane::Impl {
     std::thread thread;
   };
   std::unique_ptr<Places> places;  // outlives the threads
-  std::array<size_t, limits::kMaxListeners> accepts{};  // listening sockets, by ListenerIndex
+  // By ListenerIndex; the workers own them, and close them when they are told to, or end.
+  std::array<std::vector<int>, limits::kMaxListenerSlots> listening;
   bool draining = false;
   std::vector<std::unique_ptr<Thread>> threads;
+
+  void NoteListening(const ListenerSockets& listener) {
+    for (const std::vector<Fd>& of_address : listener.sockets) {
+      for (const Fd& fd : of_address) listening[Raw(listener.listener)].push_back(fd.get());
+    }
+  }
+
+  // All that workers share, and their threads' parts: all there before the first worker may wake another.
+  absl::Status Prepare(const DataPlaneOptions& options, const std::vector<ListenerSockets>& listeners) {
+    size_t accepts = 0;
+    for (const ListenerSockets& listener : listeners) {
+      NoteListening(listener);
+      accepts += listening[Raw(listener.listener)].size();
+    }
+    places = std::make_unique<Places>(PlaceLimits{.connections = options.max_connections,
+                                                  .per_source = options.max_connections_per_source,
+                                                  .hello_bytes = options.hello_budget_bytes,
+                                                  .workers = options.workers,
+                                                  .accepts = std::max<size_t>(1, accepts)},
+                                      SipKey{RandomSeed(), RandomSeed()});
+    for (unsigned i = 0; i < options.workers; ++i) {
+      Thread& t = *threads.emplace_back(std::make_unique<Thread>());
+      t.wake = Fd(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+      if (!t.wake) return absl::ResourceExhaustedError(absl::StrCat("cannot make an eventfd: ", std::strerror(errno)));
+      places->SetWake(i, t.wake.get());
+    }
+    return absl::OkStatus();
+  }
+
+  // The value comes once the worker accepts, or cannot.
+  absl::StatusOr<std::future<absl::Status>> StartWorker(const PassThrough::Options& worker, bool pinned, const KernelFeatures& features,
+                                                        const RoutingState& routing, std::vector<ListeningSocket> sockets) {
+    Thread& t = *threads[worker.worker];
+    Fd wake(dup(t.wake.get()));
+    if (!wake) return absl::ResourceExhaustedError(absl::StrCat("cannot duplicate an eventfd: ", std::strerror(errno)));
+    std::promise<absl::Status> ready;
+    std::future<absl::Status> started = ready.get_future();
+    const std::vector<int> cores = UsableCores();
+    const int core = pinned && cores.size() > 1 ? cores[worker.worker % cores.size()] : -1;
+    t.thread = std::thread([&t, worker, routing, &places = *places, core, features, ready = std::move(ready), sockets = std::move(sockets),
+                            wake = std::move(wake)]() mutable {
+      BecomeWorker(worker.worker, core);
+      absl::StatusOr<std::unique_ptr<Ring>> ring = CreateKernelRing({.features = features});
+      if (!ring.ok()) {
+        t.ended = true;
+        return ready.set_value(ring.status());
+      }
+      // The worker lives on this thread from its first to its last breath, as does its ring.
+      KernelSockets calls;
+      Worker w(worker, routing, places, std::move(*ring), calls, std::move(sockets), std::move(wake), t.orders, t.counters, t.records);
+      ready.set_value(absl::OkStatus());
+      w.Run();
+      t.ended = true;
+    });
+    return started;
+  }
 
   void Signal() {
     for (auto& t : threads) {
@@ -84,39 +176,13 @@ DataPlane::DataPlane(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 absl::StatusOr<std::unique_ptr<DataPlane>> DataPlane::Start(const DataPlaneOptions& options, const RoutingState& routing,
                                                             std::vector<ListenerSockets> listeners) {
   HUD_CHECK(options.workers > 0 && options.workers <= limits::kMaxWorkers);
-  absl::StatusOr<KernelFeatures> features = ProbeFeatures();
+  const absl::StatusOr<KernelFeatures> features = ProbeFeatures();
   if (!features.ok()) return features.status();
-  auto impl = std::make_unique<Impl>();
-  const std::vector<int> cores = UsableCores();
-  size_t accepts = 0;
-  for (const ListenerSockets& listener : listeners) {
-    impl->accepts[Raw(listener.listener)] = listener.sockets.size() * options.workers;
-    accepts += impl->accepts[Raw(listener.listener)];
-  }
-  impl->places = std::make_unique<Places>(PlaceLimits{.connections = options.max_connections,
-                                                      .per_source = options.max_connections_per_source,
-                                                      .hello_bytes = options.hello_budget_bytes,
-                                                      .workers = options.workers,
-                                                      .accepts = std::max<size_t>(1, accepts)},
-                                          SipKey{RandomSeed(), RandomSeed()});
-  std::vector<Fd> wakes;  // all there before the first worker may wake another
-  for (unsigned i = 0; i < options.workers; ++i) {
-    wakes.emplace_back(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
-    impl->places->SetWake(i, wakes[i].get());
-  }
+  auto plane = std::unique_ptr<DataPlane>(new DataPlane(std::make_unique<Impl>()));  // its destructor stops those that did start
+  Impl& impl = *plane->impl_;
+  if (absl::Status status = impl.Prepare(options, listeners); !status.ok()) return status;
   std::vector<std::future<absl::Status>> started;
   for (unsigned i = 0; i < options.workers; ++i) {
-    auto& t = *impl->threads.emplace_back(std::make_unique<Impl::Thread>());
-    t.wake = std::move(wakes[i]);
-    Fd wake(dup(t.wake.get()));
-    if (!t.wake || !wake) return absl::ResourceExhaustedError(absl::StrCat("cannot make an eventfd: ", std::strerror(errno)));
-    std::vector<ListeningSocket> sockets;
-    for (ListenerSockets& listener : listeners) {
-      for (std::vector<Fd>& of_address : listener.sockets) {
-        HUD_CHECK(of_address.size() == options.workers);
-        sockets.push_back({listener.listener, std::move(of_address[i])});
-      }
-    }
     const PassThrough::Options worker{.worker = i,
                                       .relay = {.mode = options.relay_mode,
                                                 .pipe_bytes = options.pipe_bytes,
@@ -126,33 +192,13 @@ absl::StatusOr<std::unique_ptr<DataPlane>> DataPlane::Start(const DataPlaneOptio
                                       .digest_key = options.digest_key,
                                       .random_seed = RandomSeed(),
                                       .check_invariants = kCheckInvariants};
-    std::promise<absl::Status> ready;
-    started.push_back(ready.get_future());
-    const int core = options.pin_workers && cores.size() > 1 ? cores[i % cores.size()] : -1;
-    t.thread = std::thread([&t, worker, routing, &places = *impl->places, core, features = *features, ready = std::move(ready),
-                            sockets = std::move(sockets), wake = std::move(wake)]() mutable {
-      sigset_t all;
-      sigfillset(&all);
-      pthread_sigmask(SIG_BLOCK, &all, nullptr);  // signals are control's; a splice to a dead peer raises SIGPIPE
-      if (core >= 0) PinTo(core);
-      pthread_setname_np(pthread_self(), absl::StrCat("worker-", worker.worker).c_str());
-      absl::StatusOr<std::unique_ptr<Ring>> ring = CreateKernelRing({.features = features});
-      if (!ring.ok()) {
-        t.ended = true;
-        return ready.set_value(ring.status());
-      }
-      // The worker lives on this thread from its first to its last breath, as does its ring.
-      KernelSockets calls;
-      Worker w(worker, routing, places, std::move(*ring), calls, std::move(sockets), std::move(wake), t.orders, t.counters, t.records);
-      ready.set_value(absl::OkStatus());
-      w.Run();
-      t.ended = true;
-    });
+    absl::StatusOr<std::future<absl::Status>> ready = impl.StartWorker(worker, options.pin_workers, *features, routing, SocketsOf(i, listeners));
+    if (!ready.ok()) return ready.status();
+    started.push_back(*std::move(ready));
   }
-  auto plane = std::unique_ptr<DataPlane>(new DataPlane(std::move(impl)));
   absl::Status all;
   for (auto& result : started) all.Update(result.get());
-  if (!all.ok()) return all;  // the destructor stops those that did start
+  if (!all.ok()) return all;
   return plane;
 }
 
@@ -180,9 +226,7 @@ bool DataPlane::HasRoomFor(size_t orders) const {
 }
 
 absl::Status DataPlane::Tell(const std::function<WorkerOrder(size_t worker)>& order) {
-  for (const auto& t : impl_->threads) {
-    if (t->orders.room() == 0) return absl::UnavailableError("the workers have too many orders to follow already; try again");
-  }
+  if (!HasRoomFor(1)) return TooManyOrders();
   for (size_t i = 0; i < impl_->threads.size(); ++i) HUD_CHECK(impl_->threads[i]->orders.Push(order(i)));
   impl_->Signal();
   return absl::OkStatus();
@@ -197,19 +241,26 @@ void DataPlane::Drain(Duration deadline) {
 
 absl::Status DataPlane::AddListener(ListenerSockets listener) {
   if (impl_->draining) return absl::FailedPreconditionError("the workers are draining: no listener can be added");
+  if (!HasRoomFor(listener.sockets.size())) return TooManyOrders();
+  impl_->NoteListening(listener);
   for (std::vector<Fd>& of_address : listener.sockets) {
     HUD_CHECK(of_address.size() == workers());
-    absl::Status told = Tell([&](size_t i) { return AddListenerOrder{{listener.listener, std::move(of_address[i])}}; });
-    if (!told.ok()) return told;
+    HUD_CHECK(Tell([&](size_t i) { return AddListenerOrder{{listener.listener, std::move(of_address[i])}}; }).ok());
     impl_->places->AddAccepts(static_cast<ptrdiff_t>(workers()));
-    impl_->accepts[Raw(listener.listener)] += workers();
   }
   return absl::OkStatus();
 }
 
+void DataPlane::TurnNewcomersAway(ListenerIndex listener) {
+  if (impl_->draining) return;  // the sockets may be closed
+  for (const int fd : impl_->listening[Raw(listener)]) DropFirstPackets(fd);
+}
+
 absl::Status DataPlane::RemoveListener(ListenerIndex listener) {
   absl::Status told = Tell([listener](size_t) { return RemoveListenerOrder{listener}; });
-  if (told.ok()) impl_->places->AddAccepts(-static_cast<ptrdiff_t>(std::exchange(impl_->accepts[Raw(listener)], 0)));
+  if (!told.ok()) return told;
+  std::vector<int>& listening = impl_->listening[Raw(listener)];
+  impl_->places->AddAccepts(-static_cast<ptrdiff_t>(std::exchange(listening, {}).size()));
   return told;
 }
 

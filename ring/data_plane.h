@@ -42,8 +42,9 @@ struct ListenerSockets {
 
 // An address in use by another process (also by a second instance that a plain SO_REUSEPORT bind would let in) is an
 // error that names the address.
-absl::StatusOr<std::vector<ListenerSockets>> BindListeners(const std::vector<ListenerConfig>& listeners,
-                                                           unsigned workers);
+// Waits up to `patience` for whoever is about to leave an address.
+absl::StatusOr<std::vector<ListenerSockets>> BindListeners(const std::vector<ListenerConfig>& listeners, unsigned workers,
+                                                           Duration patience = std::chrono::seconds(1));
 
 // Can this kernel run the data plane? An error is one sentence that says what is missing; the value says, for the log,
 // what was found and what is done without.
@@ -72,7 +73,11 @@ class DataPlane {
   // One that the published route table has already; its sockets listen and do not block. Of several addresses, those before one that
   // failed do listen; the others are closed.
   absl::Status AddListener(ListenerSockets listener);
-  // Who has connected by then is served, as long as there are places. The route table keeps the listener until its last connection is gone.
+  // Before a listener is removed: from now on the first packets of newcomers are dropped, so that nobody comes while it closes. Who has
+  // connected and was not shown to us yet, for he has said nothing (TCP_DEFER_ACCEPT), is shown within kSilentClientsCome.
+  void TurnNewcomersAway(ListenerIndex listener);
+  static constexpr Duration kSilentClientsCome = std::chrono::seconds(2);
+  // Who has been shown by then is served, as long as there are places. The route table keeps the listener until its last connection is gone.
   absl::Status RemoveListener(ListenerIndex listener);
   // Newcomers wait in the backlog as long as it is paused.
   absl::Status PauseListener(ListenerIndex listener, bool paused);

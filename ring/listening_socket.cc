@@ -16,7 +16,6 @@
 namespace hud {
 namespace {
 
-constexpr std::chrono::milliseconds kPatienceForTheDead{1000};
 constexpr std::chrono::milliseconds kBetweenTries{10};
 // How long the kernel keeps a client that says nothing to itself. It counts in repeated SYN-ACKs: one.
 constexpr int kDeferSeconds = 1;
@@ -26,15 +25,16 @@ absl::Status BindError(const SocketAddress& address, const ListenerConfig& liste
   if (error == EADDRINUSE) hint = ": another process, perhaps another hudsucker, listens there; stop it or change `bind`";
   if (error == EACCES) hint = ": ports below 1024 need root or CAP_NET_BIND_SERVICE";
   if (error == EADDRNOTAVAIL) hint = ": no interface of this machine has that address";
-  return absl::UnavailableError(absl::StrCat("listener ", listener.name, ": cannot bind ", address.ToString(), ": ",
-                                             std::strerror(error), hint));
+  const std::string text =
+      absl::StrCat("listener ", listener.name, ": cannot bind ", address.ToString(), ": ", std::strerror(error), hint);
+  return error == EACCES ? absl::PermissionDeniedError(text) : absl::UnavailableError(text);
 }
 
 bool SetOption(int fd, int level, int name, int value) { return setsockopt(fd, level, name, &value, sizeof value) == 0; }
 
 // A second process's SO_REUSEPORT bind of the same address succeeds silently and takes half of the connections. A bind
 // without the option fails while anybody else is bound, with it or not: ask that way first.
-absl::Status CheckNobodyElseIsBound(const SocketAddress& address, const ListenerConfig& listener) {
+absl::Status CheckNobodyElseIsBound(const SocketAddress& address, const ListenerConfig& listener, Duration patience) {
   Fd probe(socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!probe) return absl::ResourceExhaustedError(absl::StrCat("cannot open a socket: ", std::strerror(errno)));
   SetOption(probe.get(), SOL_SOCKET, SO_REUSEADDR, 1);  // sockets in TIME_WAIT are nobody
@@ -42,7 +42,7 @@ absl::Status CheckNobodyElseIsBound(const SocketAddress& address, const Listener
   // The kernel reaps the rings of a process that was killed a little after the process (10 ms measured on 6.18), and with
   // them the listeners: a supervisor that restarts at once must not be told that somebody else is there.
   for (int tries = 0; bind(probe.get(), address.data(), address.size()) != 0; ++tries) {
-    if (errno != EADDRINUSE || tries == kPatienceForTheDead / kBetweenTries) return BindError(address, listener, errno);
+    if (errno != EADDRINUSE || tries >= patience / kBetweenTries) return BindError(address, listener, errno);
     std::this_thread::sleep_for(kBetweenTries);
   }
   return absl::OkStatus();
@@ -66,8 +66,8 @@ absl::StatusOr<Fd> Listen(const SocketAddress& address, const ListenerConfig& li
 
 }  // namespace
 
-absl::StatusOr<std::vector<ListenerSockets>> BindListeners(const std::vector<ListenerConfig>& listeners,
-                                                           unsigned workers) {
+absl::StatusOr<std::vector<ListenerSockets>> BindListeners(const std::vector<ListenerConfig>& listeners, unsigned workers,
+                                                           Duration patience) {
   for (const ListenerConfig& listener : listeners) {
     for (const SocketAddress& address : listener.bind) {
       if (address.IsUnix()) {
@@ -78,7 +78,7 @@ absl::StatusOr<std::vector<ListenerSockets>> BindListeners(const std::vector<Lis
         return absl::InvalidArgumentError(absl::StrCat("listener ", listener.name, ": cannot listen on ", address.ToString(),
                                                        ": each worker would get another port; name one"));
       }
-      if (absl::Status status = CheckNobodyElseIsBound(address, listener); !status.ok()) return status;
+      if (absl::Status status = CheckNobodyElseIsBound(address, listener, patience); !status.ok()) return status;
     }
   }
   std::vector<ListenerSockets> all;

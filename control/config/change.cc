@@ -1,6 +1,7 @@
 #include "control/config/change.h"
 
 #include <algorithm>
+#include <chrono>
 #include <map>
 #include <utility>
 
@@ -11,6 +12,11 @@
 
 namespace hud {
 namespace {
+
+// A listener that a reload has just removed holds its addresses a little longer.
+constexpr Duration kOursLeaveWithin = DataPlane::kSilentClientsCome + std::chrono::seconds(2);
+
+constexpr char kRightsAreGone[] = "; hudsucker gives up the right to them once it serves, so a new listener there needs a restart";
 
 bool SameKey(const BeaconKey& a, const BeaconKey& b) {
   const auto text = [](const BeaconKey& key) {
@@ -51,14 +57,22 @@ void ConfigurationChange::Refuse(std::string error) {
 void BindNewListeners(const LoadedConfiguration& running, unsigned workers, ConfigurationChange* change) {
   if (change->next == nullptr) return;
   const std::vector<ListenerConfig>& known = running.configuration.cluster.listeners;
-  std::vector<ListenerConfig> added;
-  for (const ListenerConfig& listener : change->next->configuration.cluster.listeners) {
-    const auto has_name = [&](const ListenerConfig& other) { return other.name == listener.name; };
-    if (std::ranges::none_of(known, has_name)) added.push_back(listener);
+  const Configuration& next = change->next->configuration;
+  const Instant until = std::chrono::steady_clock::now() + kOursLeaveWithin;
+  std::vector<std::string> errors;
+  for (size_t i = 0; i < next.cluster.listeners.size(); ++i) {
+    const ListenerConfig& listener = next.cluster.listeners[i];
+    if (std::ranges::any_of(known, [&](const ListenerConfig& other) { return other.name == listener.name; })) continue;
+    const Duration patience = std::max<Duration>(Duration(0), until - std::chrono::steady_clock::now());
+    absl::StatusOr<std::vector<ListenerSockets>> sockets = BindListeners({listener}, workers, patience);
+    if (sockets.ok()) {
+      change->new_listeners.emplace_back(listener.name, std::move(sockets->front()));
+    } else {
+      errors.push_back(absl::StrCat(next.At(absl::StrCat("listeners[", i, "].bind")), ": ", sockets.status().message(),
+                                    absl::IsPermissionDenied(sockets.status()) ? kRightsAreGone : ""));
+    }
   }
-  absl::StatusOr<std::vector<ListenerSockets>> sockets = BindListeners(added, workers);
-  if (!sockets.ok()) return change->Refuse(std::string(sockets.status().message()));
-  for (size_t i = 0; i < added.size(); ++i) change->new_listeners.emplace_back(added[i].name, std::move((*sockets)[i]));
+  for (std::string& error : errors) change->Refuse(std::move(error));
 }
 
 ConfigurationChange Propose(std::shared_ptr<const LoadedConfiguration> next, const LoadedConfiguration& running) {

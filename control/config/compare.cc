@@ -119,7 +119,9 @@ class Comparison {
       if (is != nullptr || was == nullptr) continue;
       for (const SocketAddress& address : added.bind) {
         const bool is_taken = std::ranges::any_of(was->bind, [&](const SocketAddress& other) { return Overlap(address, other); });
-        if (is_taken) Restart(key + ".bind", absl::StrCat("to take ", address.ToString(), " over from listener '", name, "', which goes,"));
+        if (!is_taken) continue;
+        difference_.restarts.push_back(absl::StrCat(to_.At(key + ".bind"), ": ", address.ToString(), " is still that of listener '", name,
+                                                    "', which this removes; remove it first and add this one with a second reload, or restart"));
       }
     }
   }

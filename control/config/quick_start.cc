@@ -54,6 +54,7 @@ class QuickStartReader {
   // One more of the addresses of `key`. Where the text holds several addresses the option is to be repeated.
   void ReadAddress(const std::string& option, const std::string& text, const std::string& key, std::vector<SocketAddress>* out) {
     configuration_.source.places.emplace(key, option);
+    if (option == "--node") configuration_.source.places.emplace("pools", option);
     absl::StatusOr<SocketAddress> address = SocketAddress::Parse(text);
     if (address.ok()) {
       out->push_back(*address);

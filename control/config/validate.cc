@@ -244,7 +244,7 @@ class Validation {
       const std::vector<NodeConfig>& nodes = cluster_.pools[i].nodes;
       for (size_t j = 0; j < nodes.size(); ++j) {
         const SocketAddress& address = nodes[j].address;
-        if (address.family() == AF_UNSPEC || !address.IsOneHost()) continue;
+        if (address.family() == AF_UNSPEC || !address.IsOneHost() || (!address.IsUnix() && address.port() == 0)) continue;
         const auto bound = std::find_if(stream_binds_.begin(), stream_binds_.end(),
                                         [&](const Bound& b) { return WouldReach(address, b.address); });
         if (bound == stream_binds_.end()) continue;

@@ -139,7 +139,7 @@ void AddConnections(Exposition& out, const StatusSources& sources) {
            Sum(sources, [&](const WorkerCounters& w) { return w.closes[reason].Get(); }));
   }
   MetricFamily& choices = out.Counter("hudsucker_choices_total", "Choices of a node, by the reason for the one chosen.");
-  for (size_t reason = 0; reason < std::tuple_size_v<decltype(WorkerCounters::choices)>; ++reason) {
+  for (size_t reason = 0; reason < kChoiceReasonCount; ++reason) {
     Sample(choices, {{"reason", std::string(ChoiceReasonName(static_cast<ChoiceReason>(reason)))}},
            Sum(sources, [&](const WorkerCounters& w) { return w.choices[reason].Get(); }));
   }

@@ -194,7 +194,7 @@ Json FlawsJson(const std::vector<const WorkerCounters*>& workers) {
 
 Json ChoicesJson(const std::vector<const WorkerCounters*>& workers) {
   Json json = Json::object();
-  for (size_t reason = 0; reason < std::tuple_size_v<decltype(WorkerCounters::choices)>; ++reason) {
+  for (size_t reason = 0; reason < kChoiceReasonCount; ++reason) {
     int64_t sum = 0;
     for (const WorkerCounters* worker : workers) sum += worker->choices[reason].Get();
     json[std::string(ChoiceReasonName(static_cast<ChoiceReason>(reason)))] = sum;

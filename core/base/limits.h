@@ -9,7 +9,8 @@ namespace hud::limits {
 inline constexpr size_t kMaxNodes = 1024;          // slots of the NodeTable
 inline constexpr size_t kMaxPools = 256;           // of a configuration
 inline constexpr size_t kMaxPoolSlots = 2 * kMaxPools;  // removed ones that still have connections included
-inline constexpr size_t kMaxListeners = 64;
+inline constexpr size_t kMaxListeners = 64;        // of a configuration
+inline constexpr size_t kMaxListenerSlots = 2 * kMaxListeners;  // as for pools
 inline constexpr size_t kMaxRoutes = 4096;         // of one listener, SNI names counted one by one
 inline constexpr size_t kMaxWorkers = 64;
 inline constexpr size_t kMaxHelloBytes = 32 * 1024;     // default cap; configuration may change it up to the next one

@@ -195,8 +195,7 @@ struct Cluster::Impl {
     return std::any_of(pool.members.begin(), pool.members.end(), [&](const PoolMember& m) { return m.node == node; });
   }
 
-  // ---- Slots
-  // ----------------------------------------------------------------------------------------------------------
+  // ---- Slots ------------------------------------------------------------------------------------------------------
 
   size_t FreeSlots() const {
     size_t used = 0;
@@ -304,8 +303,7 @@ struct Cluster::Impl {
     changed = true;
   }
 
-  // ---- Apply
-  // ----------------------------------------------------------------------------------------------------------
+  // ---- Apply ------------------------------------------------------------------------------------------------------
 
   absl::StatusOr<Plan> PlanFor(const ClusterConfig& next) const {
     Plan plan;
@@ -366,6 +364,7 @@ struct Cluster::Impl {
   absl::Status PlanListeners(const ClusterConfig& next, Plan* plan) const {
     std::unordered_map<std::string, bool> seen;
     size_t free = 0;
+    if (next.listeners.size() > limits::kMaxListeners) return Invalid("more than ", limits::kMaxListeners, " listeners");
     for (const ListenerConfig& listener : next.listeners) {
       if (listener.name.empty()) return Invalid("a listener without a name");
       if (!seen.emplace(listener.name, true).second) {
@@ -374,7 +373,7 @@ struct Cluster::Impl {
       std::optional<ListenerIndex> index = FindListener(listener.name);
       if (!index) {
         while (free < listeners.size() && !listeners[free].name.empty()) ++free;
-        if (free == limits::kMaxListeners) return NoPlaceFor("listener", listener.name);
+        if (free == limits::kMaxListenerSlots) return NoPlaceFor("listener", listener.name);
         index = static_cast<ListenerIndex>(free++);
       }
       absl::StatusOr<ListenerView> view = ViewOf(listener, plan->pools);
@@ -467,8 +466,7 @@ struct Cluster::Impl {
     }
   }
 
-  // ---- Beacons
-  // --------------------------------------------------------------------------------------------------------
+  // ---- Beacons ----------------------------------------------------------------------------------------------------
 
   absl::Status OnReport(const BeaconEvent& event, Instant now) {
     const NodeReport& report = event.report;
@@ -534,8 +532,7 @@ struct Cluster::Impl {
     changed = true;
   }
 
-  // ---- Time
-  // -----------------------------------------------------------------------------------------------------------
+  // ---- Time -------------------------------------------------------------------------------------------------------
 
   void Tick(Instant now, Duration paused, Duration doubt) {
     last_tick = now;
@@ -615,8 +612,7 @@ struct Cluster::Impl {
     return static_cast<double>(out + 1) <= pool.config.eject.share * static_cast<double>(usable) && out + 1 < usable;
   }
 
-  // ---- Checks
-  // ---------------------------------------------------------------------------------------------------------
+  // ---- Checks -----------------------------------------------------------------------------------------------------
 
   // What its life has just taken.
   Cluster::ProbeOrder OrderCheck(NodeIndex index) const {
@@ -740,8 +736,7 @@ struct Cluster::Impl {
     Enroll();
   }
 
-  // ---- Build
-  // ----------------------------------------------------------------------------------------------------------
+  // ---- Build ------------------------------------------------------------------------------------------------------
 
   std::unique_ptr<const RouteTable> Build(Instant now) {
     auto table = std::make_unique<RouteTable>();

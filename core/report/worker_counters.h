@@ -90,7 +90,7 @@ struct alignas(128) WorkerCounters {
   Counter connect_failures;
   Counter connect_retries;
   Counter hello_complete, hello_not_tls, hello_malformed, hello_too_large;
-  std::array<Counter, 7> not_tls;  // by NotTlsKind
+  std::array<Counter, kNotTlsKindCount> not_tls;  // by NotTlsKind
   std::array<Counter, kHelloFlawCount> hello_flaws;  // by HelloFlaw
   Counter hello_bytes_held;  // gauge: private memory of held hellos
   Counter private_bytes;     // gauge: residues of stalled directions
@@ -106,8 +106,8 @@ struct alignas(128) WorkerCounters {
   Counter last_turn_ns;      // gauge, of the steady clock: when the last turn began
   Counter records_dropped;   // access-log records that found the queue full
   std::array<Counter, kCloseReasonCount> closes;
-  std::array<Counter, 8> choices;  // by ChoiceReason
-  std::array<ListenerCounters, limits::kMaxListeners> listeners;  // by ListenerIndex
+  std::array<Counter, kChoiceReasonCount> choices;  // by ChoiceReason
+  std::array<ListenerCounters, limits::kMaxListenerSlots> listeners;  // by ListenerIndex
   std::array<PoolTraffic, limits::kMaxPoolSlots> pools;           // by PoolIndex
   std::array<NodeTraffic, limits::kMaxNodes> nodes;               // by NodeIndex
 };

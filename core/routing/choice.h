@@ -30,6 +30,7 @@ enum class ChoiceReason : uint8_t {
   kRetry,          // the connect to the first choice failed, and no other owner is known; by balance
   kAny,            // no usable node, and the pool says `when_none: any`
 };
+inline constexpr size_t kChoiceReasonCount = static_cast<size_t>(ChoiceReason::kAny) + 1;
 std::string_view ChoiceReasonName(ChoiceReason reason);  // "exact_token", "ticket_prefix", …
 
 struct NodeChoice {

@@ -21,6 +21,7 @@ enum class HelloVerdict : uint8_t {
 
 // Why it was not TLS, for counting.
 enum class NotTlsKind : uint8_t { kNone, kSslv2, kHttp, kAlert, kChangeCipherSpec, kProxyHeader, kOther };
+inline constexpr size_t kNotTlsKindCount = static_cast<size_t>(NotTlsKind::kOther) + 1;
 
 // The first rule that a hello breaks. What its server name says does not depend on these: it routes all the same, as with
 // OpenSSL and nginx, and the node shall answer. Only its tokens are not believed.

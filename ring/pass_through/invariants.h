@@ -42,7 +42,7 @@ struct Recount {
   int64_t pipes = 0, pipe_bytes = 0;
   int64_t shared_buffers = 0;
   int64_t in_ready_list = 0, starved = 0, in_heard_list = 0;  // directions
-  std::array<int64_t, limits::kMaxListeners> of_listener{};  // open ones
+  std::array<int64_t, limits::kMaxListenerSlots> of_listener{};  // open ones
   std::array<int32_t, limits::kMaxNodes> of_node{};
   std::array<int32_t, limits::kMaxPoolSlots> of_pool{};
 

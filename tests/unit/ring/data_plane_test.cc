@@ -42,12 +42,12 @@ class RunningDataPlane : public ::testing::Test {
   }
 
   // On a port of its own, which is ports_[listener] then.
-  ListenerSockets Bind(uint16_t listener) {
+  ListenerSockets Bind(uint16_t listener, bool defer_accept = false) {
     ListenOnLoopback(ports_[listener]).Reset();
     ListenerConfig config;
     config.name = "listener";
     config.bind = {SocketAddress::Parse("127.0.0.1:" + std::to_string(ports_[listener])).value()};
-    config.defer_accept = false;
+    config.defer_accept = defer_accept;
     auto bound = BindListeners({config}, kWorkers);
     EXPECT_TRUE(bound.ok()) << bound.status();
     ListenerSockets sockets = std::move(bound->front());
@@ -58,12 +58,20 @@ class RunningDataPlane : public ::testing::Test {
   void Serves(uint16_t listener) {
     for (int i = 0; i < 8; ++i) {
       Peer client = Peer::Connect(ports_[listener]);
-      client.Send(kFirst);
-      Peer node = Peer::Accept(node_);
-      EXPECT_EQ(node.Receive(kFirst.size()), kFirst);
-      node.Send("answer");
-      EXPECT_EQ(client.Receive(6), "answer");
+      IsServed(client);
     }
+  }
+  void IsServed(Peer& client) {
+    client.Send(kFirst);
+    Peer node = Peer::Accept(node_);
+    EXPECT_EQ(node.Receive(kFirst.size()), kFirst);
+    node.Send("answer");
+    EXPECT_EQ(client.Receive(6), "answer");
+  }
+  int64_t Accepted(uint16_t listener) {
+    int64_t sum = 0;
+    for (unsigned i = 0; i < kWorkers; ++i) sum += plane_->counters(i).listeners[listener].accepted.Get();
+    return sum;
   }
   bool IsSoonRefused(uint16_t listener) {
     return WaitUntil([&] { return IsRefused(ports_[listener]); });
@@ -87,6 +95,18 @@ TEST_F(RunningDataPlane, ListenersComeAndGo) {
   ASSERT_TRUE(plane_->PauseListener(ListenerIndex(1), true).ok());
   ASSERT_TRUE(plane_->PauseListener(ListenerIndex(1), false).ok());
   Serves(1);
+}
+
+// The kernel keeps a client that has said nothing to itself, and a close of the listening socket would reset him.
+TEST_F(RunningDataPlane, WhoHasConnectedWithoutAWordIsServedWhenHisListenerGoes) {
+  ASSERT_TRUE(plane_->AddListener(Bind(1, true)).ok());
+  std::vector<Peer> silent;
+  for (int i = 0; i < 8; ++i) silent.push_back(Peer::Connect(ports_[1]));
+  plane_->TurnNewcomersAway(ListenerIndex(1));
+  EXPECT_TRUE(WaitUntil([&] { return Accepted(1) == 8; }));
+  ASSERT_TRUE(plane_->RemoveListener(ListenerIndex(1)).ok());
+  EXPECT_TRUE(IsSoonRefused(1));
+  for (Peer& client : silent) IsServed(client);
 }
 
 TEST_F(RunningDataPlane, NoListenerIsAddedToADrain) {

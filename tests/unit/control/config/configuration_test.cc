@@ -663,7 +663,7 @@ TEST(Reload, WhatNeedsARestartIsNamedWithItsPlaceAndAllElseIsTaken) {
        {"f:4: listeners.tls.bind: from 127.0.0.1:443 to 127.0.0.1:444 needs a restart"}},
       {"a listener of another name",
        Spoiled("name: tls", "name: other"),
-       {"f:4: listeners.other.bind: to take 127.0.0.1:443 over from listener 'tls', which goes, needs a restart"}},
+       {"f:4: listeners.other.bind: 127.0.0.1:443 is still that of listener 'tls', which this removes"}},
       {"a listener more", Spoiled("pools:", "  - {name: b, bind: \"127.0.0.1:444\", default_pool: web}\npools:"), {}},
       {"a listener in place of another", Spoiled("name: tls\n    bind: \"127.0.0.1:443\"", "name: b\n    bind: \"127.0.0.1:444\""), {}},
       {"a backlog",

@@ -377,7 +377,7 @@ TEST(ClusterListeners, ASlotIsGivenAgainOnceItIsFreeAndNotBefore) {
     return config;
   };
   World world(with("l0"));
-  for (size_t i = 1; i < limits::kMaxListeners - 1; ++i) {
+  for (size_t i = 1; i < limits::kMaxListenerSlots - 1; ++i) {
     ASSERT_TRUE(world.Apply(with(absl::StrCat("l", i))).ok()) << i;
     world.Publish();
   }
@@ -394,7 +394,7 @@ TEST(ClusterListeners, ASlotIsGivenAgainOnceItIsFreeAndNotBefore) {
   EXPECT_EQ(world.cluster.FindListener("one more"), ListenerIndex{1});
   world.Publish();
   world.Pass(60s);
-  EXPECT_THAT(world.cluster.ListenersLeaving(world.now), ElementsAre(ListenerIndex{2}, ListenerIndex{limits::kMaxListeners - 1}));
+  EXPECT_THAT(world.cluster.ListenersLeaving(world.now), ElementsAre(ListenerIndex{2}, ListenerIndex{limits::kMaxListenerSlots - 1}));
   world.cluster.check_invariants();
 }
 
