@@ -202,6 +202,40 @@ void LogStart(const Log& log, const LoadedConfiguration& loaded, const DataPlane
   }
 }
 
+// Null without a file. `control` is there before the first load ends.
+absl::StatusOr<std::unique_ptr<Reloader>> MakeReloader(const std::string& path, unsigned workers, EventLoop* loop,
+                                                       std::unique_ptr<ControlThread>* control) {
+  if (path.empty()) return nullptr;
+  return Reloader::Create(loop, {.load = [path, workers](const LoadedConfiguration& running) { return LoadChange(path, running, workers); },
+                                 .running = [control] { return (*control)->loaded(); },
+                                 .done = [control](ConfigurationChange change) { (*control)->OnReloaded(std::move(change)); }});
+}
+
+// Null without a socket. All that it is given outlives it.
+absl::StatusOr<std::unique_ptr<StatusServer>> StartStatusServer(std::vector<Fd> sockets, const StatusSources& sources, StatusBoard* board,
+                                                                StatusServerCounters* counters) {
+  if (sockets.empty()) return nullptr;
+  const auto clock = [] { return StatusTime{std::chrono::steady_clock::now(), std::chrono::system_clock::now()}; };
+  return StatusServer::Start(
+      std::move(sockets),
+      {{"/", "text/html; charset=utf-8", [] { return std::string(kStatusPage); }},
+       {"/status", "application/json", [&sources, clock] { return StatusJson(sources, clock().steady); }},
+       {"/ready", "text/plain; charset=utf-8",
+        [board, clock] {
+          board->NoteReadyAsked(clock().steady);
+          return std::string(Readiness(*board->Latest())) + "\n";
+        },
+        [board] { return Readiness(*board->Latest()) == "ready"; }},
+       {"/metrics", "text/plain; version=0.0.4; charset=utf-8", [&sources, clock] { return MetricsText(sources, clock()); }}},
+      [board] { return board->Latest()->status_hosts; }, counters);
+}
+
+void Confine(const Log& log) {
+  const absl::Status sandbox = EnterSandbox();
+  const std::string why(sandbox.message());
+  if (!sandbox.ok()) log.Warning("sandbox: running without", {{"error", std::string_view(why)}});
+}
+
 // From here on there are threads. Everything is destroyed in the opposite order.
 int Serve(std::shared_ptr<const LoadedConfiguration> loaded, Sockets sockets, const DataPlaneOptions& options,
           const std::string& kernel, Fd signals, std::unique_ptr<LogWriter> writer, const Log& log) {
@@ -227,20 +261,13 @@ int Serve(std::shared_ptr<const LoadedConfiguration> loaded, Sockets sockets, co
   absl::StatusOr<std::unique_ptr<EventLoop>> loop = EventLoop::Create();
   if (!loop.ok()) return Fail(loop.status().message());
   std::unique_ptr<ControlThread> control;
-  std::unique_ptr<Reloader> reloader;
-  if (const std::string path = loaded->configuration.source.path; !path.empty()) {
-    absl::StatusOr<std::unique_ptr<Reloader>> created = Reloader::Create(
-        loop->get(), {.load = [path, workers = options.workers](const LoadedConfiguration& running) { return LoadChange(path, running, workers); },
-                      .running = [&control] { return control->loaded(); },
-                      .done = [&control](ConfigurationChange change) { control->OnReloaded(std::move(change)); }});
-    if (!created.ok()) return Fail(created.status().message());
-    reloader = *std::move(created);
-  }
+  absl::StatusOr<std::unique_ptr<Reloader>> reloader = MakeReloader(loaded->configuration.source.path, options.workers, loop->get(), &control);
+  if (!reloader.ok()) return Fail(reloader.status().message());
   StatusBoard board;
   ReloadReporter reports(ReloadReporter::FolderFromEnvironment());
   control = std::make_unique<ControlThread>(
       ControlThread::Parts{loop->get(), &log, nodes.get(), &affinity, &routes, data_plane->get(), &board, &cluster, &receiver,
-                           &intake, reloader.get(), &reports, signals.get()},
+                           &intake, reloader->get(), &reports, signals.get()},
       loaded);
 
   const ProcessStatsReader process;
@@ -255,31 +282,11 @@ int Serve(std::shared_ptr<const LoadedConfiguration> loaded, Sockets sockets, co
   if (options.log_connections) {
     access_log = std::make_unique<AccessLog>(records, &log, loaded->configuration.log.access.sample);
   }
-  std::unique_ptr<StatusServer> status_server;
-  if (!sockets.status.empty()) {
-    const auto clock = [] { return StatusTime{std::chrono::steady_clock::now(), std::chrono::system_clock::now()}; };
-    absl::StatusOr<std::unique_ptr<StatusServer>> started = StatusServer::Start(
-        std::move(sockets.status),
-        {{"/", "text/html; charset=utf-8", [] { return std::string(kStatusPage); }},
-         {"/status", "application/json", [&sources, clock] { return StatusJson(sources, clock().steady); }},
-         {"/ready", "text/plain; charset=utf-8",
-          [&board, clock] {
-            board.NoteReadyAsked(clock().steady);
-            return std::string(Readiness(*board.Latest())) + "\n";
-          },
-          [&board] { return Readiness(*board.Latest()) == "ready"; }},
-         {"/metrics", "text/plain; version=0.0.4; charset=utf-8", [&sources, clock] { return MetricsText(sources, clock()); }}},
-        [&board] { return board.Latest()->status_hosts; }, &status_counters);
-    if (!started.ok()) return Fail(started.status().message());
-    status_server = *std::move(started);
-  }
+  absl::StatusOr<std::unique_ptr<StatusServer>> status_server = StartStatusServer(std::move(sockets.status), sources, &board, &status_counters);
+  if (!status_server.ok()) return Fail(status_server.status().message());
 
   // Everything that needs more is done: sockets, rings, and all threads but those of reloads.
-  if (loaded->configuration.sandbox) {
-    const absl::Status sandbox = EnterSandbox();
-    const std::string why(sandbox.message());
-    if (!sandbox.ok()) log.Warning("sandbox: running without", {{"error", std::string_view(why)}});
-  }
+  if (loaded->configuration.sandbox) Confine(log);
   const int code = control->Run();
   access_log.reset();  // the last connections come first
   log.Info("ending", {{"code", int64_t{code}}});

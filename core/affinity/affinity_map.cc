@@ -187,7 +187,7 @@ struct AffinityMap::Impl {
     return {to_second ? place.second : place.first, std::countr_zero(free)};
   }
 
-  // Of two full buckets.
+  // Both buckets are full: whose entry makes room?
   template <typename Visit>
   void ForEachAt(const Place& place, Visit visit) const {
     for (const size_t bucket : {place.first, place.second}) {

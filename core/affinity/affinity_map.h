@@ -25,7 +25,7 @@ class AffinityMap {
   AffinityMap(const AffinityMap&) = delete;
   AffinityMap& operator=(const AffinityMap&) = delete;
 
-  // Any thread. NodeIndex::kNone if nobody's.
+  // Any thread. NodeIndex::kNone if the token is not known.
   // An entry that has expired is found until a sweep, or another token that needs its place, removes it: readers do not look
   // at expiries, which would double the memory that they touch. It does no harm: a client whose token has expired pays a full
   // handshake wherever it is sent. For the same reason it is no harm that of 100,000 tokens which were never inserted one or

@@ -22,7 +22,7 @@ class AffinityOwners {
 
   // The writer only, from here on.
 
-  // The node's id, from now on the one of its slot. 0 if every id is taken by entries of stale owners that nobody has swept.
+  // Gives the node an id and ties it to the node's slot. 0 if every id is taken by entries of stale owners that nobody has swept.
   OwnerId Admit(NodeRef node);
 
   void Count(OwnerId id);    // an entry more; an entry is counted while its cell is in place

@@ -32,8 +32,8 @@ class PrefixStore {
   explicit PrefixStore(std::span<const Entry> entries);
 
   // The owners of the longest prefix of `token_head` that is known, in the order of their index; empty if none.
-  // `token_head` is the head of an OfferedToken; a token no longer than a prefix does not match it (at 32 bytes the head
-  // cannot tell, and matches).
+  // `token_head` is the head of an OfferedToken. A token must be longer than the prefix; of a head of 32 bytes we cannot know whether
+  // the token goes on, so it counts as longer.
   std::span<const NodeIndex> Find(Bytes token_head) const;
   // The next shorter match, for an owner outside the routed pool: call with the length just tried.
   std::span<const NodeIndex> FindShorterThan(Bytes token_head, size_t length, size_t* matched_length) const;

@@ -253,7 +253,7 @@ struct BeaconSender::Impl {
 
   // ---- What the proxy says
 
-  // Answers what was sent under the present nonce? Then it is no recording: no earlier answer can name such a sequence.
+  // True if the answer names a sequence that was sent under the present nonce, which a recorded answer cannot.
   bool AnswersPresentNonce(uint64_t answered) const { return answered >= first_of_nonce && answered <= sequence; }
 
   bool HandleChallenge(const BeaconEnvelope& envelope, const ChallengeBody& body, Instant now) {

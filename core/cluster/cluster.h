@@ -32,8 +32,8 @@ class Cluster {
   // The owner to use for a token report; none if the node is not known.
   NodeRef Find(std::string_view node) const;
 
-  // A check (of TakeProbes) ended. One that failed for a reason of our own (no descriptor, no port) is to be reported as
-  // nothing: it is given up after a minute. An order that only learns (NodeCheck::kAuto) may end twice: kConnected, then
+  // A check (of TakeProbes) ended. Do not report one that failed for a local reason (no descriptor, no port): its order expires after a
+  // minute. An order that only learns (NodeCheck::kAuto) may end twice: kConnected, then
   // kTls, after which the pool's checks are handshakes.
   void OnProbe(NodeRef node, ProbeEnd end, Instant now);
   // The operator's verdict.

@@ -58,8 +58,8 @@ size_t PickPowerOfTwo(std::span<const BalanceCandidate> candidates, uint64_t ran
   const uint64_t before_first = TotalWeight(candidates.first(first));
   if (point >= before_first) point += candidates[first].weight;
   const size_t second = AtWeight(candidates, point);
-  // Half a connection at the mean weight is added to both sides: idle nodes then cost the same for any weight, the first
-  // draw alone decides, and it keeps the shares.
+  // To both loads we add half a connection of mean weight: idle nodes then cost the same whatever their weight, so that the first
+  // draw alone decides, and that draw keeps the shares.
   const double idle = 0.5 * static_cast<double>(candidates.size()) / static_cast<double>(total);
   const auto cost = [&](const BalanceCandidate& candidate) {
     return (static_cast<double>(candidate.active) / candidate.weight + idle) * LoadFactor(candidate.load_permille);

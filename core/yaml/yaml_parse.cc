@@ -147,8 +147,8 @@ class TreeBuilder : public YAML::EventHandler {
   int documents_ = 0;
 };
 
-// yaml-cpp takes the byte 4 for the end of the text and replaces what is not UTF-8: neither must pass in silence. Of a
-// tab in the indentation it says something else each time.
+// yaml-cpp takes the byte 4 for the end of the text and replaces what is not UTF-8: neither must pass in silence. For a tab in
+// the indentation it gives a different error each time, so we look for tabs ourselves.
 std::optional<Stopped> FindDirt(std::string_view text) {
   YamlPlace place{1, 1};
   bool in_indentation = true;

@@ -249,7 +249,7 @@ class KernelRing final : public Ring {
     return n + HarvestQueue(completions.subspan(n));
   }
 
-  // The sends that were submitted and of which the kernel said nothing.
+  // The sends that succeeded: the kernel posts a completion only for those that did not.
   size_t HarvestSilent(std::span<Completion> completions) {
     if (silent_.empty() || io_uring_cq_has_overflow(&ring_)) return 0;  // a failure may be among what did not fit the queue
     unsigned head;
@@ -307,7 +307,7 @@ class KernelRing final : public Ring {
   uint64_t losses_ = 0;
   std::vector<SilentSend> silent_;  // in the order of their submission
   std::vector<Completion> set_aside_;
-  bool left_over_ = false;  // by the last Wait(), of what it owed: not submitted, or more than fitted. The next one must not sleep
+  bool left_over_ = false;  // the last Wait() left requests or completions behind: the next one must not sleep
 };
 
 }  // namespace
