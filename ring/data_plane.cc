@@ -1,11 +1,9 @@
 #include "ring/data_plane.h"
 
-#include <linux/filter.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -47,21 +45,6 @@ void PinTo(int core) {
 }
 
 absl::Status TooManyOrders() { return absl::UnavailableError("the workers have too many orders to follow already; try again"); }
-
-// A SYN without ACK, by the byte of flags (RFC 9293, section 3.1): the kernel shows the filter of a TCP socket what begins with the TCP
-// header. All else passes: also the last packet of a handshake, and the first bytes behind it.
-void DropFirstPackets(int fd) {
-  int listens = 0;
-  socklen_t size = sizeof listens;
-  if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) != 0 || listens == 0) return;  // a worker had no memory for it
-  constexpr uint32_t kFlags = 13, kSyn = 0x02, kAck = 0x10;
-  sock_filter code[] = {BPF_STMT(BPF_LD | BPF_B | BPF_ABS, kFlags), BPF_STMT(BPF_ALU | BPF_AND | BPF_K, kSyn | kAck),
-                        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, kSyn, 0, 1), BPF_STMT(BPF_RET | BPF_K, 0),
-                        BPF_STMT(BPF_RET | BPF_K, UINT32_MAX)};
-  const sock_fprog program{std::size(code), code};
-  // Without memory for it the sockets close under whoever comes in that moment, and the kernel resets him.
-  (void)setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
-}
 
 uint64_t RandomSeed() {
   std::random_device device;

@@ -11,11 +11,10 @@
 #include "core/admission/source.h"
 #include "core/base/siphash.h"
 #include "core/base/spsc_queue.h"
-#include "core/config/cluster_config.h"
-#include "core/os/fd.h"
 #include "core/policy/relay_policy.h"
 #include "core/report/connection_record.h"
 #include "core/report/worker_counters.h"
+#include "ring/listening_socket.h"
 #include "ring/pass_through/routing_state.h"
 #include "ring/worker_orders.h"
 
@@ -33,18 +32,6 @@ struct DataPlaneOptions {
   bool log_connections = true;        // queue a ConnectionRecord when a connection ends
   SipKey digest_key;                  // for ConnectionRecord::token_digest
 };
-
-// One listener's sockets: [bind address][worker]. Bound and listening before privileges are dropped.
-struct ListenerSockets {
-  ListenerIndex listener;
-  std::vector<std::vector<Fd>> sockets;
-};
-
-// An address in use by another process (also by a second instance that a plain SO_REUSEPORT bind would let in) is an
-// error that names the address.
-// Waits up to `patience` for whoever is about to leave an address.
-absl::StatusOr<std::vector<ListenerSockets>> BindListeners(const std::vector<ListenerConfig>& listeners, unsigned workers,
-                                                           Duration patience = std::chrono::seconds(1));
 
 // Can this kernel run the data plane? An error is one sentence that says what is missing; the value says, for the log,
 // what was found and what is done without.

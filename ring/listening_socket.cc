@@ -1,5 +1,8 @@
 // Listeners, bound before privileges are dropped: one socket a worker and address, SO_REUSEPORT, so that the kernel
 // spreads connections over workers and each worker accepts from a queue of its own.
+#include "ring/listening_socket.h"
+
+#include <linux/filter.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
@@ -11,7 +14,6 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
-#include "ring/data_plane.h"
 
 namespace hud {
 namespace {
@@ -95,6 +97,21 @@ absl::StatusOr<std::vector<ListenerSockets>> BindListeners(const std::vector<Lis
     }
   }
   return all;
+}
+
+// A SYN without ACK, by the byte of flags (RFC 9293, section 3.1): the kernel shows the filter of a TCP socket what begins with the TCP
+// header.
+void DropFirstPackets(int listening) {
+  int listens = 0;
+  socklen_t size = sizeof listens;
+  if (getsockopt(listening, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) != 0 || listens == 0) return;  // a worker had no memory for it
+  constexpr uint32_t kFlags = 13, kSyn = 0x02, kAck = 0x10;
+  sock_filter code[] = {BPF_STMT(BPF_LD | BPF_B | BPF_ABS, kFlags), BPF_STMT(BPF_ALU | BPF_AND | BPF_K, kSyn | kAck),
+                        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, kSyn, 0, 1), BPF_STMT(BPF_RET | BPF_K, 0),
+                        BPF_STMT(BPF_RET | BPF_K, UINT32_MAX)};
+  const sock_fprog program{std::size(code), code};
+  // Without memory for it the sockets close under whoever comes in that moment, and the kernel resets him.
+  (void)setsockopt(listening, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
 }
 
 }  // namespace hud

@@ -85,7 +85,7 @@ CORE_ALLOWED = {
 RING_FORBIDDEN = re.compile(r"^(unistd\.h|fcntl\.h|signal\.h|csignal|time\.h|pthread\.h|sched\.h|thread|netdb\.h|netinet/.*|sys/.*|linux/.*)$")
 RING_ALLOWED = {
     "ring/data_plane.cc": {"pthread.h", "sched.h", "signal.h", "sys/eventfd.h", "thread", "unistd.h"},  # the workers' threads
-    "ring/listening_socket.cc": {"netinet/in.h", "netinet/tcp.h", "sys/socket.h", "sys/stat.h", "sys/un.h", "thread", "unistd.h"},  # at the start
+    "ring/listening_socket.cc": {"linux/filter.h", "netinet/in.h", "netinet/tcp.h", "sys/socket.h", "sys/stat.h", "sys/un.h", "thread", "unistd.h"},  # at the start
     "ring/pass_through/places.h": {"sys/socket.h", "unistd.h"},  # one worker wakes another
 }
 
