@@ -17,8 +17,7 @@ struct ListenerSockets {
 };
 
 // An address in use by another process (also by a second instance that a plain SO_REUSEPORT bind would let in) is an
-// error that names the address.
-// Waits up to `patience` for whoever is about to leave an address.
+// error that names the address. Waits up to `patience` for whoever is about to leave an address.
 absl::StatusOr<std::vector<ListenerSockets>> BindListeners(const std::vector<ListenerConfig>& listeners, unsigned workers,
                                                            Duration patience = std::chrono::seconds(1));
 

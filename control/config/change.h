@@ -31,7 +31,7 @@ struct ConfigurationChange {
 
 // Asks nothing of the machine but its limit on descriptors. Any thread.
 ConfigurationChange Propose(std::shared_ptr<const LoadedConfiguration> next, const LoadedConfiguration& running);
-// Then, what may take a second where somebody is bound already: the sockets of the new listeners, which listen from now on.
+// Then, what may take four seconds where somebody is bound already: the sockets of the new listeners, which listen from now on.
 void BindNewListeners(const LoadedConfiguration& running, unsigned workers, ConfigurationChange* change);
 
 }  // namespace hud
